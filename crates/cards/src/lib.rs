@@ -1,0 +1,1 @@
+//! Software cards: the file that the processes of a machine share.

@@ -1,0 +1,1 @@
+//! The software device: objects, memory and what each driver call answers.

@@ -1,0 +1,1 @@
+//! Reads CUDA kernel images: fat binaries, cubins and PTX.

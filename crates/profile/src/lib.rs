@@ -1,0 +1,1 @@
+//! What the virtual card looks like: names, sizes and attributes.

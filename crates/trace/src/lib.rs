@@ -1,0 +1,1 @@
+//! What happened: the trace ring, its writer and its readers.

@@ -1,0 +1,1 @@
+//! Companion of the shim: libcuda.so, which leads to libcuda.so.1.

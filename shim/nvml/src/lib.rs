@@ -1,0 +1,1 @@
+//! Companion of the shim: libnvidia-ml.so.1 that agrees with the virtual device.

@@ -1,0 +1,1 @@
+//! softcuda: a strict software CUDA driver over host memory.
