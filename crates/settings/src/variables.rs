@@ -1,0 +1,122 @@
+//! The table of environment variables.
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it is unset or empty, in words or as a value.
+    pub default: &'static str,
+    /// What may be written.
+    pub values: &'static str,
+    /// What it does.
+    pub what: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, values: &'static str, what: &'static str) -> Variable {
+    Variable { name, default, values, what }
+}
+
+/// Each variable that zerogpu or softcuda reads.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "ZEROGPU_DRIVER",
+        "auto",
+        "auto, soft, none, or a path",
+        "The driver below the virtual device: the machine's own, the software driver, none at all, or this library.",
+    ),
+    variable(
+        "ZEROGPU_PROFILE",
+        "the machine's card, else a100-40gb",
+        "a100-40gb, a100-mig-3g.40gb, h100-80gb",
+        "Which card the virtual device looks like.",
+    ),
+    variable(
+        "ZEROGPU_VRAM",
+        "the profile's",
+        "a size, as in 40GiB",
+        "Memory of the virtual device. Allocations beyond it are out of memory.",
+    ),
+    variable(
+        "ZEROGPU_TRACE",
+        "off",
+        "see docs/trace.md",
+        "What to trace, in which form, to which file.",
+    ),
+    variable(
+        "ZEROGPU_OUTSIDE",
+        "defer",
+        "defer, borrow, error",
+        "GPU work outside any marked call: record it and replay it at the next claim, claim a GPU at once, or refuse it.",
+    ),
+    variable(
+        "ZEROGPU_RECORD",
+        "64MiB",
+        "a size",
+        "How many bytes of deferred work are kept before a GPU is borrowed to do it.",
+    ),
+    variable(
+        "ZEROGPU_IDLE",
+        "200ms",
+        "a duration, as in 200ms or 2s",
+        "How long a borrowed GPU is kept with nothing running on it.",
+    ),
+    variable(
+        "ZEROGPU_SOCKET",
+        "none: no broker",
+        "a path",
+        "Socket of the node broker that lends GPUs.",
+    ),
+    variable(
+        "ZEROGPU_LIB",
+        "beside the executable",
+        "a folder",
+        "Folder of libcuda.so.1, libcuda.so, libnvidia-ml.so.1 and libsoftcuda.so.",
+    ),
+    variable(
+        "CUDA_VISIBLE_DEVICES",
+        "all",
+        "as CUDA reads it",
+        "Applies to the virtual device only; the cards below it stay visible to the shim.",
+    ),
+    variable(
+        "SOFTCUDA_CARDS",
+        "$XDG_RUNTIME_DIR/softcuda-cards, else /dev/shm/softcuda-<uid>",
+        "a path",
+        "File that holds the software cards of this machine; processes that name the same file share them.",
+    ),
+    variable("SOFTCUDA_COUNT", "1", "0 to 16", "How many software cards there are."),
+    variable("SOFTCUDA_VRAM", "the profile's", "a size, as in 40GiB", "Memory of each software card."),
+    variable(
+        "SOFTCUDA_PROFILE",
+        "a100-40gb",
+        "a100-40gb, a100-mig-3g.40gb, h100-80gb",
+        "Which card a software card looks like.",
+    ),
+    variable(
+        "SOFTCUDA_GBPS",
+        "0",
+        "a number, 0: as fast as memory",
+        "Bandwidth of a software card's copy engines, in 10^9 bytes a second.",
+    ),
+    variable("SOFTCUDA_CONTEXT_MS", "0", "a number", "How long making a context takes, in milliseconds."),
+    variable("SOFTCUDA_LAUNCH_US", "0", "a number", "How long a launch takes, in microseconds."),
+    variable(
+        "SOFTCUDA_LAUNCH_LOG",
+        "none",
+        "a path",
+        "File to which each launch is appended as a line of JSON: kernel, grid, block, parameter bytes.",
+    ),
+    variable(
+        "SOFTCUDA_FAULT",
+        "none",
+        "function[:nth]=code,...",
+        "Driver calls that fail with this CUDA result: the nth call of the function, or each one.",
+    ),
+    variable(
+        "SOFTCUDA_STRICT_LOG",
+        "none",
+        "a path",
+        "File to which violations are appended, such as the use of a handle whose context is gone.",
+    ),
+];
