@@ -1,0 +1,88 @@
+/*
+ * zerogpu.h: the C interface of the shim, for language hooks.
+ *
+ * A *region* is a span of time in which the process may hold a GPU. It is opened and closed with the calls below; the
+ * Python hook (shim/python/spaces) does so around each call of a function that is marked `@spaces.GPU`.
+ *
+ *   - A region belongs to the process: while one is open, the work of every thread is inside.
+ *   - Regions nest and overlap. When the last one ends the device is parked: memory goes to host RAM, the context is
+ *     released, nothing of the process stays on the card.
+ *   - Opening a region is cheap and claims nothing. A GPU is claimed at the first operation that needs one.
+ *
+ * The symbols are exported by the preloaded libcuda.so.1. A hook finds them with dlsym(RTLD_DEFAULT, ...), so it needs
+ * no setting, and is without effect in a process that has no shim. All calls may be made from any thread and are safe
+ * with one another; none may be made from a signal handler or from a CUDA host callback. A call may block (a claim in
+ * progress elsewhere, a park): release your interpreter's lock around it. In a child made by fork() the regions of
+ * the parent are unknown and zerogpu_region_begin() fails.
+ */
+#ifndef ZEROGPU_H
+#define ZEROGPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Opens a region with a deadline `seconds` from now; `seconds` must be above zero, and INFINITY means no deadline.
+ *
+ * Returns the region's number: never zero, never given out twice in a process, and using all 64 bits. Zero means that
+ * no region was opened; zerogpu_reason() says why, in words fit for the user of the program ("No GPU was available
+ * after 60s", a quota that is used up, a duration above the maximum, ...).
+ *
+ * A region ends by itself when the thread that opened it ends, unless zerogpu_region_movable() was called for it.
+ *
+ * Once the latest deadline of the open regions has passed, launches, copies, memsets and waits of every thread fail
+ * with CUDA_ERROR_LAUNCH_TIMEOUT (702) until those regions have ended; calls that only free, destroy or query go on
+ * succeeding. The region stays open until zerogpu_region_end().
+ */
+uint64_t zerogpu_region_begin(double seconds);
+
+/*
+ * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns.
+ *
+ * Returns 0, or nonzero if no such region is open (it has ended, its thread has ended, or the process is a fork of the
+ * one that opened it); then nothing has changed. A park that fails is not an error of this call: bytes are kept, and
+ * zerogpu_state() and the trace say what is left on the card and why.
+ */
+int zerogpu_region_end(uint64_t region);
+
+/*
+ * Says that the region does not belong to the thread that opened it: it stays open when that thread ends. For work
+ * that is resumed on other threads (generators, coroutines). Returns 0, or nonzero if no such region is open.
+ */
+int zerogpu_region_movable(uint64_t region);
+
+/* Returns 1 once the deadline of this open region has passed, else 0 (also for a region that is not open). */
+int zerogpu_region_expired(uint64_t region);
+
+/*
+ * Writes the state of the virtual device as JSON text (UTF-8) with a terminating NUL into `buf`, cut to `n` bytes in
+ * all; `buf` may be null if `n` is 0. Returns the length of the whole text without its NUL, as snprintf does: the text
+ * is complete if the result is less than `n`.
+ *
+ * Keys that hooks and tests may rely on (others may be added; times in milliseconds, sizes in bytes):
+ *   "level"          "parked", "warm" or "claimed"
+ *   "regions"        number of open regions
+ *   "claims"         claims since the process started, borrows among them
+ *   "parks"          parks since the process started
+ *   "borrows"        claims made for work outside any region
+ *   "last_claim_ms"  duration of the latest claim, null before the first
+ *   "last_park_ms"   duration of the latest park, null before the first
+ *   "bound_by"       list of texts: each object that binds the process to its context (a live graph, ...), [] if none
+ */
+int zerogpu_state(char *buf, size_t n);
+
+/*
+ * The text of the calling thread's last failed call of this interface, "" if none has failed. UTF-8, one line. Valid
+ * until the thread's next call of this interface. Never null.
+ */
+const char *zerogpu_reason(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,62 @@
+"""One region: opened, watched and ended around one marked call."""
+
+import os
+import sys
+import warnings
+
+
+class GPUError(RuntimeError):
+    """No GPU could be had for a marked call, or the call overran its duration. Raised where Gradio is not loaded."""
+
+
+class Region:
+    """Holds a region from `__enter__` to `__exit__`; one that is dropped in between (an abandoned generator) ends then.
+
+    `movable`: the call is resumed on other threads, so its region must outlive the thread that opened it.
+
+    Deadline: a call that comes back after its deadline raises `GPU task aborted`, whether it raised or returned. What
+    it raised is chained: most often the CUDA error (702) that the deadline caused. What it returned is dropped: GPU
+    work after the deadline was refused, so a program that caught that error would pass off half a result as whole.
+    What is no `Exception` (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError) always passes as it is.
+    """
+
+    def __init__(self, shim, seconds, movable=False):
+        self._shim = shim
+        self._seconds = seconds
+        self._movable = movable
+        self._number = 0
+        self._process = None
+
+    def __enter__(self):
+        self._process = os.getpid()
+        self._number = self._shim.begin(self._seconds)
+        if not self._number:
+            raise _error(self._shim.reason() or "No GPU was available")
+        if self._movable and self._shim.movable(self._number):
+            self._end()
+            raise _error(self._shim.reason() or "The GPU region was lost")
+        return self
+
+    def __exit__(self, kind, error, trace):
+        expired = self.expired()
+        self._end()
+        if expired and (error is None or isinstance(error, Exception)):
+            raise _error("GPU task aborted") from error
+
+    def expired(self):
+        """Whether the deadline has passed."""
+        return bool(self._shim.expired(self._number))
+
+    # Bound at definition: at interpreter exit a dropped generator may end its region after `os` has been torn down.
+    def _end(self, getpid=os.getpid):
+        number, self._number = self._number, 0
+        # A fork of the process inherits this object, but not the region.
+        if number and getpid() == self._process and self._shim.end(number):
+            warnings.warn("spaces.GPU: the GPU was given up during the call: " + self._shim.reason(), RuntimeWarning)
+
+    __del__ = _end
+
+
+def _error(text):
+    """The exception that shows `text` to the user: Gradio's own in a program that has loaded Gradio."""
+    return getattr(sys.modules.get("gradio"), "Error", GPUError)(text)
