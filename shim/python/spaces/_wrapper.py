@@ -135,8 +135,6 @@ def _async_generator(task, region):
                         advance, value = generator.asend, (yield item)
                         if held.expired():
                             break
-                    except GeneratorExit:
-                        raise
                     except BaseException as error:
                         advance, value = generator.athrow, error
             except StopAsyncIteration:

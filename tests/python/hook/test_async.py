@@ -181,6 +181,36 @@ note("dropped")
     assert calls(STREAM + script) == OPEN + ["end 1", "note dropped"]
 
 
+def test_async_generator_whose_cleanup_cannot_finish(calls):
+    # Python drops such a frame without running the rest of it: the region must end all the same.
+    script = """
+import gc, types
+
+@types.coroutine
+def pause():
+    yield
+
+@spaces.GPU
+async def stuck():
+    try:
+        yield 1
+    finally:
+        await pause()
+
+def unraisable(event):
+    note(type(event.exc_value).__name__)
+
+sys.unraisablehook = unraisable
+items = stuck()
+error = raised(items.__anext__().send, None)
+assert type(error) is StopIteration and error.value == 1
+del error, items
+gc.collect()
+note("collected")
+"""
+    assert calls(script) == OPEN + ["note RuntimeError", "end 1", "note collected"]
+
+
 def test_async_generator_send_and_throw(calls):
     script = """
 async def main():

@@ -113,6 +113,22 @@ check(raised(next, items))
     assert calls(ABORTED + script) == OPEN + ["note cleanup", "end 1"]
 
 
+def test_a_late_generator_whose_cleanup_fails(calls):
+    script = """
+@spaces.GPU
+def stream():
+    try:
+        yield 1
+    finally:
+        raise ValueError("cleanup")
+items = stream()
+next(items)
+expire(1)
+check(raised(next, items), ValueError)
+"""
+    assert calls(ABORTED + script) == OPEN + ["end 1"]
+
+
 def test_a_generator_that_fails_late(calls):
     script = """
 @spaces.GPU
@@ -202,8 +218,11 @@ check(raised(asyncio.run, task(True)), ValueError)
     assert calls(ABORTED + script) == OPEN + ["end 1", "begin 2 60", "movable 2", "end 2"]
 
 
-@pytest.mark.parametrize("step", ["expire(1); yield 2", "expire(1)", "yield 2; expire(1)"])
-def test_async_generator(calls, step):
+@pytest.mark.parametrize(
+    "step, items",
+    [("expire(1); yield 2", []), ("expire(1)", []), ("yield 2; expire(1)", ["note 2"])],
+)
+def test_async_generator(calls, step, items):
     script = """
 import asyncio
 @spaces.GPU
@@ -218,10 +237,10 @@ async def main():
     items = stream()
     assert await items.__anext__() == 1
     async for item in items:
-        assert item == 2
+        note(item)
 check(raised(asyncio.run, main()))
 """
-    assert calls(ABORTED + script.format(step)) == OPEN + ["note cleanup", "end 1"]
+    assert calls(ABORTED + script.format(step)) == OPEN + items + ["note cleanup", "end 1"]
 
 
 def test_an_async_generator_that_waited_too_long_does_not_run_on(calls):
