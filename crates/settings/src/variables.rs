@@ -81,7 +81,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "SOFTCUDA_CARDS",
-        "$XDG_RUNTIME_DIR/softcuda-cards, else /dev/shm/softcuda-<uid>",
+        "$XDG_RUNTIME_DIR/softcuda-cards, else /dev/shm/softcuda-UID",
         "a path",
         "File that holds the software cards of this machine; processes that name the same file share them.",
     ),

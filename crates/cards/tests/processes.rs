@@ -1,0 +1,360 @@
+//! Real processes on shared cards: they race, fork, stop, and are killed at any instant.
+//!
+//! The executable plays both parts: started with `worker PATH`, it obeys lines on its standard input.
+
+use libtest_mimic::{Arguments, Trial};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use zerogpu_cards::{Cards, Slot, Snapshot};
+
+const SIZE: u64 = 1000;
+const NAME: &str = "card";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|argument| argument == "worker") {
+        return worker(Path::new(&arguments[2]));
+    }
+    let tests: [(&str, fn()); 9] = [
+        ("the_share_of_a_killed_process_is_free", the_share_of_a_killed_process_is_free),
+        ("racing_processes_get_the_whole_card_and_no_more", racing_processes_get_the_whole_card_and_no_more),
+        ("a_kill_at_any_instant_leaves_the_cards_whole", a_kill_at_any_instant_leaves_the_cards_whole),
+        ("a_forked_child_owns_nothing_and_may_join", a_forked_child_owns_nothing_and_may_join),
+        ("a_child_does_not_keep_its_dead_parents_share", a_child_does_not_keep_its_dead_parents_share),
+        ("opening_and_looking_again_keeps_the_share", opening_and_looking_again_keeps_the_share),
+        ("one_of_many_makers_wins", one_of_many_makers_wins),
+        ("a_stopped_process_holds_up_nobody", a_stopped_process_holds_up_nobody),
+        ("slots_run_out_with_an_error_and_come_back", slots_run_out_with_an_error_and_come_back),
+    ];
+    let trials = tests.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
+
+// The part of the worker.
+
+fn worker(path: &Path) {
+    let mut slot: Option<Slot> = None;
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let command = words.next().unwrap();
+        let number = words.next().map_or(0, |word| word.parse().unwrap());
+        let answer = match command {
+            "open" => show(Cards::open(path, 1, number, NAME)),
+            "join" => match Cards::open(path, 1, SIZE, NAME).and_then(|cards| cards.join()) {
+                Ok(joined) => {
+                    slot = Some(joined);
+                    "ok".to_string()
+                }
+                Err(error) => error.to_string(),
+            },
+            "leave" => {
+                slot = None;
+                "ok".to_string()
+            }
+            "take" => show(slot.as_ref().unwrap().take(0, number)),
+            "give" => show(slot.as_ref().unwrap().give(0, number)),
+            "look" => show(Cards::look(path).and_then(|cards| cards.snapshot())),
+            "fork" => in_child(|| {
+                let old = slot.take().unwrap();
+                let mut report = format!("{:?} {:?} {:?}", old.take(0, 1), old.give(0, 1), old.contexts(0, 1));
+                drop(old);
+                let joined = Cards::open(path, 1, SIZE, NAME).and_then(|cards| cards.join()).unwrap();
+                report += &format!(" {:?} free {}", joined.take(0, 5), joined.free(0).unwrap());
+                report
+            }),
+            "child" => spawn_waiting_child(),
+            "churn" => churn(path, slot.take().unwrap()),
+            other => panic!("unknown command {other}"),
+        };
+        println!("{answer}");
+    }
+}
+
+fn show<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
+    result.map_or_else(|error| error.to_string(), |_| "ok".to_string())
+}
+
+/// Runs `work` in a forked child, which prints what it says, and waits for its end.
+fn in_child(work: impl FnOnce() -> String) -> String {
+    // SAFETY: this process has one thread, so its child may do anything.
+    match unsafe { libc::fork() } {
+        0 => {
+            print!("{}", work());
+            std::io::stdout().flush().unwrap();
+            // SAFETY: _exit(2) ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(0) }
+        }
+        pid => {
+            let mut status = 0;
+            // SAFETY: waitpid(2) on the child above, into a status of this stack.
+            assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+            format!(" status {status}")
+        }
+    }
+}
+
+/// A forked child that lives until its parent is gone and its standard input closed.
+fn spawn_waiting_child() -> String {
+    // SAFETY: this process has one thread, so its child may do anything.
+    match unsafe { libc::fork() } {
+        0 => {
+            // Opened anew: the parent's reading of it holds std's lock.
+            std::io::copy(&mut std::fs::File::open("/dev/stdin").unwrap(), &mut std::io::sink()).unwrap();
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) }
+        }
+        pid => pid.to_string(),
+    }
+}
+
+/// Takes, gives, leaves and joins until killed.
+fn churn(path: &Path, slot: Slot) -> String {
+    println!("churning");
+    let cards = Cards::open(path, 1, SIZE, NAME).unwrap();
+    let mut slot = slot;
+    let mut random = u64::from(std::process::id()) | 1;
+    loop {
+        for _ in 0..50 {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let bytes = (random >> 33) % SIZE;
+            slot.contexts(0, 1).unwrap();
+            if slot.take(0, bytes).is_ok() {
+                slot.give(0, bytes).unwrap();
+            }
+            slot.contexts(0, -1).unwrap();
+        }
+        drop(slot);
+        slot = cards.join().unwrap();
+    }
+}
+
+// The part of the tests.
+
+struct Worker {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(path: &Path) -> Worker {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg("worker")
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Worker { child, input, output }
+    }
+
+    fn joined(path: &Path) -> Worker {
+        let mut worker = Worker::start(path);
+        assert_eq!(worker.ask("join"), "ok");
+        worker
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_string()
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.say(line);
+        self.hear()
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: kill(2) on a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cards");
+    (folder, path)
+}
+
+fn look(path: &Path) -> Snapshot {
+    Cards::look(path).unwrap().snapshot().unwrap()
+}
+
+fn the_share_of_a_killed_process_is_free() {
+    let (_folder, path) = place();
+    let (mut one, mut two) = (Worker::joined(&path), Worker::joined(&path));
+    assert_eq!(one.ask("take 600"), "ok");
+    assert_eq!(two.ask("take 600"), "the software card has 400 bytes free");
+    let snapshot = look(&path);
+    assert_eq!(snapshot.cards[0].bytes_used, 600);
+    assert_eq!(snapshot.cards[0].processes[0].pid, one.child.id());
+    one.kill();
+    assert_eq!(look(&path), Snapshot::idle(1, SIZE, NAME), "seen from outside at once");
+    assert_eq!(two.ask("take 600"), "ok");
+}
+
+fn racing_processes_get_the_whole_card_and_no_more() {
+    let (_folder, path) = place();
+    let mut workers: Vec<Worker> = (0..7).map(|_| Worker::joined(&path)).collect();
+    for _ in 0..200 {
+        for worker in &mut workers {
+            worker.say("take 250");
+        }
+        let answers: Vec<String> = workers.iter_mut().map(Worker::hear).collect();
+        let won: Vec<usize> = (0..7).filter(|&index| answers[index] == "ok").collect();
+        assert_eq!(won.len(), 4, "{answers:?}");
+        assert_eq!(look(&path).cards[0].bytes_used, SIZE);
+        for &index in &won {
+            assert_eq!(workers[index].ask("give 250"), "ok");
+        }
+    }
+}
+
+fn a_kill_at_any_instant_leaves_the_cards_whole() {
+    let (_folder, path) = place();
+    let mut steady = Worker::joined(&path);
+    assert_eq!(steady.ask("take 100"), "ok");
+    for round in 0..60u64 {
+        let churners: Vec<Worker> = (0..3)
+            .map(|_| {
+                let mut churner = Worker::joined(&path);
+                assert_eq!(churner.ask("churn"), "churning");
+                churner
+            })
+            .collect();
+        // An instant that differs from round to round; whichever it is, the same must hold.
+        let until = Instant::now() + Duration::from_micros(round * 137 % 5000);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        for churner in churners {
+            churner.kill();
+        }
+        let seen = look(&path);
+        assert_eq!((seen.cards[0].bytes_used, seen.cards[0].processes.len()), (100, 1), "the steady one, nobody else");
+        assert_eq!(steady.ask("take 900"), "ok", "round {round}: all that the dead had is free");
+        assert_eq!(steady.ask("take 1"), "the software card has 0 bytes free");
+        assert_eq!(steady.ask("give 900"), "ok");
+    }
+}
+
+fn a_forked_child_owns_nothing_and_may_join() {
+    let (_folder, path) = place();
+    let mut worker = Worker::joined(&path);
+    assert_eq!(worker.ask("take 300"), "ok");
+    assert_eq!(worker.ask("fork"), "Err(Forked) Err(Forked) Err(Forked) Ok(()) free 695 status 0");
+    let seen = look(&path);
+    assert_eq!(seen.cards[0].processes.len(), 1, "the child is gone, and took only its own share along");
+    assert_eq!((seen.cards[0].bytes_used, seen.cards[0].processes[0].pid), (300, worker.child.id()));
+    assert_eq!(worker.ask("take 700"), "ok", "the parent's slot works on");
+}
+
+fn a_child_does_not_keep_its_dead_parents_share() {
+    let (_folder, path) = place();
+    let (mut parent, mut other) = (Worker::joined(&path), Worker::joined(&path));
+    assert_eq!(parent.ask("take 1000"), "ok");
+    let child: i32 = parent.ask("child").parse().unwrap();
+    parent.child.kill().unwrap();
+    parent.child.wait().unwrap();
+    // SAFETY: kill(2) with signal 0 asks whether the process is there.
+    assert_eq!(unsafe { libc::kill(child, 0) }, 0, "the child waits for the input that this test still holds");
+    assert_eq!(other.ask("take 1000"), "ok");
+}
+
+fn opening_and_looking_again_keeps_the_share() {
+    let (_folder, path) = place();
+    let mut worker = Worker::joined(&path);
+    assert_eq!(worker.ask("take 300"), "ok");
+    assert_eq!(worker.ask("open 1000"), "ok");
+    assert_eq!(worker.ask("look"), "ok");
+    assert_eq!(worker.ask("join"), "this process has its slot on the software cards");
+    assert!(worker.ask("open 7").contains("other sizes"));
+    assert_eq!(look(&path).cards[0].bytes_used, 300, "no descriptor was closed: the lock stands");
+    assert_eq!(worker.ask("leave"), "ok");
+    assert_eq!(look(&path), Snapshot::idle(1, SIZE, NAME));
+}
+
+fn one_of_many_makers_wins() {
+    let mut workers = Vec::new();
+    for _ in 0..10 {
+        let (folder, path) = place();
+        let mut makers: Vec<Worker> = (0..6).map(|_| Worker::start(&path)).collect();
+        for (index, maker) in makers.iter_mut().enumerate() {
+            maker.say(&format!("open {}", 1000 + index % 2));
+        }
+        let answers: Vec<String> = makers.iter_mut().map(Worker::hear).collect();
+        assert_eq!(answers.iter().filter(|answer| *answer == "ok").count(), 3, "{answers:?}");
+        assert_eq!(answers.iter().filter(|answer| answer.contains("other sizes")).count(), 3, "{answers:?}");
+        workers.push((folder, makers));
+    }
+}
+
+fn a_stopped_process_holds_up_nobody() {
+    let (_folder, path) = place();
+    let mut steady = Worker::joined(&path);
+    for round in 0..20u64 {
+        let mut churner = Worker::joined(&path);
+        assert_eq!(churner.ask("churn"), "churning");
+        let until = Instant::now() + Duration::from_micros(round * 171);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        churner.signal(libc::SIGSTOP);
+        let answer = steady.ask("take 1000");
+        assert!(answer == "ok" || answer.ends_with("bytes free"), "{answer}");
+        if answer == "ok" {
+            assert_eq!(steady.ask("give 1000"), "ok");
+        }
+        let mut third = Worker::joined(&path);
+        assert_eq!(third.ask("leave"), "ok");
+        churner.kill();
+    }
+    assert_eq!(steady.ask("take 1000"), "ok");
+}
+
+fn slots_run_out_with_an_error_and_come_back() {
+    let (_folder, path) = place();
+    let mut worker = Worker::joined(&path);
+    assert_eq!(worker.ask("leave"), "ok");
+    // One process that locks every byte stands for as many processes as there are slots.
+    let greedy = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    // SAFETY: fcntl(2) with a lock of this stack on an open descriptor.
+    let locked = unsafe {
+        let mut all: libc::flock = std::mem::zeroed();
+        all.l_type = libc::F_WRLCK as libc::c_short;
+        libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&greedy), libc::F_SETLK, &all)
+    };
+    assert_eq!(locked, 0);
+    assert_eq!(worker.ask("join"), "512 processes use the software cards; end one of them");
+    drop(greedy);
+    assert_eq!(worker.ask("join"), "ok");
+}
