@@ -1,1 +1,25 @@
-//! The software device: objects, memory and what each driver call answers.
+//! The software device: objects, memory, and what each driver call answers.
+//!
+//! Both drivers of this project are made of it. `softcuda` is this device behind a strict software card; the shim's
+//! virtual device is this device over an arena whose bytes move to a real card while a GPU is claimed. What differs
+//! is the [`Backend`]: who executes commands, and who accounts for memory and contexts.
+//!
+//! - `api`: one function per driver symbol; converts arguments, nothing else
+//! - `objects`: what the app holds: contexts, streams, events, modules, graphs
+//! - `memory`: where bytes are: address ranges, allocations, the host backing
+//! - `op`, `exec` and `host`: the commands of a stream as values, and their execution on the host backing
+//! - `dark`: the undocumented export tables
+//! - `runtime`: the process-wide state, its lock, fork and exit
+#![allow(non_snake_case)]
+pub mod api;
+pub mod dark;
+pub mod exec;
+pub mod handle;
+pub mod host;
+pub mod memory;
+pub mod objects;
+pub mod op;
+pub mod runtime;
+pub mod thread;
+
+pub use runtime::{Backend, Config, Run};

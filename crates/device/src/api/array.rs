@@ -1,0 +1,94 @@
+//! Arrays: kept as pitched device memory. Textures and surfaces over them need a GPU's own layout and are not supported.
+use super::*;
+use crate::handle::Kind;
+use crate::memory::RegionKind;
+use crate::op::Plane;
+use crate::runtime::{lock, State};
+use zerogpu_abi::*;
+
+/// Bytes of a channel by CUarray_format; None: a format that only textures know.
+fn channel_bytes(format: u32) -> Option<u64> {
+    Some(match format {
+        0x01 | 0x08 => 1,
+        0x02 | 0x09 | 0x10 => 2,
+        0x03 | 0x0a | 0x20 => 4,
+        _ => return None,
+    })
+}
+
+/// An array.
+#[derive(Clone, Copy)]
+pub struct Array {
+    desc: CUDA_ARRAY3D_DESCRIPTOR,
+    plane: Plane,
+}
+
+impl State {
+    fn create_array(&mut self, desc: CUDA_ARRAY3D_DESCRIPTOR) -> Res<CUarray> {
+        let ctx = self.current()?;
+        let channel = channel_bytes(desc.Format).ok_or(CUresult::INVALID_VALUE)?;
+        if desc.Width == 0 || !matches!(desc.NumChannels, 1 | 2 | 4) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let row = channel * desc.NumChannels as u64;
+        let pitch = (desc.Width as u64).checked_mul(row).and_then(|n| n.checked_next_multiple_of(512));
+        let pitch = pitch.ok_or(CUresult::OUT_OF_MEMORY)?;
+        let slice = pitch.checked_mul(desc.Height.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let all = slice.checked_mul(desc.Depth.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let at = self.alloc(all, RegionKind::Device, ctx)?;
+        let h = self.handle(Kind::Array)?;
+        self.arrays.insert(h, Array { desc, plane: Plane { at, pitch, slice } });
+        Ok(CUarray(h))
+    }
+
+    fn array(&self, array: CUarray) -> Res<Array> {
+        self.arrays.get(&array.0).copied().ok_or(CUresult::INVALID_HANDLE)
+    }
+
+    /// Where an array's bytes lie.
+    pub(crate) fn array_plane(&self, array: CUarray) -> Res<Plane> {
+        Ok(self.array(array)?.plane)
+    }
+}
+
+pub unsafe fn cuArrayCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR) -> CUresult {
+    answer(|| {
+        wanted(pHandle)?;
+        let d = input(pAllocateArray)?;
+        let (Width, Height, Format, NumChannels) = (d.Width, d.Height, d.Format, d.NumChannels);
+        let desc = CUDA_ARRAY3D_DESCRIPTOR { Width, Height, Depth: 0, Format, NumChannels, Flags: 0 };
+        out(pHandle, lock()?.create_array(desc)?)
+    })
+}
+
+pub unsafe fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) -> CUresult {
+    answer(|| {
+        wanted(pHandle)?;
+        out(pHandle, lock()?.create_array(input(pAllocateArray)?)?)
+    })
+}
+
+pub unsafe fn cuArrayGetDescriptor_v2(pArrayDescriptor: *mut CUDA_ARRAY_DESCRIPTOR, hArray: CUarray) -> CUresult {
+    answer(|| {
+        wanted(pArrayDescriptor)?;
+        let d = lock()?.array(hArray)?.desc;
+        let (Width, Height, Format, NumChannels) = (d.Width, d.Height, d.Format, d.NumChannels);
+        out(pArrayDescriptor, CUDA_ARRAY_DESCRIPTOR { Width, Height, Format, NumChannels })
+    })
+}
+
+pub unsafe fn cuArray3DGetDescriptor_v2(pArrayDescriptor: *mut CUDA_ARRAY3D_DESCRIPTOR, hArray: CUarray) -> CUresult {
+    answer(|| {
+        wanted(pArrayDescriptor)?;
+        out(pArrayDescriptor, lock()?.array(hArray)?.desc)
+    })
+}
+
+pub unsafe fn cuArrayDestroy(hArray: CUarray) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let a = st.arrays.remove(&hArray.0).ok_or(CUresult::INVALID_HANDLE)?;
+        st.end(Kind::Array, hArray.0);
+        st.free(a.plane.at)
+    })
+}

@@ -1,0 +1,372 @@
+//! Contexts: primary and created, the thread's stack, limits and settings.
+use super::*;
+use crate::runtime::{lock, Scope};
+use crate::thread;
+use zerogpu_abi::*;
+
+/// CU_CTX_MAP_HOST, which every context reports (driver 580, recorded).
+const MAP_HOST: u32 = 8;
+/// All CU_CTX_* flags of CUDA 13.0.
+const ALL_FLAGS: u32 = 0xFF;
+
+pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> CUresult {
+    answer(|| {
+        wanted(pctx)?;
+        the_device(dev)?;
+        out(pctx, lock()?.retain_primary()?)
+    })
+}
+
+pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        let farewells = lock()?.release_primary()?;
+        farewells.run();
+        Ok(())
+    })
+}
+
+pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
+    cuDevicePrimaryCtxRelease_v2(dev)
+}
+
+pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        let farewells = lock()?.reset_primary()?;
+        farewells.run();
+        Ok(())
+    })
+}
+
+pub unsafe fn cuDevicePrimaryCtxReset(dev: CUdevice) -> CUresult {
+    cuDevicePrimaryCtxReset_v2(dev)
+}
+
+pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: u32) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let mut st = lock()?;
+        let primary = st.primary;
+        st.contexts.get_mut(&primary.0).ok_or(CUresult::NOT_INITIALIZED)?.flags = flags;
+        Ok(())
+    })
+}
+
+pub unsafe fn cuDevicePrimaryCtxSetFlags(dev: CUdevice, flags: u32) -> CUresult {
+    cuDevicePrimaryCtxSetFlags_v2(dev, flags)
+}
+
+pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active: *mut i32) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        wanted(flags)?;
+        wanted(active)?;
+        let st = lock()?;
+        let c = st.contexts.get(&st.primary.0).ok_or(CUresult::NOT_INITIALIZED)?;
+        out(flags, c.flags)?;
+        out(active, c.active as i32)
+    })
+}
+
+unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
+    answer(|| {
+        wanted(pctx)?;
+        the_device(dev)?;
+        if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let ctx = lock()?.create_context(flags)?;
+        thread::push(ctx)?;
+        out(pctx, ctx)
+    })
+}
+
+pub unsafe fn cuCtxCreate(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxCreate_v2(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxCreate_v3(
+    pctx: *mut CUcontext,
+    _params: *mut CUexecAffinityParam,
+    n: i32,
+    flags: u32,
+    dev: CUdevice,
+) -> CUresult {
+    if n != 0 {
+        return answer(|| Err(CUresult::UNSUPPORTED_EXEC_AFFINITY));
+    }
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxCreate_v4(
+    pctx: *mut CUcontext,
+    _params: *mut CUctxCreateParams,
+    flags: u32,
+    dev: CUdevice,
+) -> CUresult {
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
+    answer(|| {
+        let farewells = lock()?.destroy_context(ctx)?;
+        if thread::current() == ctx {
+            thread::pop()?;
+        }
+        farewells.run();
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxDestroy(ctx: CUcontext) -> CUresult {
+    cuCtxDestroy_v2(ctx)
+}
+
+/// The old way of counting a context's users: the caller's reference is the current context itself.
+pub unsafe fn cuCtxAttach(pctx: *mut CUcontext, flags: u32) -> CUresult {
+    answer(|| {
+        if flags != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let ctx = lock()?.current()?;
+        out(pctx, ctx)
+    })
+}
+
+pub unsafe fn cuCtxDetach(ctx: CUcontext) -> CUresult {
+    answer(|| lock()?.context(ctx).map(|_| ()))
+}
+
+pub unsafe fn cuCtxGetCurrent(pctx: *mut CUcontext) -> CUresult {
+    answer(|| out(pctx, thread::current()))
+}
+
+pub unsafe fn cuCtxSetCurrent(ctx: CUcontext) -> CUresult {
+    answer(|| {
+        if ctx.0 != 0 && ctx != thread::current() {
+            usable(ctx)?;
+        }
+        thread::set(ctx)
+    })
+}
+
+pub unsafe fn cuCtxPushCurrent_v2(ctx: CUcontext) -> CUresult {
+    answer(|| {
+        usable(ctx)?;
+        thread::push(ctx)
+    })
+}
+
+pub unsafe fn cuCtxPushCurrent(ctx: CUcontext) -> CUresult {
+    cuCtxPushCurrent_v2(ctx)
+}
+
+/// A context that may become current: any living one, also an inactive primary context.
+fn usable(ctx: CUcontext) -> Res {
+    let known = crate::handle::is(ctx.0, crate::handle::Kind::Context);
+    if known { Ok(()) } else { Err(CUresult::INVALID_CONTEXT) }
+}
+
+pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {
+    answer(|| {
+        let ctx = thread::pop()?;
+        out_opt(pctx, ctx);
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxPopCurrent(pctx: *mut CUcontext) -> CUresult {
+    cuCtxPopCurrent_v2(pctx)
+}
+
+pub unsafe fn cuCtxGetDevice(device: *mut CUdevice) -> CUresult {
+    answer(|| {
+        wanted(device)?;
+        if thread::current().0 == 0 {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
+        out(device, 0)
+    })
+}
+
+pub unsafe fn cuCtxGetDevice_v2(device: *mut CUdevice, ctx: CUcontext) -> CUresult {
+    if ctx.0 == 0 {
+        return cuCtxGetDevice(device);
+    }
+    answer(|| {
+        usable(ctx)?;
+        out(device, 0)
+    })
+}
+
+pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        out(flags, st.context(ctx)?.flags | MAP_HOST)
+    })
+}
+
+pub unsafe fn cuCtxSetFlags(flags: u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        if flags & !ALL_FLAGS != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        st.context(ctx)?.flags = flags & !MAP_HOST;
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxGetId(ctx: CUcontext, id: *mut u64) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.context_or_current(ctx)?;
+        out(id, st.context(ctx)?.id)
+    })
+}
+
+pub unsafe fn cuCtxGetApiVersion(ctx: CUcontext, version: *mut u32) -> CUresult {
+    answer(|| {
+        lock()?.context_or_current(ctx)?;
+        // driver 580, recorded
+        out(version, 3020)
+    })
+}
+
+pub unsafe fn cuCtxGetExecAffinity(_affinity: *mut CUexecAffinityParam, _kind: u32) -> CUresult {
+    answer(|| {
+        lock()?.current()?;
+        Err(CUresult::UNSUPPORTED_EXEC_AFFINITY)
+    })
+}
+
+/// Index of a limit that has a value.
+fn limit_index(limit: u32) -> Res<usize> {
+    match limit {
+        0..=2 | 4..=6 => Ok(limit as usize),
+        3 => Err(CUresult::UNSUPPORTED_LIMIT),
+        _ => Err(CUresult::INVALID_VALUE),
+    }
+}
+
+pub unsafe fn cuCtxGetLimit(value: *mut usize, limit: u32) -> CUresult {
+    answer(|| {
+        wanted(value)?;
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        out(value, st.context(ctx)?.limits[limit_index(limit)?])
+    })
+}
+
+pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        st.context(ctx)?.limits[limit_index(limit)?] = value;
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxGetCacheConfig(config: *mut u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        out(config, st.context(ctx)?.cache)
+    })
+}
+
+pub unsafe fn cuCtxSetCacheConfig(config: u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        if config > 3 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        st.context(ctx)?.cache = config;
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxGetSharedMemConfig(config: *mut u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        // four-byte banks, the only kind of these cards
+        let banks = st.context(ctx)?.banks;
+        out(config, if banks == 0 { 1 } else { banks })
+    })
+}
+
+pub unsafe fn cuCtxSetSharedMemConfig(config: u32) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        if config > 2 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        st.context(ctx)?.banks = config;
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) -> CUresult {
+    answer(|| {
+        lock()?.current()?;
+        // driver 580, recorded
+        out_opt(least, 0);
+        out_opt(greatest, -5);
+        Ok(())
+    })
+}
+
+pub unsafe fn cuCtxResetPersistingL2Cache() -> CUresult {
+    answer(|| lock()?.current().map(|_| ()))
+}
+
+pub unsafe fn cuCtxSynchronize() -> CUresult {
+    answer(|| {
+        {
+            let mut st = lock()?;
+            let ctx = st.current()?;
+            st.forbid_in_capture(ctx)?;
+        }
+        runtime::backend()?.wait(Scope::Context, true)
+    })
+}
+
+pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
+    if ctx.0 == 0 || ctx == thread::current() {
+        return cuCtxSynchronize();
+    }
+    answer(|| {
+        lock()?.context(ctx)?;
+        thread::push(ctx)?;
+        let r = runtime::backend()?.wait(Scope::Context, true);
+        thread::pop()?;
+        r
+    })
+}
+
+pub unsafe fn cuCtxEnablePeerAccess(peer: CUcontext, _flags: u32) -> CUresult {
+    answer(|| {
+        lock()?.context(peer)?;
+        Err(CUresult::PEER_ACCESS_UNSUPPORTED)
+    })
+}
+
+pub unsafe fn cuCtxDisablePeerAccess(peer: CUcontext) -> CUresult {
+    answer(|| {
+        lock()?.context(peer)?;
+        Err(CUresult::PEER_ACCESS_NOT_ENABLED)
+    })
+}

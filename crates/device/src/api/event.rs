@@ -1,0 +1,73 @@
+//! Events.
+use super::*;
+use crate::op::Op;
+use crate::runtime::{backend, lock, Scope};
+use zerogpu_abi::*;
+
+pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: u32) -> CUresult {
+    answer(|| {
+        wanted(phEvent)?;
+        out(phEvent, lock()?.create_event(Flags)?)
+    })
+}
+
+pub unsafe fn cuEventDestroy_v2(hEvent: CUevent) -> CUresult {
+    answer(|| lock()?.destroy_event(hEvent))
+}
+
+pub unsafe fn cuEventDestroy(hEvent: CUevent) -> CUresult {
+    cuEventDestroy_v2(hEvent)
+}
+
+pub unsafe fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> CUresult {
+    code(submit(hStream, &Op::Record(hEvent)))
+}
+
+/// CU_EVENT_RECORD_EXTERNAL makes a node of its own in a capture; ours always is one to the same effect.
+pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: u32) -> CUresult {
+    if flags > 1 {
+        return answer(|| Err(CUresult::INVALID_VALUE));
+    }
+    code(submit(hStream, &Op::Record(hEvent)))
+}
+
+unsafe fn wait(event: CUevent, wait: bool) -> CUresult {
+    answer(|| {
+        {
+            let mut st = lock()?;
+            st.event(event)?;
+            st.event_in_capture(event)?;
+        }
+        backend()?.wait(Scope::Event(event.0), wait)
+    })
+}
+
+pub unsafe fn cuEventQuery(hEvent: CUevent) -> CUresult {
+    wait(hEvent, false)
+}
+
+pub unsafe fn cuEventSynchronize(hEvent: CUevent) -> CUresult {
+    wait(hEvent, true)
+}
+
+pub unsafe fn cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) -> CUresult {
+    answer(|| {
+        wanted(pMilliseconds)?;
+        let mut st = lock()?;
+        st.event_in_capture(hStart)?;
+        st.event_in_capture(hEnd)?;
+        if !st.event(hStart)?.timed() || !st.event(hEnd)?.timed() {
+            return Err(CUresult::INVALID_HANDLE);
+        }
+        drop(st);
+        let ms = match backend()?.elapsed(hStart.0, hEnd.0) {
+            Some(answer) => answer?,
+            None => lock()?.elapsed(hStart, hEnd, crate::exec::now())?,
+        };
+        out(pMilliseconds, ms)
+    })
+}
+
+pub unsafe fn cuEventElapsedTime_v2(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) -> CUresult {
+    cuEventElapsedTime(pMilliseconds, hStart, hEnd)
+}

@@ -1,0 +1,150 @@
+//! Device and managed memory.
+use super::*;
+use crate::memory::RegionKind;
+use crate::runtime::lock;
+use std::ffi::c_void;
+use zerogpu_abi::*;
+
+fn allocate(size: u64) -> Res<u64> {
+    if size == 0 {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let mut st = lock()?;
+    let ctx = st.current()?;
+    st.forbid_unsafe()?;
+    st.alloc(size, RegionKind::Device, ctx)
+}
+
+pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
+    answer(|| {
+        wanted(dptr)?;
+        out(dptr, allocate(bytesize as u64)?)
+    })
+}
+
+/// Rows are padded to 512 bytes, as a driver does.
+pub unsafe fn cuMemAllocPitch_v2(
+    dptr: *mut CUdeviceptr,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: u32,
+) -> CUresult {
+    answer(|| {
+        wanted(dptr)?;
+        wanted(pitch)?;
+        if !matches!(element, 4 | 8 | 16) || width == 0 || height == 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let row = width.checked_next_multiple_of(512).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let all = row.checked_mul(height).ok_or(CUresult::OUT_OF_MEMORY)?;
+        out(dptr, allocate(all as u64)?)?;
+        out(pitch, row)
+    })
+}
+
+pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
+    answer(|| {
+        if dptr == 0 {
+            return Ok(());
+        }
+        let region = {
+            let mut st = lock()?;
+            st.current()?;
+            st.forbid_unsafe()?;
+            st.memory.find(dptr).copied().filter(|r| r.base == dptr)
+        };
+        match region.ok_or(CUresult::INVALID_VALUE)?.kind {
+            RegionKind::Device | RegionKind::Pool(_) => {
+                // a driver waits for the work that may use the memory
+                runtime::backend()?.wait(runtime::Scope::Context, true)?;
+                lock()?.free(dptr)
+            }
+            RegionKind::Managed => {
+                runtime::backend()?.wait(runtime::Scope::Context, true)?;
+                lock()?.memory.managed_free(dptr)
+            }
+            _ => Err(CUresult::INVALID_VALUE),
+        }
+    })
+}
+
+pub unsafe fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: u32) -> CUresult {
+    answer(|| {
+        wanted(dptr)?;
+        if bytesize == 0 || !(flags == 1 || flags == 2) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        st.forbid_unsafe()?;
+        out(dptr, st.memory.managed_alloc(bytesize as u64, ctx)?)
+    })
+}
+
+pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut CUdeviceptr, psize: *mut usize, dptr: CUdeviceptr) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        st.current()?;
+        let r = *st.memory.find(dptr).ok_or(CUresult::NOT_FOUND)?;
+        out_opt(pbase, r.base);
+        out_opt(psize, r.size as usize);
+        Ok(())
+    })
+}
+
+/// Where managed memory should live: it lives in host memory, so advice is checked and taken as given.
+pub unsafe fn cuMemAdvise(ptr: CUdeviceptr, count: usize, advice: u32, _device: CUdevice) -> CUresult {
+    answer(|| managed(ptr, count, (1..=8).contains(&advice)))
+}
+
+pub unsafe fn cuMemAdvise_v2(ptr: CUdeviceptr, count: usize, advice: u32, _location: CUmemLocation) -> CUresult {
+    answer(|| managed(ptr, count, (1..=8).contains(&advice)))
+}
+
+pub unsafe fn cuMemPrefetchAsync(ptr: CUdeviceptr, count: usize, _dst: CUdevice, stream: CUstream) -> CUresult {
+    answer(|| {
+        lock()?.stream(stream)?;
+        managed(ptr, count, true)
+    })
+}
+
+pub unsafe fn cuMemPrefetchAsync_v2(
+    ptr: CUdeviceptr,
+    count: usize,
+    _location: CUmemLocation,
+    flags: u32,
+    stream: CUstream,
+) -> CUresult {
+    answer(|| {
+        lock()?.stream(stream)?;
+        managed(ptr, count, flags == 0)
+    })
+}
+
+fn managed(ptr: u64, count: usize, known: bool) -> Res {
+    let st = lock()?;
+    let inside = st.memory.find(ptr).is_some_and(|r| {
+        r.kind == RegionKind::Managed && ptr.checked_add(count as u64).is_some_and(|end| end <= r.base + r.size)
+    });
+    if known && count > 0 && inside { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+}
+
+pub unsafe fn cuMemRangeGetAttribute(
+    data: *mut c_void,
+    size: usize,
+    attribute: u32,
+    ptr: CUdeviceptr,
+    count: usize,
+) -> CUresult {
+    answer(|| {
+        wanted(data)?;
+        managed(ptr, count, matches!(attribute, 1..=8) && size >= 4 && size % 4 == 0)?;
+        // never told otherwise: not read-mostly; no preferred location (-2), no accessor (-2), no prefetch (-2)
+        let value: i32 = if attribute == 1 { 0 } else { -2 };
+        for i in 0..size / 4 {
+            out(data.cast::<i32>().add(i), value)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,352 @@
+//! Modules, libraries, kernels and functions.
+use super::*;
+use crate::runtime::lock;
+use std::ffi::{c_char, c_void};
+use zerogpu_abi::*;
+use zerogpu_image::Source;
+
+unsafe fn source(image: *const c_void) -> Res<Source> {
+    if image.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    zerogpu_image::open(image.cast()).map_err(|e| e.code())
+}
+
+fn file(name: &str) -> Res<Source> {
+    let bytes = std::fs::read(name).map_err(|_| CUresult::FILE_NOT_FOUND)?;
+    Source::from_bytes(bytes).map_err(|e| e.code())
+}
+
+unsafe fn load(module: *mut CUmodule, image: *const c_void) -> Res {
+    wanted(module)?;
+    // without a context nothing is read
+    lock()?.current()?;
+    let source = source(image)?;
+    let mut st = lock()?;
+    st.forbid_unsafe()?;
+    out(module, st.load_module(source)?)
+}
+
+pub unsafe fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
+    answer(|| load(module, image))
+}
+
+/// JIT options concern PTX on a real driver; the log buffers that the caller gave stay empty.
+pub unsafe fn cuModuleLoadDataEx(
+    module: *mut CUmodule,
+    image: *const c_void,
+    _numOptions: u32,
+    _options: *mut u32,
+    _optionValues: *mut *mut c_void,
+) -> CUresult {
+    answer(|| load(module, image))
+}
+
+pub unsafe fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) -> CUresult {
+    answer(|| load(module, fatCubin))
+}
+
+pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUresult {
+    answer(|| {
+        wanted(module)?;
+        lock()?.current()?;
+        let source = file(text(fname)?)?;
+        let mut st = lock()?;
+        st.forbid_unsafe()?;
+        out(module, st.load_module(source)?)
+    })
+}
+
+pub unsafe fn cuModuleUnload(module: CUmodule) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        st.current()?;
+        st.forbid_unsafe()?;
+        st.unload_module(module)
+    })
+}
+
+pub unsafe fn cuModuleGetLoadingMode(mode: *mut u32) -> CUresult {
+    answer(|| {
+        // 1 eager, 2 lazy; the app chooses as with a driver
+        let eager = std::env::var_os("CUDA_MODULE_LOADING").is_some_and(|v| v == "EAGER");
+        out(mode, if eager { 1 } else { 2 })
+    })
+}
+
+pub unsafe fn cuModuleGetFunction(func: *mut CUfunction, module: CUmodule, name: *const c_char) -> CUresult {
+    answer(|| {
+        wanted(func)?;
+        out(func, lock()?.function(module, text(name)?)?)
+    })
+}
+
+pub unsafe fn cuModuleGetFunctionCount(count: *mut u32, module: CUmodule) -> CUresult {
+    answer(|| {
+        wanted(count)?;
+        out(count, lock()?.module_image(module)?.kernels().len() as u32)
+    })
+}
+
+pub unsafe fn cuModuleEnumerateFunctions(functions: *mut CUfunction, n: u32, module: CUmodule) -> CUresult {
+    answer(|| {
+        wanted(functions)?;
+        let mut st = lock()?;
+        let image = st.module_image(module)?;
+        for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
+            out(functions.add(i), st.function(module, &k.name)?)?;
+        }
+        Ok(())
+    })
+}
+
+unsafe fn global(st: &mut crate::runtime::State, module: CUmodule, name: *const c_char, dptr: *mut CUdeviceptr, bytes: *mut usize) -> Res {
+    let name = text(name)?;
+    if dptr.is_null() && bytes.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let (at, size) = st.global(module, name)?;
+    out_opt(dptr, at);
+    out_opt(bytes, size as usize);
+    Ok(())
+}
+
+pub unsafe fn cuModuleGetGlobal_v2(
+    dptr: *mut CUdeviceptr,
+    bytes: *mut usize,
+    module: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    answer(|| global(&mut *lock()?, module, name, dptr, bytes))
+}
+
+pub unsafe fn cuLibraryLoadData(
+    library: *mut CUlibrary,
+    code: *const c_void,
+    _jitOptions: *mut u32,
+    _jitOptionsValues: *mut *mut c_void,
+    _numJitOptions: u32,
+    _libraryOptions: *mut u32,
+    _libraryOptionValues: *mut *mut c_void,
+    _numLibraryOptions: u32,
+) -> CUresult {
+    answer(|| {
+        wanted(library)?;
+        let source = source(code)?;
+        out(library, lock()?.load_library(source)?)
+    })
+}
+
+pub unsafe fn cuLibraryLoadFromFile(
+    library: *mut CUlibrary,
+    fileName: *const c_char,
+    _jitOptions: *mut u32,
+    _jitOptionsValues: *mut *mut c_void,
+    _numJitOptions: u32,
+    _libraryOptions: *mut u32,
+    _libraryOptionValues: *mut *mut c_void,
+    _numLibraryOptions: u32,
+) -> CUresult {
+    answer(|| {
+        wanted(library)?;
+        let source = file(text(fileName)?)?;
+        out(library, lock()?.load_library(source)?)
+    })
+}
+
+pub unsafe fn cuLibraryUnload(library: CUlibrary) -> CUresult {
+    answer(|| lock()?.unload_library(library))
+}
+
+pub unsafe fn cuLibraryGetModule(module: *mut CUmodule, library: CUlibrary) -> CUresult {
+    answer(|| {
+        wanted(module)?;
+        out(module, lock()?.library_module(library)?)
+    })
+}
+
+pub unsafe fn cuLibraryGetKernel(kernel: *mut CUkernel, library: CUlibrary, name: *const c_char) -> CUresult {
+    answer(|| {
+        wanted(kernel)?;
+        out(kernel, lock()?.library_kernel(library, text(name)?)?)
+    })
+}
+
+pub unsafe fn cuLibraryGetKernelCount(count: *mut u32, lib: CUlibrary) -> CUresult {
+    answer(|| {
+        wanted(count)?;
+        out(count, lock()?.library_image(lib)?.kernels().len() as u32)
+    })
+}
+
+pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut CUkernel, n: u32, lib: CUlibrary) -> CUresult {
+    answer(|| {
+        wanted(kernels)?;
+        let mut st = lock()?;
+        let image = st.library_image(lib)?;
+        for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
+            out(kernels.add(i), st.library_kernel(lib, &k.name)?)?;
+        }
+        Ok(())
+    })
+}
+
+pub unsafe fn cuLibraryGetGlobal(
+    dptr: *mut CUdeviceptr,
+    bytes: *mut usize,
+    library: CUlibrary,
+    name: *const c_char,
+) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let module = st.library_module(library)?;
+        global(&mut st, module, name, dptr, bytes)
+    })
+}
+
+pub unsafe fn cuLibraryGetManaged(
+    _dptr: *mut CUdeviceptr,
+    _bytes: *mut usize,
+    library: CUlibrary,
+    _name: *const c_char,
+) -> CUresult {
+    answer(|| {
+        lock()?.library(library)?;
+        Err(CUresult::NOT_FOUND)
+    })
+}
+
+pub unsafe fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) -> CUresult {
+    answer(|| {
+        wanted(pFunc)?;
+        out(pFunc, lock()?.kernel_function(kernel)?)
+    })
+}
+
+pub unsafe fn cuKernelGetLibrary(pLib: *mut CUlibrary, kernel: CUkernel) -> CUresult {
+    answer(|| {
+        wanted(pLib)?;
+        out(pLib, lock()?.kernel(kernel)?.library)
+    })
+}
+
+pub unsafe fn cuKernelGetAttribute(pi: *mut i32, attrib: u32, kernel: CUkernel, dev: CUdevice) -> CUresult {
+    answer(|| {
+        wanted(pi)?;
+        the_device(dev)?;
+        out(pi, attribute(kernel.0, attrib)?)
+    })
+}
+
+pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: CUkernel, dev: CUdevice) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        let mut st = lock()?;
+        st.kernel(kernel)?.function.set_attribute(attrib, val)?;
+        let functions: Vec<CUfunction> = st.kernel(kernel)?.functions.values().copied().collect();
+        functions.into_iter().try_for_each(|f| st.any_function(f.0)?.set_attribute(attrib, val))
+    })
+}
+
+pub unsafe fn cuKernelSetCacheConfig(kernel: CUkernel, config: u32, dev: CUdevice) -> CUresult {
+    answer(|| {
+        the_device(dev)?;
+        lock()?.kernel(kernel)?;
+        if config > 3 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+    })
+}
+
+pub unsafe fn cuKernelGetName(name: *mut *const c_char, kernel: CUkernel) -> CUresult {
+    answer(|| {
+        wanted(name)?;
+        out(name, lock()?.any_function(kernel.0)?.name.as_ptr())
+    })
+}
+
+pub unsafe fn cuKernelGetParamInfo(
+    kernel: CUkernel,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> CUresult {
+    param_info(kernel.0, paramIndex, paramOffset, paramSize)
+}
+
+unsafe fn param_info(f: usize, index: usize, offset: *mut usize, size: *mut usize) -> CUresult {
+    answer(|| {
+        wanted(offset)?;
+        let kernel = lock()?.any_function(f)?.kernel.clone();
+        let p = kernel.params.get(index).ok_or(CUresult::INVALID_VALUE)?;
+        out(offset, p.offset as usize)?;
+        out_opt(size, p.size as usize);
+        Ok(())
+    })
+}
+
+fn attribute(f: usize, attrib: u32) -> Res<i32> {
+    let mut st = lock()?;
+    let function = st.any_function(f)?.clone();
+    st.note_estimates(&function);
+    function.attribute(attrib)
+}
+
+pub unsafe fn cuFuncGetAttribute(pi: *mut i32, attrib: u32, hfunc: CUfunction) -> CUresult {
+    answer(|| {
+        wanted(pi)?;
+        out(pi, attribute(hfunc.0, attrib)?)
+    })
+}
+
+pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> CUresult {
+    answer(|| lock()?.any_function(hfunc.0)?.set_attribute(attrib, value))
+}
+
+pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {
+    answer(|| {
+        lock()?.any_function(hfunc.0)?;
+        if config > 3 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+    })
+}
+
+pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: u32) -> CUresult {
+    answer(|| {
+        lock()?.any_function(hfunc.0)?;
+        if config > 2 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+    })
+}
+
+pub unsafe fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) -> CUresult {
+    answer(|| {
+        wanted(hmod)?;
+        out(hmod, lock()?.any_function(hfunc.0)?.module)
+    })
+}
+
+pub unsafe fn cuFuncGetName(name: *mut *const c_char, hfunc: CUfunction) -> CUresult {
+    answer(|| {
+        wanted(name)?;
+        out(name, lock()?.any_function(hfunc.0)?.name.as_ptr())
+    })
+}
+
+pub unsafe fn cuFuncGetParamInfo(
+    func: CUfunction,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> CUresult {
+    param_info(func.0, paramIndex, paramOffset, paramSize)
+}
+
+/// Everything is loaded, as far as the app can tell.
+pub unsafe fn cuFuncIsLoaded(state: *mut u32, function: CUfunction) -> CUresult {
+    answer(|| {
+        wanted(state)?;
+        lock()?.any_function(function.0)?;
+        out(state, 1)
+    })
+}
+
+pub unsafe fn cuFuncLoad(function: CUfunction) -> CUresult {
+    answer(|| lock()?.any_function(function.0).map(|_| ()))
+}

@@ -1,0 +1,185 @@
+//! Virtual memory management: reservations, physical handles, mappings.
+use super::*;
+use crate::handle::Kind;
+use crate::memory::{RegionKind, GRANULE};
+use crate::runtime::{backend, config, lock};
+use std::ffi::c_void;
+use zerogpu_abi::*;
+
+const LOCATION_DEVICE: u32 = 1;
+const PINNED: u32 = 1;
+
+pub unsafe fn cuMemGetAllocationGranularity(
+    granularity: *mut usize,
+    prop: *const CUmemAllocationProp,
+    option: u32,
+) -> CUresult {
+    answer(|| {
+        wanted(granularity)?;
+        check_prop(&input(prop)?)?;
+        if option > 1 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        out(granularity, GRANULE as usize)
+    })
+}
+
+/// Device memory, or host memory of a NUMA node (NCCL makes that).
+fn check_prop(p: &CUmemAllocationProp) -> Res {
+    if p.kind != PINNED {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    match p.location.kind {
+        LOCATION_DEVICE => the_device(p.location.id),
+        2..=4 => Ok(()),
+        _ => Err(CUresult::INVALID_VALUE),
+    }
+}
+
+pub unsafe fn cuMemAddressReserve(
+    ptr: *mut CUdeviceptr,
+    size: usize,
+    alignment: usize,
+    addr: CUdeviceptr,
+    flags: u64,
+) -> CUresult {
+    answer(|| {
+        wanted(ptr)?;
+        if flags != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        out(ptr, lock()?.memory.reserve(size as u64, alignment as u64, addr)?)
+    })
+}
+
+pub unsafe fn cuMemAddressFree(ptr: CUdeviceptr, size: usize) -> CUresult {
+    answer(|| lock()?.memory.unreserve(ptr, size as u64))
+}
+
+pub unsafe fn cuMemCreate(
+    handle: *mut CUmemGenericAllocationHandle,
+    size: usize,
+    prop: *const CUmemAllocationProp,
+    flags: u64,
+) -> CUresult {
+    answer(|| {
+        wanted(handle)?;
+        let prop = input(prop)?;
+        check_prop(&prop)?;
+        if flags != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let backend = backend()?;
+        let mut st = lock()?;
+        let (size, vram) = (size as u64, config()?.vram);
+        if prop.location.kind == LOCATION_DEVICE && size > vram.saturating_sub(st.memory.used()) {
+            return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
+        }
+        let h = st.handle(Kind::Physical)? as u64;
+        if let Err(e) = st.memory.create(h, size, prop, &mut |c| backend.change(c)) {
+            st.handles.drop(h as usize);
+            return Err(e);
+        }
+        out(handle, h)
+    })
+}
+
+pub unsafe fn cuMemRelease(handle: CUmemGenericAllocationHandle) -> CUresult {
+    answer(|| {
+        let backend = backend()?;
+        let mut st = lock()?;
+        if st.memory.release(handle, &mut |c| backend.change(c))? {
+            st.end(Kind::Physical, handle as usize);
+        }
+        Ok(())
+    })
+}
+
+pub unsafe fn cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) -> CUresult {
+    answer(|| {
+        wanted(handle)?;
+        let mut st = lock()?;
+        let physical = match st.memory.find(addr as u64).map(|r| r.kind) {
+            Some(RegionKind::Mapped { physical, .. }) => physical,
+            _ => return Err(CUresult::INVALID_VALUE),
+        };
+        st.memory.retain(physical)?;
+        out(handle, physical)
+    })
+}
+
+pub unsafe fn cuMemGetAllocationPropertiesFromHandle(
+    prop: *mut CUmemAllocationProp,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult {
+    answer(|| {
+        let st = lock()?;
+        out(prop, st.memory.vmm().physical(handle).ok_or(CUresult::INVALID_VALUE)?.prop)
+    })
+}
+
+pub unsafe fn cuMemMap(
+    ptr: CUdeviceptr,
+    size: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
+) -> CUresult {
+    answer(|| {
+        if flags != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let backend = backend()?;
+        lock()?.memory.map(ptr, size as u64, offset as u64, handle, &mut |c| backend.change(c))
+    })
+}
+
+pub unsafe fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
+    answer(|| {
+        let backend = backend()?;
+        // work that may use the mapping ends first, as on a driver
+        if crate::thread::current().0 != 0 {
+            backend.wait(runtime::Scope::Context, true)?;
+        }
+        let mut st = lock()?;
+        for h in st.memory.unmap(ptr, size as u64, &mut |c| backend.change(c))? {
+            st.end(Kind::Physical, h as usize);
+        }
+        Ok(())
+    })
+}
+
+pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAccessDesc, count: usize) -> CUresult {
+    answer(|| {
+        let descs = array(desc, count)?;
+        if descs.is_empty() || descs.iter().any(|d| !matches!(d.flags, 0 | 1 | 3)) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let backend = backend()?;
+        for d in descs {
+            match d.location.kind {
+                LOCATION_DEVICE => the_device(d.location.id)?,
+                // access from the host concerns host memory only
+                2..=4 => continue,
+                _ => return Err(CUresult::INVALID_VALUE),
+            }
+            lock()?.memory.set_access(ptr, size as u64, d.flags, &mut |c| backend.change(c))?;
+        }
+        Ok(())
+    })
+}
+
+pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const CUmemLocation, ptr: CUdeviceptr) -> CUresult {
+    answer(|| {
+        wanted(flags)?;
+        let l = input(location)?;
+        if l.kind != LOCATION_DEVICE {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        the_device(l.id)?;
+        match lock()?.memory.find(ptr).map(|r| r.kind) {
+            Some(RegionKind::Mapped { access, .. }) => out(flags, access as u64),
+            _ => Err(CUresult::INVALID_VALUE),
+        }
+    })
+}

@@ -1,0 +1,199 @@
+//! What the known slots do, and the stub of the unknown ones.
+use super::{Word, NAMES};
+use crate::runtime::{backend, lock};
+use crate::thread;
+use std::ffi::c_void;
+use zerogpu_abi::*;
+
+
+/// A slot that we do not know: the backend's.
+unsafe extern "C" fn unknown<const TABLE: usize, const SLOT: usize>(
+    a: u64,
+    b: u64,
+    c: u64,
+    d: u64,
+    e: u64,
+    f: u64,
+    g: u64,
+    h: u64,
+) -> CUresult {
+    match backend() {
+        Ok(backend) => backend.unknown_slot(TABLE, NAMES[TABLE], SLOT, &[a, b, c, d, e, f, g, h]),
+        Err(e) => e,
+    }
+}
+
+/// Fills slots one by one, as a const function can.
+macro_rules! fill {
+    ($words:ident, $table:ident, $n:ident; $($slot:literal)*) => {
+        $(if $slot < $n { $words[$slot] = Word(unknown::<$table, $slot> as *const ()); })*
+    };
+}
+
+/// Stubs for all slots of a table.
+pub(super) const fn stubs<const TABLE: usize, const N: usize>() -> [Word; N] {
+    let mut words = [const { Word(std::ptr::null()) }; N];
+    fill!(words, TABLE, N;
+        1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
+        41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77
+        78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95);
+    words
+}
+
+/// Runs a slot's body; a panic is an error code.
+pub(super) fn guarded(body: impl FnOnce() -> Res) -> CUresult {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
+        Ok(r) => code(r),
+        Err(_) => CUresult::UNKNOWN,
+    }
+}
+
+/// Writes through a library's pointer.
+///
+/// # Safety
+/// `to` is NULL or valid for a `T`.
+pub(super) unsafe fn out<T>(to: *mut T, value: T) -> Res {
+    if to.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: checked, and the caller's promise.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+/// CUDART\[2\]: the primary context's handle, neither retained nor activated.
+pub(super) unsafe extern "C" fn cudart_primary(to: *mut CUcontext, device: CUdevice) -> CUresult {
+    guarded(|| {
+        if device != 0 {
+            return Err(CUresult::INVALID_DEVICE);
+        }
+        let primary = lock()?.primary;
+        // SAFETY: cudart passes a valid pointer.
+        unsafe { out(to, primary) }
+    })
+}
+
+/// CUDART\[1\], \[6\] (fat binary wrapper) and \[8\] (the header in it): loads a fat binary.
+pub(super) unsafe extern "C" fn cudart_load(to: *mut CUmodule, image: *const c_void) -> CUresult {
+    guarded(|| {
+        if image.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        // SAFETY: cudart passes static memory that holds a whole fat binary.
+        let source = unsafe { zerogpu_image::open(image.cast()) }.map_err(|e| e.code())?;
+        let module = lock()?.load_module(source)?;
+        // SAFETY: cudart passes a valid pointer.
+        unsafe { out(to, module) }
+    })
+}
+
+/// CUDART\[7\]: told after a module was unloaded.
+pub(super) extern "C" fn cudart_unloaded(_: usize) {}
+
+/// CUDART\[12\]: `load_compilers`, from cudart 13.1 on.
+pub(super) extern "C" fn cudart_compilers() -> CUresult {
+    CUresult::SUCCESS
+}
+
+/// Zeroed memory that the driver owns and hands to tools' runtime hooks.
+struct HookMemory<const N: usize>(std::cell::UnsafeCell<[u8; N]>);
+
+// SAFETY: we never touch the bytes; the libraries that do share them by design.
+unsafe impl<const N: usize> Sync for HookMemory<N> {}
+
+static LARGE: HookMemory<1024> = HookMemory(std::cell::UnsafeCell::new([0; 1024]));
+static SMALL: HookMemory<14> = HookMemory(std::cell::UnsafeCell::new([0; 14]));
+
+/// HOOKS\[2\].
+pub(super) unsafe extern "C" fn hooks_large(buffer: *mut *mut c_void, size: *mut usize) {
+    // SAFETY: cudart passes valid pointers; NULL is left alone.
+    let _ = unsafe { out(buffer, LARGE.0.get().cast()).and(out(size, 1024)) };
+}
+
+/// HOOKS\[6\].
+pub(super) unsafe extern "C" fn hooks_small(buffer: *mut *mut c_void, size: *mut usize) {
+    // SAFETY: cudart passes valid pointers; NULL is left alone.
+    let _ = unsafe { out(buffer, SMALL.0.get().cast()).and(out(size, 14)) };
+}
+
+/// TOOLS_TLS\[2\]: the thread's current context; none is NULL and success.
+pub(super) unsafe extern "C" fn tls_current(to: *mut CUcontext) -> CUresult {
+    // SAFETY: cuBLAS passes a valid pointer.
+    guarded(|| unsafe { out(to, thread::current()) })
+}
+
+/// CONTEXT_CHECKS\[2\].
+pub(super) unsafe extern "C" fn checks_two(_ctx: CUcontext, r: *mut u32, _: *mut *mut c_void) -> CUresult {
+    // SAFETY: cudart passes a valid pointer.
+    guarded(|| unsafe { out(r, 0) })
+}
+
+/// CONTEXT_CHECKS\[3\].
+pub(super) extern "C" fn checks_three() -> u32 {
+    0
+}
+
+/// 21318C60\[4\]: `cuCtxGetId`.
+pub(super) unsafe extern "C" fn internals_context_id(ctx: CUcontext, id: *mut u64) -> CUresult {
+    guarded(|| {
+        let mut st = lock()?;
+        let ctx = st.context_or_current(ctx)?;
+        let n = st.context(ctx)?.id;
+        // SAFETY: cuBLASLt passes a valid pointer.
+        unsafe { out(id, n) }
+    })
+}
+
+/// 21318C60\[51\]: the stream object behind a stream's name.
+pub(super) unsafe extern "C" fn internals_stream(
+    ctx: CUcontext,
+    stream: CUstream,
+    to: *mut usize,
+    per_thread: i32,
+) -> CUresult {
+    guarded(|| {
+        let mut st = lock()?;
+        let ctx = st.context_or_current(ctx)?;
+        let s = match (stream.0, per_thread != 0) {
+            (2, _) | (0, true) => st.per_thread_stream(ctx)?,
+            (0 | 1, _) => st.context(ctx)?.legacy,
+            _ => st.stream(stream)?,
+        };
+        // SAFETY: the caller passes a valid pointer.
+        unsafe { out(to, s) }
+    })
+}
+
+/// 21318C60\[39\]: `cuStreamGetId` of a stream object.
+pub(super) unsafe extern "C" fn internals_stream_id(_ctx: CUcontext, stream: usize, id: *mut u64) -> CUresult {
+    guarded(|| {
+        let n = lock()?.streams.get(&stream).ok_or(CUresult::INVALID_HANDLE)?.id;
+        // SAFETY: the caller passes a valid pointer.
+        unsafe { out(id, n) }
+    })
+}
+
+/// Callback of [`functions_of_module`].
+type OnFunction = Option<unsafe extern "C" fn(*mut c_void, CUfunction)>;
+
+/// 6E163FBE\[7\]: calls back with each function of a module (cuFFT 12 and CUPTI).
+pub(super) unsafe extern "C" fn functions_of_module(
+    _ctx: CUcontext,
+    module: CUmodule,
+    callback: OnFunction,
+    data: *mut c_void,
+) -> CUresult {
+    guarded(|| {
+        let functions = {
+            let mut st = lock()?;
+            let image = st.module_image(module)?;
+            image.kernels().iter().map(|k| st.function(module, &k.name)).collect::<Res<Vec<_>>>()?
+        };
+        let callback = callback.ok_or(CUresult::INVALID_VALUE)?;
+        for f in functions {
+            // SAFETY: the library's own callback with its own data; no lock is held.
+            unsafe { callback(data, f) };
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,202 @@
+//! Executes copies and fills on the host: planned under the state's lock, moved outside it, large ones by several threads.
+use crate::memory::{Memory, Segment};
+use crate::op::{Copy, Fill, Plane};
+use zerogpu_abi::{CUresult, Res};
+
+/// Nanoseconds of the monotonic clock.
+pub fn now() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the struct we pass; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Bytes from which a move is worth a second thread.
+const PARALLEL: u64 = 16 << 20;
+/// Threads of a move at most: memory bandwidth is saturated by few.
+const THREADS: u64 = 4;
+
+/// Moves and fills of host memory, ready to be done.
+pub enum Plan {
+    /// Nothing to do.
+    Nothing,
+    /// Contiguous pieces: (to, from, bytes).
+    Moves(Vec<(usize, usize, u64)>),
+    /// Rows at fixed distances, each side in one piece.
+    Rows {
+        /// Host address of the first byte written, with its pitches.
+        dst: Plane,
+        /// Host address of the first byte read, with its pitches.
+        src: Plane,
+        /// Bytes a row, rows a slice, slices.
+        shape: [u64; 3],
+    },
+    /// Pieces to fill: (to, bytes), the element repeated in them, and its size.
+    Fills(Vec<(usize, u64)>, [u8; 4], usize),
+}
+
+/// Plans a copy.
+pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
+    if c.bytes() == 0 {
+        return Ok(Plan::Nothing);
+    }
+    if c.is_linear() {
+        let (dst, src) = (memory.segments(c.dst.at, c.bytes())?, memory.segments(c.src.at, c.bytes())?);
+        return Ok(Plan::Moves(zip(&dst, &src)));
+    }
+    let whole = |p: &Plane| -> Res<Option<usize>> {
+        let span = c.span(p).ok_or(CUresult::INVALID_VALUE)?;
+        let s = memory.segments(p.at, span)?;
+        Ok((s.len() == 1).then(|| s[0].host))
+    };
+    if let (Some(dst), Some(src)) = (whole(&c.dst)?, whole(&c.src)?) {
+        let at = |host: usize, p: &Plane| Plane { at: host as u64, ..*p };
+        return Ok(Plan::Rows { dst: at(dst, &c.dst), src: at(src, &c.src), shape: [c.width, c.height, c.depth] });
+    }
+    let mut moves = Vec::new();
+    for z in 0..c.depth {
+        for y in 0..c.height {
+            let row = |p: &Plane| memory.segments(p.at + z * p.slice + y * p.pitch, c.width);
+            moves.extend(zip(&row(&c.dst)?, &row(&c.src)?));
+        }
+    }
+    Ok(Plan::Moves(moves))
+}
+
+/// Plans a fill.
+pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
+    let row = f.width * f.element as u64;
+    let mut pieces = Vec::new();
+    let (rows, len) = if f.pitch == row { (1, row * f.height) } else { (f.height, row) };
+    if len == 0 {
+        return Ok(Plan::Nothing);
+    }
+    for y in 0..rows {
+        pieces.extend(memory.segments(f.dst + y * f.pitch, len)?.iter().map(|s| (s.host, s.len)));
+    }
+    Ok(Plan::Fills(pieces, f.value.to_le_bytes(), f.element as usize))
+}
+
+/// Cuts two lists of pieces of the same total length at each other's borders.
+fn zip(dst: &[Segment], src: &[Segment]) -> Vec<(usize, usize, u64)> {
+    let mut moves = Vec::with_capacity(dst.len() + src.len() - 1);
+    let (mut d, mut s) = (dst.iter().copied(), src.iter().copied());
+    let (mut a, mut b) = (d.next(), s.next());
+    while let (Some(x), Some(y)) = (a, b) {
+        let n = x.len.min(y.len);
+        moves.push((x.host, y.host, n));
+        let rest = |p: Segment| Segment { host: p.host + n as usize, len: p.len - n };
+        a = if x.len == n { d.next() } else { Some(rest(x)) };
+        b = if y.len == n { s.next() } else { Some(rest(y)) };
+    }
+    moves
+}
+
+/// Does a plan. The app vouches for its own memory, and for not freeing device memory that a copy still uses, as it
+/// must with any driver; our backing stays mapped for the life of the process.
+pub fn run(plan: &Plan) {
+    match plan {
+        Plan::Nothing => {}
+        Plan::Moves(moves) => {
+            for &(to, from, len) in moves {
+                move_bytes(to, from, len);
+            }
+        }
+        Plan::Rows { dst, src, shape: [width, height, depth] } => {
+            for z in 0..*depth {
+                for y in 0..*height {
+                    let at = |p: &Plane| (p.at + z * p.slice + y * p.pitch) as usize;
+                    move_piece(at(dst), at(src), *width as usize);
+                }
+            }
+        }
+        Plan::Fills(pieces, value, element) => {
+            for &(to, len) in pieces {
+                split(len, |off, n| fill_piece(to + off as usize, n as usize, *value, *element));
+            }
+        }
+    }
+}
+
+fn move_bytes(to: usize, from: usize, len: u64) {
+    let apart = to.abs_diff(from) as u64 >= len;
+    if apart {
+        split(len, |off, n| move_piece(to + off as usize, from + off as usize, n as usize));
+    } else {
+        move_piece(to, from, len as usize);
+    }
+}
+
+/// Calls `piece(offset, bytes)` for the parts of a length, on several threads if it is large.
+fn split(len: u64, piece: impl Fn(u64, u64) + Sync) {
+    let threads = if len < PARALLEL { 1 } else { cores().min(THREADS) };
+    let part = (len / threads).next_multiple_of(4096).max(1);
+    std::thread::scope(|scope| {
+        let piece = &piece;
+        let mut off = 0;
+        while len - off > part {
+            let at = off;
+            let job = move || piece(at, part);
+            // no thread to be had: the work is done here
+            if std::thread::Builder::new().spawn_scoped(scope, job).is_err() {
+                job();
+            }
+            off += part;
+        }
+        piece(off, len - off);
+    });
+}
+
+fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
+}
+
+fn move_piece(to: usize, from: usize, len: usize) {
+    // SAFETY: see `run`; `copy` allows overlap.
+    unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) }
+}
+
+fn fill_piece(to: usize, len: usize, value: [u8; 4], element: usize) {
+    if value[..element].iter().all(|&b| b == value[0]) {
+        // SAFETY: see `run`.
+        return unsafe { std::ptr::write_bytes(to as *mut u8, value[0], len) };
+    }
+    for at in (0..len).step_by(element) {
+        // SAFETY: see `run`; `at + element <= len`, since lengths are whole elements.
+        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), (to + at) as *mut u8, element) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_cut_at_both_lists_borders() {
+        let s = |host, len| Segment { host, len };
+        assert_eq!(zip(&[s(0, 10), s(100, 5)], &[s(50, 4), s(70, 11)]), [(0, 50, 4), (4, 70, 6), (100, 76, 5)]);
+    }
+
+    #[test]
+    fn a_large_move_on_several_threads_moves_every_byte() {
+        let from: Vec<u8> = (0..(PARALLEL as usize + 12345)).map(|i| (i * 7 + i / 251) as u8).collect();
+        let mut to = vec![0u8; from.len()];
+        run(&Plan::Moves(vec![(to.as_mut_ptr() as usize, from.as_ptr() as usize, from.len() as u64)]));
+        assert!(from == to);
+    }
+
+    #[test]
+    fn overlapping_moves_are_like_memmove() {
+        let mut v: Vec<u8> = (0..100).collect();
+        let p = v.as_mut_ptr() as usize;
+        run(&Plan::Moves(vec![(p + 10, p, 50)]));
+        assert_eq!(v[10..60], (0..50).collect::<Vec<u8>>()[..]);
+    }
+
+    #[test]
+    fn a_fill_repeats_its_element() {
+        let mut v = [0u16; 9];
+        run(&Plan::Fills(vec![(v.as_mut_ptr() as usize, 16)], 0x1234u32.to_le_bytes(), 2));
+        assert_eq!(v, [0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0]);
+    }
+}

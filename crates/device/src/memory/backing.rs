@@ -1,0 +1,105 @@
+//! The host backing: one memfd, mapped once, whose ranges hold the bytes of device memory.
+//!
+//! The mapping is sparse: a byte costs memory from its first write until its range is punched. It is left out of forked
+//! children (their device is gone, and they must not write into the parent's).
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A sparse file of `len` bytes and its mapping.
+pub struct Backing {
+    fd: OwnedFd,
+    base: usize,
+    len: usize,
+}
+
+impl Backing {
+    /// Makes a backing of `len` bytes (a multiple of the page size).
+    pub fn new(len: usize) -> std::io::Result<Self> {
+        // SAFETY: the name is a C string; the descriptor that comes back is ours alone.
+        let fd = unsafe {
+            let fd = libc::memfd_create(c"zerogpu-backing".as_ptr(), libc::MFD_CLOEXEC);
+            if fd < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        // SAFETY: plain calls on our own descriptor; the mapping goes where the kernel likes.
+        let base = unsafe {
+            if libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
+            let p = libc::mmap(std::ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), 0);
+            if p == libc::MAP_FAILED {
+                return Err(std::io::Error::last_os_error());
+            }
+            // Both are advice: without them only a child's page tables or a fill's speed differ.
+            libc::madvise(p, len, libc::MADV_DONTFORK);
+            libc::madvise(p, len, libc::MADV_HUGEPAGE);
+            p as usize
+        };
+        Ok(Self { fd, base, len })
+    }
+
+    /// Host address of the byte at `off`.
+    pub fn at(&self, off: u64) -> usize {
+        debug_assert!(off < self.len as u64);
+        self.base + off as usize
+    }
+
+    /// Gives the memory of a range back to the system; it reads as zeros afterwards.
+    pub fn punch(&self, off: u64, len: u64) {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: our own descriptor, a range inside it. Failure leaves memory in use, nothing else.
+        let failed = unsafe { libc::fallocate(self.fd.as_raw_fd(), mode, off as i64, len as i64) } != 0;
+        if failed {
+            self.zero(off, len);
+        }
+    }
+
+    /// Zeroes a range byte by byte, where a hole cannot be punched (an old tmpfs): nobody may see freed bytes.
+    fn zero(&self, off: u64, len: u64) {
+        // SAFETY: the range lies inside our mapping, and its owner has freed it.
+        unsafe { std::ptr::write_bytes(self.at(off) as *mut u8, 0, len as usize) }
+    }
+
+    /// The file, for sharing with a process that copies.
+    pub fn fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Reserves address space without memory: at `at` exactly (else an error), or anywhere if None.
+pub fn reserve(at: Option<u64>, len: u64) -> std::io::Result<u64> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
+    let hint = at.unwrap_or(0) as *mut libc::c_void;
+    // SAFETY: PROT_NONE address space that replaces no mapping (MAP_FIXED_NOREPLACE, or the kernel's choice).
+    let p = unsafe { libc::mmap(hint, len as usize, libc::PROT_NONE, flags | fixed, -1, 0) };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    if at.is_some_and(|a| a != p as u64) {
+        // a kernel older than 4.17 takes the address as a hint only
+        unreserve(p as u64, len);
+        return Err(std::io::Error::from_raw_os_error(libc::EEXIST));
+    }
+    Ok(p as u64)
+}
+
+/// Ends a reservation made by [`reserve`], or an anonymous mapping made by [`anonymous`].
+pub fn unreserve(at: u64, len: u64) {
+    // SAFETY: the range is one that `reserve` or `anonymous` returned, and its owner has let go of it.
+    unsafe { libc::munmap(at as *mut libc::c_void, len as usize) };
+}
+
+/// Readable and writable zeroed host memory, private to the process (a forked child has its own copy).
+pub fn anonymous(len: u64) -> std::io::Result<u64> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: fresh memory at an address of the kernel's choice.
+    let p = unsafe { libc::mmap(std::ptr::null_mut(), len as usize, prot, flags, -1, 0) };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(p as u64)
+}

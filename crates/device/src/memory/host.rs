@@ -1,0 +1,77 @@
+//! Page-locked and managed host memory: ordinary memory of the process that the device is told about.
+use super::{backing, Change, Memory, Region, RegionKind};
+use zerogpu_abi::{CUcontext, CUresult, Res};
+
+const PAGE: u64 = 4096;
+
+impl Memory {
+    /// Allocates zeroed page-locked memory.
+    pub fn host_alloc(&mut self, size: u64, flags: u32, ctx: CUcontext) -> Res<u64> {
+        self.host_region(size, RegionKind::Host { flags, registered: false }, ctx)
+    }
+
+    /// Allocates managed memory.
+    pub fn managed_alloc(&mut self, size: u64, ctx: CUcontext) -> Res<u64> {
+        self.host_region(size, RegionKind::Managed, ctx)
+    }
+
+    fn host_region(&mut self, size: u64, kind: RegionKind, ctx: CUcontext) -> Res<u64> {
+        let len = size.checked_next_multiple_of(PAGE).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let base = backing::anonymous(len).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+        let id = self.new_id();
+        self.regions.insert(base, Region { base, size, kind, ctx, id });
+        Ok(base)
+    }
+
+    /// Frees page-locked memory that we allocated.
+    pub fn host_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
+        match self.regions.get(&at) {
+            Some(&Region { size, kind: RegionKind::Host { registered: false, .. }, .. }) => {
+                self.regions.remove(&at);
+                told(Change::Unpin { at, len: size });
+                backing::unreserve(at, size.next_multiple_of(PAGE));
+                Ok(())
+            }
+            _ => Err(CUresult::INVALID_VALUE),
+        }
+    }
+
+    /// Frees managed memory.
+    pub fn managed_free(&mut self, at: u64) -> Res {
+        match self.regions.get(&at) {
+            Some(&Region { size, kind: RegionKind::Managed, .. }) => {
+                self.regions.remove(&at);
+                backing::unreserve(at, size.next_multiple_of(PAGE));
+                Ok(())
+            }
+            _ => Err(CUresult::INVALID_VALUE),
+        }
+    }
+
+    /// Page-locks the app's own memory.
+    pub fn host_register(&mut self, at: u64, size: u64, flags: u32, ctx: CUcontext) -> Res {
+        if at == 0 || size == 0 || at.checked_add(size).is_none() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        if self.overlaps(at, size) {
+            return Err(CUresult::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        let id = self.new_id();
+        let kind = RegionKind::Host { flags, registered: true };
+        self.regions.insert(at, Region { base: at, size, kind, ctx, id });
+        Ok(())
+    }
+
+    /// Ends a registration.
+    pub fn host_unregister(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
+        match self.regions.get(&at) {
+            Some(&Region { size, kind: RegionKind::Host { registered: true, .. }, .. }) => {
+                self.regions.remove(&at);
+                told(Change::Unpin { at, len: size });
+                Ok(())
+            }
+            _ if at == 0 => Err(CUresult::INVALID_VALUE),
+            _ => Err(CUresult::HOST_MEMORY_NOT_REGISTERED),
+        }
+    }
+}

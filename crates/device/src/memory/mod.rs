@@ -1,0 +1,312 @@
+//! Where bytes are: one table of regions by address, over the heap of the arena, the app's own mappings and host memory.
+//!
+//! Every device byte has a place in the host [`Backing`]. The arena's bytes lie there linearly (address minus arena base);
+//! the physical handles of the app's own VMM calls have ranges behind it, and may be mapped at several addresses.
+pub mod backing;
+mod heap;
+pub mod host;
+mod ranges;
+pub mod vmm;
+
+pub use backing::Backing;
+pub use heap::{Heap, GRANULE};
+pub use ranges::Ranges;
+
+use std::collections::BTreeMap;
+use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
+
+/// Bytes of device address space in the arena: 128 GiB.
+pub const ARENA_BYTES: u64 = 128 << 30;
+
+/// The arena's last part, in which variables of modules have their addresses: 1 GiB.
+const GLOBAL_BYTES: u64 = 1 << 30;
+
+/// A range of addresses that some call made known.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Region {
+    pub base: u64,
+    /// Bytes, as asked for.
+    pub size: u64,
+    pub kind: RegionKind,
+    /// The context it belongs to; NULL: none (VMM mappings).
+    pub ctx: CUcontext,
+    /// CU_POINTER_ATTRIBUTE_BUFFER_ID: unique, never used again.
+    pub id: u64,
+}
+
+/// What a region is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionKind {
+    /// From `cuMemAlloc` and its kin.
+    Device,
+    /// From a memory pool.
+    Pool(CUmemoryPool),
+    /// A module's global variable; not the app's to free.
+    Global,
+    /// A physical handle mapped by the app: its backing offset, and whether access was set.
+    Mapped {
+        /// The physical handle.
+        physical: u64,
+        /// Offset of the first byte in the backing.
+        off: u64,
+        /// 0 none, 1 read, 3 read and write.
+        access: u32,
+    },
+    /// Page-locked host memory, allocated by us (`cuMemHostAlloc`) or the app's own (`cuMemHostRegister`).
+    Host {
+        /// CU_MEMHOSTALLOC_* or CU_MEMHOSTREGISTER_* flags.
+        flags: u32,
+        /// Whether the memory is the app's own.
+        registered: bool,
+    },
+    /// Managed memory: host memory at the same address.
+    Managed,
+}
+
+impl Region {
+    /// Whether the device reaches it as its own memory.
+    pub fn is_device(&self) -> bool {
+        !matches!(self.kind, RegionKind::Host { .. } | RegionKind::Managed)
+    }
+
+    fn end(&self) -> u64 {
+        self.base + self.size
+    }
+}
+
+/// A piece of device memory on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Host address.
+    pub host: usize,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// How the address space is laid out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layout {
+    /// Where the arena lies; None: anywhere.
+    pub arena: Option<u64>,
+    /// Where the app's own address reservations come from: start and bytes; None: anywhere, one by one.
+    pub window: Option<(u64, u64)>,
+}
+
+/// A change of physical memory, told to the backend with the state's lock held.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Change {
+    /// The heap took a range of the arena (whole granules). Refusing it makes the allocation fail.
+    Take { va: u64, len: u64 },
+    /// The heap gave a range back.
+    Give { va: u64, len: u64 },
+    /// The app made a physical handle (`host`: in host memory, which costs the card nothing).
+    Create { physical: u64, off: u64, len: u64, host: bool },
+    /// A physical handle's last use ended.
+    Destroy { physical: u64, len: u64, host: bool },
+    /// The app mapped a handle.
+    Map { va: u64, len: u64, physical: u64, offset: u64 },
+    /// The app unmapped a range.
+    Unmap { va: u64, len: u64 },
+    /// The app set the access of a mapped range.
+    Access { va: u64, len: u64, flags: u32 },
+    /// Host memory was page-locked.
+    Pin { at: u64, len: u64, flags: u32 },
+    /// Host memory is ordinary again.
+    Unpin { at: u64, len: u64 },
+}
+
+/// All memory of the device.
+pub struct Memory {
+    /// Made at the first allocation.
+    backing: Option<Backing>,
+    layout: Layout,
+    heap: Option<Heap>,
+    /// Variables of modules: apart from the rest, since on a card they have addresses of their own.
+    globals: Option<Heap>,
+    pub(crate) regions: BTreeMap<u64, Region>,
+    pub(crate) vmm: vmm::Vmm,
+    next_id: u64,
+}
+
+impl Memory {
+    /// Empty memory; costs nothing until the first allocation.
+    pub fn new(layout: Layout) -> Self {
+        let vmm = vmm::Vmm::new(layout.window);
+        Self { backing: None, layout, heap: None, globals: None, regions: BTreeMap::new(), vmm, next_id: 1 }
+    }
+
+    /// Reserves the arena's addresses (once).
+    pub fn arena(&mut self) -> Res<&mut Heap> {
+        if self.heap.is_none() {
+            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+            let split = ARENA_BYTES - GLOBAL_BYTES;
+            self.heap = Some(Heap::new(base, split));
+            self.globals = Some(Heap::new(base + split, GLOBAL_BYTES));
+        }
+        self.heap.as_mut().ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// The arena's base, once it is reserved.
+    pub fn arena_base(&self) -> Option<u64> {
+        self.heap.as_ref().map(Heap::base)
+    }
+
+    /// The ranges of the arena that hold bytes: (address, bytes), whole granules, neighbours merged.
+    pub fn in_use(&self) -> Vec<(u64, u64)> {
+        self.heap.as_ref().map(Heap::in_use).unwrap_or_default()
+    }
+
+    /// Physical bytes in use on the device.
+    pub fn used(&self) -> u64 {
+        self.heap.as_ref().map_or(0, Heap::used) + self.vmm.used()
+    }
+
+    /// The backing.
+    pub fn backing(&mut self) -> Res<&Backing> {
+        if self.backing.is_none() {
+            self.backing = Some(Backing::new(2 * ARENA_BYTES as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
+        }
+        self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Host address of a byte of the arena.
+    pub fn arena_host(&mut self, va: u64) -> Res<usize> {
+        let off = va - self.arena()?.base();
+        Ok(self.backing()?.at(off))
+    }
+
+    /// Allocates `size` bytes of device memory. `grow` is asked before the heap takes more of the card.
+    pub fn alloc(
+        &mut self,
+        size: u64,
+        kind: RegionKind,
+        ctx: CUcontext,
+        grow: &mut dyn FnMut(Change) -> Res,
+    ) -> Res<u64> {
+        self.backing()?;
+        let taken = self.arena()?.alloc(size)?;
+        if let Some((va, len)) = taken.grown {
+            if let Err(e) = grow(Change::Take { va, len }) {
+                self.arena()?.free(taken.at, size);
+                return Err(e);
+            }
+        }
+        let id = self.new_id();
+        self.regions.insert(taken.at, Region { base: taken.at, size, kind, ctx, id });
+        Ok(taken.at)
+    }
+
+    /// Allocates a module's variable, zeroed.
+    pub fn alloc_global(&mut self, size: u64, ctx: CUcontext) -> Res<u64> {
+        self.backing()?;
+        self.arena()?;
+        let at = self.globals.as_mut().ok_or(CUresult::OUT_OF_MEMORY)?.alloc(size)?.at;
+        let host = self.arena_host(at)?;
+        // SAFETY: the backing of the range just taken; small variables share granules that others have used.
+        unsafe { std::ptr::write_bytes(host as *mut u8, 0, size as usize) };
+        let id = self.new_id();
+        self.regions.insert(at, Region { base: at, size, kind: RegionKind::Global, ctx, id });
+        Ok(at)
+    }
+
+    /// Whether an address lies where variables of modules have theirs.
+    pub fn is_global(&self, addr: u64) -> bool {
+        self.globals.as_ref().is_some_and(|g| addr.wrapping_sub(g.base()) < GLOBAL_BYTES)
+    }
+
+    /// Frees what [`Memory::alloc`] gave; the bytes go back to the system.
+    pub fn free(&mut self, at: u64, shrink: &mut dyn FnMut(Change)) -> Res {
+        let region = *self.regions.get(&at).ok_or(CUresult::INVALID_VALUE)?;
+        if !matches!(region.kind, RegionKind::Device | RegionKind::Pool(_) | RegionKind::Global) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        self.regions.remove(&at);
+        let base = self.arena()?.base();
+        if region.kind == RegionKind::Global {
+            let gone = self.globals.as_mut().and_then(|g| g.free(at, region.size));
+            if let Some((va, len)) = gone {
+                self.backing()?.punch(va - base, len);
+            }
+            return Ok(());
+        }
+        let heap = self.arena()?;
+        if let Some((va, len)) = heap.free(at, region.size) {
+            shrink(Change::Give { va, len });
+            self.backing()?.punch(va - base, len);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The region that holds `addr`.
+    pub fn find(&self, addr: u64) -> Option<&Region> {
+        self.regions.range(..=addr).next_back().map(|(_, r)| r).filter(|r| addr < r.end())
+    }
+
+    /// Whether an address belongs to the device, mapped or not: the arena, or a reservation of the app.
+    pub fn is_device_space(&self, addr: u64) -> bool {
+        self.arena_base().is_some_and(|b| addr.wrapping_sub(b) < ARENA_BYTES) || self.vmm.is_reserved(addr)
+    }
+
+    /// Reservations and physical handles.
+    pub fn vmm(&self) -> &vmm::Vmm {
+        &self.vmm
+    }
+
+    /// All regions, by address.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.values()
+    }
+
+    /// Whether the device may use all of `[addr, addr + len)`; adjoining mappings of the app count as one.
+    pub fn reaches(&self, addr: u64, len: u64) -> bool {
+        let Some(end) = addr.checked_add(len) else { return false };
+        let mut at = addr;
+        loop {
+            match self.find(at) {
+                Some(Region { kind: RegionKind::Mapped { access: 0, .. }, .. }) | None => return false,
+                Some(r) if r.end() >= end => return true,
+                Some(r) if matches!(r.kind, RegionKind::Mapped { .. }) => at = r.end(),
+                Some(_) => return false,
+            }
+        }
+    }
+
+    /// Where the bytes of `[addr, addr + len)` are on the host. Addresses that no region holds are the app's own memory.
+    pub fn segments(&self, addr: u64, len: u64) -> Res<Vec<Segment>> {
+        let mut out = Vec::with_capacity(1);
+        let (mut at, end) = (addr, addr.checked_add(len).ok_or(CUresult::INVALID_VALUE)?);
+        while at < end {
+            let Some(r) = self.find(at) else {
+                out.push(Segment { host: at as usize, len: end - at });
+                break;
+            };
+            let n = r.end().min(end) - at;
+            out.push(Segment { host: self.host_of(r, at)?, len: n });
+            at += n;
+        }
+        Ok(out)
+    }
+
+    fn host_of(&self, r: &Region, at: u64) -> Res<usize> {
+        let backing = || self.backing.as_ref().ok_or(CUresult::INVALID_VALUE);
+        Ok(match r.kind {
+            RegionKind::Host { .. } | RegionKind::Managed => at as usize,
+            RegionKind::Mapped { off, .. } => backing()?.at(off + (at - r.base)),
+            RegionKind::Device | RegionKind::Pool(_) | RegionKind::Global => {
+                backing()?.at(at - self.arena_base().ok_or(CUresult::INVALID_VALUE)?)
+            }
+        })
+    }
+
+    /// Whether a range touches any region.
+    pub fn overlaps(&self, at: u64, len: u64) -> bool {
+        self.regions.range(..at.saturating_add(len)).next_back().is_some_and(|(_, r)| r.end() > at)
+    }
+}

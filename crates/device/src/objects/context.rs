@@ -1,0 +1,214 @@
+//! Contexts: the primary one, whose handle exists from `cuInit` on, and created ones.
+use crate::handle::Kind;
+use crate::objects::{Stream, StreamKind};
+use crate::runtime::{backend, config, State};
+use crate::thread;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use zerogpu_abi::{CUcontext, CUresult, Res};
+
+/// A context.
+pub struct Context {
+    /// CU_CTX_* scheduling flags.
+    pub flags: u32,
+    /// Whether it may be current: a created one always, the primary one while it is retained.
+    pub active: bool,
+    /// How often the primary context is retained.
+    pub retained: u32,
+    /// `cuCtxGetId`.
+    pub id: u64,
+    /// Values of `CUlimit` 0, 1, 2, 4, 5, 6.
+    pub limits: [usize; 7],
+    /// CUfunc_cache.
+    pub cache: u32,
+    /// CUsharedconfig.
+    pub banks: u32,
+    /// The legacy default stream's own handle.
+    pub legacy: usize,
+    /// Default streams of threads.
+    pub per_thread: HashMap<u64, usize>,
+    /// Context local storage (see `dark`): value and destructor by key.
+    pub storage: HashMap<usize, (usize, Destructor)>,
+}
+
+/// Destructor of a context-local value: (context, key, value).
+pub type Destructor = Option<unsafe extern "C" fn(CUcontext, *mut c_void, *mut c_void)>;
+
+/// Limits of a fresh context (driver 580 on an H100, recorded); limit 3 is not supported.
+pub const LIMITS: [usize; 7] = [1024, 8650752, 8388608, 0, 2048, 64, 9830400];
+
+/// Values with destructors that the caller runs once the lock is free.
+#[derive(Default)]
+pub struct Farewells(Vec<(CUcontext, usize, usize, Destructor)>);
+
+impl Farewells {
+    /// Calls the destructors. No lock may be held.
+    pub fn run(self) {
+        for (ctx, key, value, dtor) in self.0 {
+            if let Some(dtor) = dtor {
+                // SAFETY: the app registered this function for this value; the context it belonged to has ended.
+                unsafe { dtor(ctx, key as *mut c_void, value as *mut c_void) };
+            }
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn make_primary(&mut self) -> Res {
+        self.primary = self.new_context(1, 7)?;
+        Ok(())
+    }
+
+    fn new_context(&mut self, id: u64, legacy_id: u64) -> Res<CUcontext> {
+        let h = self.handle(Kind::Context)?;
+        let ctx = CUcontext(h);
+        let legacy = self.handle(Kind::Stream)?;
+        self.streams.insert(legacy, Stream::new(ctx, StreamKind::Legacy, 0, 0, legacy_id));
+        let (per_thread, storage) = (HashMap::new(), HashMap::new());
+        let (limits, cache, banks) = (LIMITS, 0, 0);
+        let c =
+            Context { flags: 0, active: false, retained: 0, id, limits, cache, banks, legacy, per_thread, storage };
+        self.contexts.insert(h, c);
+        Ok(ctx)
+    }
+
+    /// The context of this handle, if it may be used.
+    pub fn context(&mut self, ctx: CUcontext) -> Res<&mut Context> {
+        match self.contexts.get_mut(&ctx.0) {
+            Some(c) if c.active => Ok(c),
+            Some(_) => Err(CUresult::CONTEXT_IS_DESTROYED),
+            None => Err(CUresult::INVALID_CONTEXT),
+        }
+    }
+
+    /// The calling thread's context. None: INVALID_CONTEXT; ended: CONTEXT_IS_DESTROYED.
+    pub fn current(&mut self) -> Res<CUcontext> {
+        let ctx = thread::current();
+        if ctx.0 == 0 {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
+        match self.contexts.get(&ctx.0) {
+            Some(c) if c.active => Ok(ctx),
+            _ => Err(CUresult::CONTEXT_IS_DESTROYED),
+        }
+    }
+
+    /// `ctx`, or the current context if it is NULL.
+    pub fn context_or_current(&mut self, ctx: CUcontext) -> Res<CUcontext> {
+        if ctx.0 == 0 { self.current() } else { self.context(ctx).map(|_| ctx) }
+    }
+
+    /// Makes a context (inactive contexts of softcuda cost nothing; an active one is on the card).
+    pub fn create_context(&mut self, flags: u32) -> Res<CUcontext> {
+        backend()?.context(true)?;
+        let (id, legacy) = (self.new_id(), self.new_id());
+        let ctx = self.new_context(id, legacy)?;
+        if let Some(c) = self.contexts.get_mut(&ctx.0) {
+            (c.active, c.flags) = (true, flags);
+        }
+        Ok(ctx)
+    }
+
+    /// Retains the primary context.
+    pub fn retain_primary(&mut self) -> Res<CUcontext> {
+        let ctx = self.primary;
+        let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
+        if !c.active {
+            backend()?.context(true)?;
+            c.active = true;
+        }
+        c.retained += 1;
+        Ok(ctx)
+    }
+
+    /// Releases the primary context; the last release ends everything in it.
+    pub fn release_primary(&mut self) -> Res<Farewells> {
+        let ctx = self.primary;
+        let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
+        if c.retained == 0 {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
+        c.retained -= 1;
+        if c.retained == 0 { self.reset_primary() } else { Ok(Farewells::default()) }
+    }
+
+    /// Ends everything in the primary context; its handle stays.
+    pub fn reset_primary(&mut self) -> Res<Farewells> {
+        let ctx = self.primary;
+        let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
+        if !c.active {
+            return Ok(Farewells::default());
+        }
+        let farewells = self.empty_context(ctx);
+        if let Some(c) = self.contexts.get_mut(&ctx.0) {
+            (c.active, c.retained, c.limits) = (false, 0, LIMITS);
+        }
+        backend()?.context(false)?;
+        Ok(farewells)
+    }
+
+    /// Ends a created context.
+    pub fn destroy_context(&mut self, ctx: CUcontext) -> Res<Farewells> {
+        if ctx == self.primary || ctx.0 == 0 {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
+        self.context(ctx)?;
+        let farewells = self.empty_context(ctx);
+        if let Some(c) = self.contexts.remove(&ctx.0) {
+            self.streams.remove(&c.legacy);
+            self.end(Kind::Stream, c.legacy);
+        }
+        self.end(Kind::Context, ctx.0);
+        backend()?.context(false)?;
+        Ok(farewells)
+    }
+
+    /// Drops what lives in a context: streams, events, modules, memory, local storage.
+    fn empty_context(&mut self, ctx: CUcontext) -> Farewells {
+        let Some(c) = self.contexts.get_mut(&ctx.0) else { return Farewells::default() };
+        let legacy = c.legacy;
+        c.per_thread.clear();
+        let storage = std::mem::take(&mut c.storage);
+        let streams: Vec<usize> =
+            self.streams.iter().filter(|(&h, s)| s.ctx == ctx && h != legacy).map(|(&h, _)| h).collect();
+        for h in streams {
+            self.streams.remove(&h);
+            self.end(Kind::Stream, h);
+        }
+        let events: Vec<usize> = self.events.iter().filter(|(_, e)| e.ctx == ctx).map(|(&h, _)| h).collect();
+        for h in events {
+            self.events.remove(&h);
+            self.end(Kind::Event, h);
+        }
+        self.end_modules_of(ctx);
+        self.free_memory_of(ctx);
+        Farewells(storage.into_iter().map(|(key, (value, dtor))| (ctx, key, value, dtor)).collect())
+    }
+
+    fn free_memory_of(&mut self, ctx: CUcontext) {
+        let all: Vec<_> = self.memory.regions().filter(|r| r.ctx == ctx).map(|r| (r.base, r.kind)).collect();
+        for (base, kind) in all {
+            let mut told = |c| {
+                // the context is going: a backend that can't give memory back has nothing left to refuse
+                let _ = backend().and_then(|b| b.change(c));
+            };
+            use crate::memory::RegionKind::*;
+            let _ended = match kind {
+                Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),
+                Host { .. } => self.memory.host_free(base, &mut told),
+                Managed => self.memory.managed_free(base),
+                Mapped { .. } => Ok(()),
+                Device | Pool(_) | Global => self.memory.free(base, &mut told),
+            };
+        }
+    }
+
+    /// Bytes free and in all, as `cuMemGetInfo` says.
+    pub fn memory_info(&mut self) -> Res<(u64, u64)> {
+        let config = config()?;
+        let left = config.vram.saturating_sub(self.memory.used());
+        let free = backend()?.free_bytes().map_or(left, |card| card.min(left));
+        let idle = config.profile.idle_overhead().min(free);
+        Ok((free - idle, config.vram))
+    }
+}

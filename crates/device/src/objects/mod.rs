@@ -1,0 +1,14 @@
+//! What the app holds: one file per kind of object.
+mod context;
+mod event;
+mod graph;
+mod module;
+mod pool;
+mod stream;
+
+pub use context::{Context, LIMITS};
+pub use event::Event;
+pub use graph::{Capture, Graphs};
+pub use module::{device, Function, Modules};
+pub use pool::{Pool, Pools};
+pub use stream::{Stream, StreamKind};

@@ -1,0 +1,407 @@
+//! Code: libraries (context-independent), modules (in a context), kernels and functions in them, and global variables.
+//!
+//! Everything keeps its recipe, the [`Source`] it came from, so that a live twin can be made at any time. Images are
+//! unpacked and read at the first look-up, not at load: cudart 11.7 loads hundreds of fat binaries at start.
+use crate::handle::Kind;
+use crate::runtime::{backend, config, Map, State};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Arc;
+use zerogpu_abi::*;
+use zerogpu_image::occupancy::{Config as Occupancy, Device};
+use zerogpu_image::{Image, Kernel, Source};
+
+/// All code objects.
+#[derive(Default)]
+pub struct Modules {
+    /// Modules.
+    pub modules: Map<Module>,
+    /// Libraries.
+    pub libraries: Map<Library>,
+    /// Functions, of modules.
+    pub functions: Map<Function>,
+    /// Kernels, of libraries.
+    pub kernels: Map<LibraryKernel>,
+}
+
+/// Code loaded into a context.
+pub struct Module {
+    /// The context.
+    pub ctx: CUcontext,
+    /// Recipe.
+    pub source: Arc<Source>,
+    /// The library it belongs to, if any.
+    pub library: Option<CUlibrary>,
+    image: Option<Arc<Image>>,
+    functions: HashMap<Arc<str>, usize>,
+    /// Variables that have an address: name, address, bytes.
+    pub globals: HashMap<Arc<str>, (u64, u64)>,
+}
+
+/// Code loaded into no context.
+pub struct Library {
+    /// Recipe.
+    pub source: Arc<Source>,
+    image: Option<Arc<Image>>,
+    /// Its module in each context.
+    pub modules: HashMap<CUcontext, CUmodule>,
+    kernels: HashMap<Arc<str>, usize>,
+}
+
+/// A kernel of a library.
+pub struct LibraryKernel {
+    /// The library.
+    pub library: CUlibrary,
+    /// What its image says, and what the app set.
+    pub function: Function,
+    /// Its functions, by context.
+    pub functions: HashMap<CUcontext, CUfunction>,
+}
+
+/// A kernel as the app may launch it.
+#[derive(Clone)]
+pub struct Function {
+    /// The module; NULL for a kernel of a library.
+    pub module: CUmodule,
+    /// What the image says.
+    pub kernel: Arc<Kernel>,
+    /// Dynamic shared memory that a launch may ask for, bytes (attribute 8).
+    pub max_dynamic_shared: u32,
+    /// Attributes that the app set: number and value.
+    pub set: Vec<(u32, i32)>,
+    /// The name, NUL-terminated, for those who ask.
+    pub name: Arc<CString>,
+}
+
+impl Function {
+    fn new(module: CUmodule, kernel: &Kernel) -> Self {
+        let name = CString::new(kernel.name.as_bytes()).unwrap_or_default();
+        let kernel = Arc::new(kernel.clone());
+        Self { module, max_dynamic_shared: kernel.max_dynamic_shared(), kernel, set: Vec::new(), name: Arc::new(name) }
+    }
+
+    /// What the app set that counts for occupancy.
+    pub fn occupancy(&self) -> Occupancy {
+        let carveout = self.set.iter().find(|(n, _)| *n == CARVEOUT).map_or(-1, |&(_, v)| v);
+        Occupancy { max_dynamic_shared: self.max_dynamic_shared, carveout }
+    }
+
+    /// `cuFuncGetAttribute`.
+    pub fn attribute(&self, n: u32) -> Res<i32> {
+        match self.set.iter().find(|(set, _)| *set == n) {
+            Some(&(_, v)) => Ok(v),
+            None => self.kernel.attribute(n, &device()?).ok_or(CUresult::INVALID_VALUE),
+        }
+    }
+
+    /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set.
+    pub fn set_attribute(&mut self, n: u32, value: i32) -> Res {
+        let good = match n {
+            MAX_DYNAMIC_SHARED => {
+                let room = device()?.shared_per_block_optin.saturating_sub(self.kernel.shared_static);
+                let good = (0..=room as i32).contains(&value);
+                if good {
+                    self.max_dynamic_shared = value as u32;
+                }
+                good
+            }
+            CARVEOUT => (-1..=100).contains(&value),
+            11..=13 => value >= 0,
+            14 => value == 0 || value == 1,
+            15 => (0..=2).contains(&value),
+            _ => false,
+        };
+        if !good {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        self.set.retain(|(set, _)| *set != n);
+        self.set.push((n, value));
+        Ok(())
+    }
+}
+
+const MAX_DYNAMIC_SHARED: u32 = 8;
+const CARVEOUT: u32 = 9;
+
+/// The card's limits, for attributes and occupancy.
+pub fn device() -> Res<Device> {
+    let p = &config()?.profile;
+    let a = |n| p.attribute(n).and_then(|v| u32::try_from(v).ok()).unwrap_or(0);
+    Ok(Device {
+        cc: compute_capability()?,
+        multiprocessors: a(16),
+        threads_per_block: a(1),
+        threads_per_multiprocessor: a(39),
+        blocks_per_multiprocessor: a(106),
+        registers_per_block: a(12),
+        registers_per_multiprocessor: a(82),
+        shared_per_block: a(8),
+        shared_per_block_optin: a(97),
+        shared_per_multiprocessor: a(81),
+        shared_reserved_per_block: a(111),
+    })
+}
+
+fn compute_capability() -> Res<(u32, u32)> {
+    let cc = config()?.profile.cc;
+    Ok((cc.0 as u32, cc.1 as u32))
+}
+
+fn image(source: &Source) -> Res<Arc<Image>> {
+    source.image_for(compute_capability()?).map(Arc::new).map_err(|e| e.code())
+}
+
+impl Modules {
+    /// What a launch of this handle (a function or a kernel) runs.
+    pub fn launchable(&self, handle: usize) -> Option<&Function> {
+        self.functions.get(&handle).or_else(|| self.kernels.get(&handle).map(|k| &k.function))
+    }
+}
+
+impl State {
+    /// Whether code fits the card: NO_BINARY_FOR_GPU if not.
+    pub fn fits(source: &Source) -> Res {
+        if source.fits(compute_capability()?) { Ok(()) } else { Err(CUresult::NO_BINARY_FOR_GPU) }
+    }
+
+    /// Loads a module into the current context.
+    pub fn load_module(&mut self, source: Source) -> Res<CUmodule> {
+        Self::fits(&source)?;
+        let ctx = self.current()?;
+        self.insert_module(ctx, Arc::new(source), None, None)
+    }
+
+    fn insert_module(
+        &mut self,
+        ctx: CUcontext,
+        source: Arc<Source>,
+        library: Option<CUlibrary>,
+        image: Option<Arc<Image>>,
+    ) -> Res<CUmodule> {
+        let h = self.handle(Kind::Module)?;
+        let (functions, globals) = (HashMap::new(), HashMap::new());
+        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals });
+        Ok(CUmodule(h))
+    }
+
+    /// Ends a module that the app loaded. One of a library ends with the library.
+    pub fn unload_module(&mut self, module: CUmodule) -> Res {
+        match self.modules.modules.get(&module.0) {
+            Some(Module { library: None, .. }) => {}
+            // recorded: a second unload of the same module succeeds on a driver; a wild handle does not
+            _ if crate::handle::slot(module.0).is_some() => return Ok(()),
+            _ => return Err(CUresult::INVALID_HANDLE),
+        }
+        self.drop_module(module)
+    }
+
+    fn drop_module(&mut self, module: CUmodule) -> Res {
+        let Some(m) = self.modules.modules.remove(&module.0) else { return Ok(()) };
+        for f in m.functions.into_values() {
+            self.modules.functions.remove(&f);
+            self.end(Kind::Function, f);
+        }
+        self.end(Kind::Module, module.0);
+        for (at, _) in m.globals.into_values() {
+            self.memory.free(at, &mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Ends all code of a context.
+    pub(crate) fn end_modules_of(&mut self, ctx: CUcontext) {
+        let of: Vec<usize> = self.modules.modules.iter().filter(|(_, m)| m.ctx == ctx).map(|(&h, _)| h).collect();
+        for h in of {
+            // nothing to refuse: the module is in the table
+            let _ = self.drop_module(CUmodule(h));
+        }
+        for lib in self.modules.libraries.values_mut() {
+            lib.modules.remove(&ctx);
+        }
+        for k in self.modules.kernels.values_mut() {
+            k.functions.remove(&ctx);
+        }
+    }
+
+    fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
+        self.modules.modules.get_mut(&module.0).ok_or(CUresult::INVALID_HANDLE)
+    }
+
+    /// The image of a module, unpacked at the first call.
+    pub fn module_image(&mut self, module: CUmodule) -> Res<Arc<Image>> {
+        let m = self.module(module)?;
+        if let Some(i) = &m.image {
+            return Ok(i.clone());
+        }
+        let i = match m.library {
+            Some(lib) => self.library_image(lib)?,
+            None => image(&m.source)?,
+        };
+        self.module(module)?.image = Some(i.clone());
+        Ok(i)
+    }
+
+    /// The function of that name. NOT_FOUND if the image has none.
+    pub fn function(&mut self, module: CUmodule, name: &str) -> Res<CUfunction> {
+        if let Some(&f) = self.module(module)?.functions.get(name) {
+            return Ok(CUfunction(f));
+        }
+        let image = self.module_image(module)?;
+        let kernel = image.kernel(name).ok_or(CUresult::NOT_FOUND)?;
+        let mut function = Function::new(module, kernel);
+        if let Some(lib) = self.module(module)?.library {
+            self.inherit(lib, name, &mut function);
+        }
+        let h = self.handle(Kind::Function)?;
+        self.modules.functions.insert(h, function);
+        self.module(module)?.functions.insert(kernel.name.clone(), h);
+        Ok(CUfunction(h))
+    }
+
+    /// A function of a library starts with what the app set on its kernel.
+    fn inherit(&mut self, library: CUlibrary, name: &str, function: &mut Function) {
+        let kernel = self.modules.libraries.get(&library.0).and_then(|l| l.kernels.get(name));
+        if let Some(k) = kernel.and_then(|k| self.modules.kernels.get(k)) {
+            function.max_dynamic_shared = k.function.max_dynamic_shared;
+            function.set.clone_from(&k.function.set);
+        }
+    }
+
+    /// A global variable's address and bytes. NOT_FOUND if the image has none.
+    pub fn global(&mut self, module: CUmodule, name: &str) -> Res<(u64, u64)> {
+        if let Some(&g) = self.module(module)?.globals.get(name) {
+            return Ok(g);
+        }
+        let image = self.module_image(module)?;
+        let global = image.global(name).ok_or(CUresult::NOT_FOUND)?;
+        let ctx = self.module(module)?.ctx;
+        let size = global.size.max(1);
+        let at = self.memory.alloc_global(size, ctx)?;
+        let first = image.initial(global);
+        let host = self.memory.segments(at, size)?[0].host;
+        // SAFETY: `host` is the backing of the `size` bytes just allocated, and first contents are no longer than that.
+        unsafe { std::ptr::copy_nonoverlapping(first.as_ptr(), host as *mut u8, first.len().min(size as usize)) };
+        self.module(module)?.globals.insert(global.name.clone(), (at, global.size));
+        Ok((at, global.size))
+    }
+
+    /// Loads a library. Whether it fits is asked when a module is wanted (driver 580: real libraries are
+    /// context-independent).
+    pub fn load_library(&mut self, source: Source) -> Res<CUlibrary> {
+        let h = self.handle(Kind::Library)?;
+        let (modules, kernels) = (HashMap::new(), HashMap::new());
+        self.modules.libraries.insert(h, Library { source: Arc::new(source), image: None, modules, kernels });
+        Ok(CUlibrary(h))
+    }
+
+    /// The library of a handle.
+    pub fn library(&mut self, library: CUlibrary) -> Res<&mut Library> {
+        self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)
+    }
+
+    /// Ends a library with its modules, functions and kernels.
+    pub fn unload_library(&mut self, library: CUlibrary) -> Res {
+        let l = self.modules.libraries.remove(&library.0).ok_or(CUresult::INVALID_HANDLE)?;
+        for m in l.modules.into_values() {
+            self.drop_module(m)?;
+        }
+        for k in l.kernels.into_values() {
+            self.modules.kernels.remove(&k);
+            self.end(Kind::Kernel, k);
+        }
+        self.end(Kind::Library, library.0);
+        Ok(())
+    }
+
+    /// The image of a library, unpacked at the first call.
+    pub fn library_image(&mut self, library: CUlibrary) -> Res<Arc<Image>> {
+        let l = self.library(library)?;
+        match &l.image {
+            Some(i) => Ok(i.clone()),
+            None => {
+                let i = image(&l.source)?;
+                l.image = Some(i.clone());
+                Ok(i)
+            }
+        }
+    }
+
+    /// The library's module in the current context; the same at each call.
+    pub fn library_module(&mut self, library: CUlibrary) -> Res<CUmodule> {
+        let ctx = self.current()?;
+        let l = self.library(library)?;
+        if let Some(&m) = l.modules.get(&ctx) {
+            return Ok(m);
+        }
+        let source = l.source.clone();
+        Self::fits(&source)?;
+        let image = l.image.clone();
+        let m = self.insert_module(ctx, source, Some(library), image)?;
+        self.library(library)?.modules.insert(ctx, m);
+        Ok(m)
+    }
+
+    /// The kernel of that name in a library.
+    pub fn library_kernel(&mut self, library: CUlibrary, name: &str) -> Res<CUkernel> {
+        if let Some(&k) = self.library(library)?.kernels.get(name) {
+            return Ok(CUkernel(k));
+        }
+        let image = self.library_image(library)?;
+        let kernel = image.kernel(name).ok_or(CUresult::NOT_FOUND)?;
+        let function = Function::new(CUmodule::NULL, kernel);
+        let h = self.handle(Kind::Kernel)?;
+        self.modules.kernels.insert(h, LibraryKernel { library, function, functions: HashMap::new() });
+        self.library(library)?.kernels.insert(kernel.name.clone(), h);
+        Ok(CUkernel(h))
+    }
+
+    /// The kernel of a handle.
+    pub fn kernel(&mut self, kernel: CUkernel) -> Res<&mut LibraryKernel> {
+        self.modules.kernels.get_mut(&kernel.0).ok_or(CUresult::INVALID_HANDLE)
+    }
+
+    /// The function of a kernel in the current context.
+    pub fn kernel_function(&mut self, kernel: CUkernel) -> Res<CUfunction> {
+        let ctx = self.current()?;
+        let k = self.kernel(kernel)?;
+        if let Some(&f) = k.functions.get(&ctx) {
+            return Ok(f);
+        }
+        let (library, name) = (k.library, k.function.kernel.name.clone());
+        let module = self.library_module(library)?;
+        let f = self.function(module, &name)?;
+        self.kernel(kernel)?.functions.insert(ctx, f);
+        Ok(f)
+    }
+
+    /// The function of a handle: a function's own, or a kernel's.
+    pub fn any_function(&mut self, handle: usize) -> Res<&mut Function> {
+        let m = &mut self.modules;
+        match m.functions.get_mut(&handle) {
+            Some(f) => Ok(f),
+            None => m.kernels.get_mut(&handle).map(|k| &mut k.function).ok_or(CUresult::INVALID_HANDLE),
+        }
+    }
+
+    /// Tells the human once that attributes of PTX kernels are guesses.
+    pub fn note_estimates(&self, f: &Function) {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        if f.kernel.estimated {
+            TOLD.call_once(|| {
+                if let Ok(b) = backend() {
+                    b.tell(&format!(
+                        "attributes of kernel {} are estimates: its image exists only as PTX, which a real driver compiles",
+                        f.kernel.name
+                    ));
+                }
+            });
+        }
+    }
+
+    /// Packs the parameters of a launch as its kernel lays them out.
+    pub fn pack_params(&mut self, func: usize, params: &crate::op::Params) -> Res<Vec<u8>> {
+        let kernel = self.any_function(func)?.kernel.clone();
+        crate::api::pack(&kernel, params)
+    }
+}
+

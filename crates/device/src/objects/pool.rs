@@ -1,0 +1,164 @@
+//! Memory pools of stream-ordered allocation. Allocation and free take effect at the call: every stream order allows it,
+//! since the bytes of an allocation that is still in use by earlier work stay with it until that work is done.
+use crate::handle::Kind;
+use crate::runtime::{backend, State};
+use crate::runtime::Map;
+use zerogpu_abi::{CUmemoryPool, CUresult, Res};
+
+/// Attributes 1 to 8: three reuse flags, release threshold, reserved and used bytes with their high marks.
+#[derive(Clone)]
+pub struct Pool {
+    attrs: [u64; 9],
+}
+
+/// All pools.
+#[derive(Default)]
+pub struct Pools {
+    all: Map<Pool>,
+    /// The device's own pool, made at its first use.
+    default: Option<usize>,
+    /// The pool that `cuMemAllocAsync` uses, when it is not the default one.
+    current: Option<usize>,
+}
+
+const RELEASE_THRESHOLD: usize = 4;
+const RESERVED: usize = 5;
+const RESERVED_HIGH: usize = 6;
+const USED: usize = 7;
+const USED_HIGH: usize = 8;
+
+impl Pool {
+    fn new() -> Self {
+        // the three reuse flags are on by default (cuda.h)
+        Self { attrs: [0, 1, 1, 1, 0, 0, 0, 0, 0] }
+    }
+
+    fn add(&mut self, bytes: u64) {
+        for (now, high) in [(RESERVED, RESERVED_HIGH), (USED, USED_HIGH)] {
+            self.attrs[now] += bytes;
+            self.attrs[high] = self.attrs[high].max(self.attrs[now]);
+        }
+    }
+
+    fn sub(&mut self, bytes: u64) {
+        for now in [RESERVED, USED] {
+            self.attrs[now] = self.attrs[now].saturating_sub(bytes);
+        }
+    }
+}
+
+
+impl State {
+    fn new_pool(&mut self) -> Res<usize> {
+        let h = self.handle(Kind::Pool)?;
+        self.pools.all.insert(h, Pool::new());
+        Ok(h)
+    }
+
+    /// The device's default pool.
+    pub fn default_pool(&mut self) -> Res<CUmemoryPool> {
+        if self.pools.default.is_none() {
+            self.pools.default = Some(self.new_pool()?);
+        }
+        self.pools.default.map(CUmemoryPool).ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// The pool that `cuMemAllocAsync` uses.
+    pub fn current_pool(&mut self) -> Res<CUmemoryPool> {
+        match self.pools.current {
+            Some(p) => Ok(CUmemoryPool(p)),
+            None => self.default_pool(),
+        }
+    }
+
+    /// Chooses the pool that `cuMemAllocAsync` uses.
+    pub fn set_current_pool(&mut self, pool: CUmemoryPool) -> Res {
+        self.pool(pool)?;
+        self.pools.current = Some(pool.0);
+        Ok(())
+    }
+
+    /// Makes a pool.
+    pub fn create_pool(&mut self) -> Res<CUmemoryPool> {
+        self.new_pool().map(CUmemoryPool)
+    }
+
+    /// Ends a pool that the app made; its allocations live on.
+    pub fn destroy_pool(&mut self, pool: CUmemoryPool) -> Res {
+        if self.pools.default == Some(pool.0) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        self.pools.all.remove(&pool.0).ok_or(CUresult::INVALID_VALUE)?;
+        if self.pools.current == Some(pool.0) {
+            self.pools.current = None;
+        }
+        self.end(Kind::Pool, pool.0);
+        Ok(())
+    }
+
+    /// The pool of a handle.
+    pub fn pool(&mut self, pool: CUmemoryPool) -> Res<&mut Pool> {
+        self.pools.all.get_mut(&pool.0).ok_or(CUresult::INVALID_VALUE)
+    }
+
+    /// Counts an allocation from a pool, or its end.
+    pub fn count_pool(&mut self, pool: CUmemoryPool, bytes: u64, taken: bool) {
+        // a pool that has ended keeps no counts
+        if let Some(p) = self.pools.all.get_mut(&pool.0) {
+            if taken { p.add(bytes) } else { p.sub(bytes) }
+        }
+    }
+
+    /// An attribute's value.
+    pub fn pool_attribute(&mut self, pool: CUmemoryPool, attr: u32) -> Res<u64> {
+        let p = self.pool(pool)?;
+        p.attrs.get(attr as usize).copied().filter(|_| attr != 0).ok_or(CUresult::INVALID_VALUE)
+    }
+
+    /// Sets an attribute: a reuse flag, the threshold, or a high mark (which can only be reset to 0).
+    pub fn set_pool_attribute(&mut self, pool: CUmemoryPool, attr: u32, value: u64) -> Res {
+        let p = self.pool(pool)?;
+        match attr as usize {
+            1..=RELEASE_THRESHOLD => p.attrs[attr as usize] = value,
+            high @ (RESERVED_HIGH | USED_HIGH) if value == 0 => p.attrs[high] = p.attrs[high - 1],
+            _ => return Err(CUresult::INVALID_VALUE),
+        }
+        Ok(())
+    }
+
+    /// Allocates from a pool.
+    pub fn pool_alloc(&mut self, pool: CUmemoryPool, size: u64) -> Res<u64> {
+        let ctx = self.current()?;
+        self.pool(pool)?;
+        let at = self.alloc(size, crate::memory::RegionKind::Pool(pool), ctx)?;
+        self.count_pool(pool, size, true);
+        Ok(at)
+    }
+
+    /// Allocates device memory within the quota.
+    pub fn alloc(&mut self, size: u64, kind: crate::memory::RegionKind, ctx: zerogpu_abi::CUcontext) -> Res<u64> {
+        let config = crate::runtime::config()?;
+        let room = config.vram.saturating_sub(self.memory.used());
+        let backend = backend()?;
+        let mut grow = |change| match change {
+            crate::memory::Change::Take { len, .. } if len > room => Err(CUresult::OUT_OF_MEMORY),
+            c => backend.change(c),
+        };
+        if size > config.vram {
+            return Err(CUresult::OUT_OF_MEMORY);
+        }
+        self.memory.alloc(size, kind, ctx, &mut grow)
+    }
+
+    /// Frees device memory.
+    pub fn free(&mut self, at: u64) -> Res {
+        let backend = backend()?;
+        let region = self.memory.find(at).copied();
+        let mut refused = Ok(());
+        self.memory.free(at, &mut |c| refused = backend.change(c))?;
+        if let Some(crate::memory::Region { kind: crate::memory::RegionKind::Pool(p), size, .. }) = region {
+            self.count_pool(p, size, false);
+        }
+        refused
+    }
+}

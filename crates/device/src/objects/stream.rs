@@ -1,0 +1,115 @@
+//! Streams: created ones, and the default ones of a context (legacy, and one a thread).
+use crate::handle::{self, Kind};
+use crate::runtime::State;
+use crate::thread;
+use std::sync::atomic::Ordering;
+use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
+
+/// Which of the default streams, or a created one.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamKind {
+    Legacy,
+    PerThread,
+    Created,
+}
+
+/// A stream.
+pub struct Stream {
+    /// The context it belongs to.
+    pub ctx: CUcontext,
+    /// Default or created.
+    pub kind: StreamKind,
+    /// CU_STREAM_* flags.
+    pub flags: u32,
+    /// 0 (least) to -5 (greatest), as asked for and clamped.
+    pub priority: i32,
+    /// `cuStreamGetId`.
+    pub id: u64,
+    /// The capture it takes part in.
+    pub capture: Option<u64>,
+    /// When its work so far is done: nanoseconds of [`crate::exec::now`].
+    pub busy_until: u64,
+    /// Its last host function; 0: none.
+    pub host_ticket: u64,
+    /// Access policy and other attributes that were set, by id.
+    pub attributes: Vec<(u32, zerogpu_abi::CUlaunchAttributeValue)>,
+}
+
+/// Priorities (driver 580, recorded): least 0, greatest -5.
+pub const PRIORITIES: (i32, i32) = (0, -5);
+
+impl Stream {
+    pub(crate) fn new(ctx: CUcontext, kind: StreamKind, flags: u32, priority: i32, id: u64) -> Self {
+        Self { ctx, kind, flags, priority, id, capture: None, busy_until: 0, host_ticket: 0, attributes: Vec::new() }
+    }
+}
+
+impl State {
+    /// Makes a stream in the current context.
+    pub fn create_stream(&mut self, flags: u32, priority: i32) -> Res<CUstream> {
+        let ctx = self.current()?;
+        if flags > 1 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let (h, id) = (self.handle(Kind::Stream)?, self.new_id());
+        let priority = priority.clamp(PRIORITIES.1, PRIORITIES.0);
+        self.streams.insert(h, Stream::new(ctx, StreamKind::Created, flags, priority, id));
+        Ok(CUstream(h))
+    }
+
+    /// Ends a created stream.
+    pub fn destroy_stream(&mut self, stream: CUstream) -> Res {
+        match self.streams.get(&stream.0) {
+            Some(s) if s.kind == StreamKind::Created => {}
+            _ => return Err(CUresult::INVALID_HANDLE),
+        }
+        if let Some(capture) = self.streams.remove(&stream.0).and_then(|s| s.capture) {
+            self.graphs.invalidate(capture);
+        }
+        self.end(Kind::Stream, stream.0);
+        Ok(())
+    }
+
+    /// The stream's own handle: NULL and 1 are the context's legacy stream, 2 the thread's.
+    pub fn stream(&mut self, stream: CUstream) -> Res<usize> {
+        match stream.0 {
+            0 | 1 => {
+                let ctx = self.current()?;
+                Ok(self.context(ctx)?.legacy)
+            }
+            2 => {
+                let ctx = self.current()?;
+                self.per_thread_stream(ctx)
+            }
+            h if self.streams.contains_key(&h) => Ok(h),
+            _ => Err(CUresult::INVALID_HANDLE),
+        }
+    }
+
+    /// The calling thread's default stream of a context, made at its first use.
+    pub fn per_thread_stream(&mut self, ctx: CUcontext) -> Res<usize> {
+        let me = thread::id();
+        let c = self.context(ctx)?;
+        if let Some(&h) = c.per_thread.get(&me) {
+            return Ok(h);
+        }
+        // driver 580, recorded: the first one has id 14
+        let first = c.per_thread.is_empty() && c.id == 1;
+        let id = if first { 14 } else { self.new_id() };
+        let h = self.handle(Kind::Stream)?;
+        self.streams.insert(h, Stream::new(ctx, StreamKind::PerThread, 0, 0, id));
+        self.context(ctx)?.per_thread.insert(me, h);
+        Ok(h)
+    }
+
+    /// Marks whether a stream captures, where lock-free readers see it.
+    pub fn set_capture(&mut self, stream: usize, capture: Option<u64>) {
+        if let Some(s) = self.streams.get_mut(&stream) {
+            s.capture = capture;
+        }
+        if let Some(slot) = handle::slot(stream) {
+            slot.aux.store(capture.unwrap_or(0), Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The commands of a stream as values: what is validated once, then run at once, captured in a graph, deferred, or
+//! handed to a real driver.
+use std::ffi::c_void;
+use zerogpu_abi::*;
+
+/// A command.
+#[derive(Clone, Copy)]
+pub enum Op<'a> {
+    /// Copies bytes.
+    Copy(Copy),
+    /// Sets bytes.
+    Fill(Fill),
+    /// Launches a kernel.
+    Launch(Launch<'a>),
+    /// Calls a host function in stream order.
+    Host(HostCall),
+    /// Records an event.
+    Record(CUevent),
+    /// Waits for an event.
+    Wait(CUevent),
+    /// Writes a value to device memory.
+    Write(Value),
+    /// Waits until a value in device memory compares as `flags` say.
+    Await(Value),
+    /// Launches an executable graph.
+    Graph(CUgraphExec),
+}
+
+/// Which sides of a copy are device memory, as its function says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Direction {
+    HostToDevice,
+    DeviceToHost,
+    DeviceToDevice,
+    HostToHost,
+    /// Told by the addresses (unified addressing).
+    Unified,
+}
+
+/// One side of a copy: an address, bytes from row to row, and bytes from slice to slice.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Plane {
+    pub at: u64,
+    pub pitch: u64,
+    pub slice: u64,
+}
+
+/// A copy of `depth` slices of `height` rows of `width` bytes.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Copy {
+    pub dst: Plane,
+    pub src: Plane,
+    pub width: u64,
+    pub height: u64,
+    pub depth: u64,
+    pub direction: Direction,
+    /// Whether the call returns only when the copy is done.
+    pub blocking: bool,
+}
+
+impl Copy {
+    /// A copy of `len` contiguous bytes.
+    pub fn linear(dst: u64, src: u64, len: u64, direction: Direction, blocking: bool) -> Self {
+        let plane = |at| Plane { at, pitch: len, slice: len };
+        Self { dst: plane(dst), src: plane(src), width: len, height: 1, depth: 1, direction, blocking }
+    }
+
+    /// Bytes that are copied.
+    pub fn bytes(&self) -> u64 {
+        self.width.saturating_mul(self.height).saturating_mul(self.depth)
+    }
+
+    /// Bytes from the first to the last byte of a side; None if that does not fit in an address.
+    pub fn span(&self, side: &Plane) -> Option<u64> {
+        if self.bytes() == 0 {
+            return Some(0);
+        }
+        let rows = side.pitch.checked_mul(self.height - 1)?;
+        let slices = side.slice.checked_mul(self.depth - 1)?;
+        rows.checked_add(slices)?.checked_add(self.width)
+    }
+
+    /// Whether both sides are contiguous.
+    pub fn is_linear(&self) -> bool {
+        let flat = |p: &Plane| {
+            (self.height <= 1 || p.pitch == self.width)
+                && (self.depth <= 1 || p.slice == self.width.wrapping_mul(self.height))
+        };
+        flat(&self.dst) && flat(&self.src)
+    }
+}
+
+/// A memset of `height` rows of `width` elements of 1, 2 or 4 bytes.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Fill {
+    pub dst: u64,
+    pub pitch: u64,
+    pub value: u32,
+    pub element: u32,
+    pub width: u64,
+    pub height: u64,
+    pub blocking: bool,
+}
+
+impl Fill {
+    /// Bytes from the first to the last; None if that does not fit in an address.
+    pub fn span(&self) -> Option<u64> {
+        if self.width == 0 || self.height == 0 {
+            return Some(0);
+        }
+        self.pitch.checked_mul(self.height - 1)?.checked_add(self.width.checked_mul(self.element as u64)?)
+    }
+}
+
+/// A kernel launch.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Launch<'a> {
+    /// A CUfunction or a CUkernel.
+    pub func: usize,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+    pub params: Params<'a>,
+    pub attrs: &'a [CUlaunchAttribute],
+    pub cooperative: bool,
+}
+
+/// Where the parameters of a launch are.
+#[derive(Clone, Copy)]
+pub enum Params<'a> {
+    /// An array of pointers, one a parameter (NULL: the kernel has none).
+    Pointers(*mut *mut c_void),
+    /// The `extra` array of cuLaunchKernel.
+    Extra(*mut *mut c_void),
+    /// The packed bytes.
+    Packed(&'a [u8]),
+}
+
+/// A host function call.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub enum HostCall {
+    Func { func: CUhostFn, data: *mut c_void },
+    Callback { func: CUstreamCallback, data: *mut c_void, stream: CUstream },
+}
+
+/// A value written to or awaited in device memory.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Value {
+    pub at: u64,
+    pub value: u64,
+    pub wide: bool,
+    pub flags: u32,
+}
+
+/// A command that owns what it names, for graphs and for deferred work.
+#[derive(Clone)]
+pub enum Owned {
+    /// Anything that holds no borrowed parameters.
+    Plain(Op<'static>),
+    /// A launch with its parameter bytes.
+    Launch(OwnedLaunch),
+    /// A copy to the device whose source bytes were taken when it was recorded.
+    Upload {
+        /// The copy; `src.at` is an offset of 0.
+        copy: Copy,
+        /// The source bytes, from the first to the last.
+        bytes: std::sync::Arc<[u8]>,
+    },
+}
+
+// SAFETY: the raw pointers inside are values that the app passed and that only the app's own rules govern; nothing is
+// reached through them but what the driver API lets any thread reach.
+unsafe impl Send for Owned {}
+
+/// A launch with its parameter bytes.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct OwnedLaunch {
+    pub func: usize,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub params: Vec<u8>,
+    pub attrs: Vec<CUlaunchAttribute>,
+    pub cooperative: bool,
+}
+
+impl OwnedLaunch {
+    /// The same launch, borrowing its bytes.
+    pub fn as_launch(&self) -> Launch<'_> {
+        Launch {
+            func: self.func,
+            grid: self.grid,
+            block: self.block,
+            shared: self.shared,
+            params: Params::Packed(&self.params),
+            attrs: &self.attrs,
+            cooperative: self.cooperative,
+        }
+    }
+}
+
+impl Owned {
+    /// The command itself.
+    pub fn as_op(&self) -> Op<'_> {
+        match self {
+            Owned::Plain(op) => *op,
+            Owned::Launch(l) => Op::Launch(l.as_launch()),
+            Owned::Upload { copy, bytes } => {
+                let mut copy = *copy;
+                copy.src.at = bytes.as_ptr() as u64;
+                Op::Copy(copy)
+            }
+        }
+    }
+
+    /// Bytes of memory that the recorded command holds.
+    pub fn weight(&self) -> u64 {
+        let own = match self {
+            Owned::Plain(_) => 0,
+            Owned::Launch(l) => l.params.len() + size_of_val(&l.attrs[..]),
+            Owned::Upload { bytes, .. } => bytes.len(),
+        };
+        (size_of::<Self>() + own) as u64
+    }
+}

@@ -1,0 +1,285 @@
+//! The process-wide state: phases of its life, its one lock, and the backend that executes.
+//!
+//! One lock guards everything virtual; it is never held while a callback of the app runs, while bulk bytes move, or
+//! across a fork. Copies translate their addresses under it and move the bytes outside.
+use crate::handle;
+use crate::memory::{Change, Layout, Memory};
+use crate::objects::{Context, Event, Graphs, Modules, Pools, Stream};
+use crate::op::Op;
+use std::cell::UnsafeCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
+use zerogpu_profile::Profile;
+
+/// What the device looks like, fixed for the life of the process.
+pub struct Config {
+    /// Name, attributes, identity.
+    pub profile: Profile,
+    /// Bytes of device memory that the process may use.
+    pub vram: u64,
+    /// What `cuDriverGetVersion` says.
+    pub driver_version: i32,
+    /// Whether the app sees the card (CUDA_VISIBLE_DEVICES).
+    pub visible: bool,
+    /// Where addresses come from.
+    pub layout: Layout,
+}
+
+/// What became of a command given to [`Backend::run`].
+pub enum Run {
+    /// It was executed, captured or recorded, or it failed.
+    Done(Res),
+    /// The device's state changed (a GPU was claimed): submit it again.
+    Again,
+}
+
+/// What a wait or a query is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Everything of the current context.
+    Context,
+    /// A stream, as the app named it.
+    Stream(CUstream),
+    /// An event.
+    Event(usize),
+}
+
+/// Who executes commands and accounts for memory.
+pub trait Backend: Sync {
+    /// Hands a command to a claimed GPU at once, without the state's lock; None: take the way over [`Backend::run`].
+    fn forward(&self, _stream: CUstream, _op: &Op) -> Option<Res> {
+        None
+    }
+    /// Executes a validated command; `stream` is the stream's own handle.
+    fn run(&self, state: Guard, stream: usize, op: &Op) -> Run;
+    /// Waits (or asks, if `wait` is false: NOT_READY) for work to finish.
+    fn wait(&self, scope: Scope, wait: bool) -> Res;
+    /// Milliseconds between two events; None: answer from the recorded times.
+    fn elapsed(&self, _start: usize, _end: usize) -> Option<Res<f32>> {
+        None
+    }
+    /// Physical memory changes; called with the state's lock held. An error refuses the change.
+    fn change(&self, _change: Change) -> Res {
+        Ok(())
+    }
+    /// A context was made (true) or ended (false); called with the state's lock held.
+    fn context(&self, _made: bool) -> Res {
+        Ok(())
+    }
+    /// An object is about to end; called with the state's lock held, the handle still alive.
+    fn ends(&self, _kind: handle::Kind, _handle: usize) {}
+    /// Bytes that the card has left for everybody; None: only the quota counts.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// Tells the human something once.
+    fn tell(&self, _message: &str) {}
+    /// Called before each driver function of `name` runs; an error is returned in its stead (fault injection).
+    fn fault(&self, _name: &str) -> Res {
+        Ok(())
+    }
+    /// An undocumented export-table slot that we do not know was called, with the first of its arguments.
+    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> CUresult {
+        self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
+        CUresult::NOT_SUPPORTED
+    }
+}
+
+/// Map from handles.
+pub type Map<T> = HashMap<usize, T, BuildHasherDefault<HandleHasher>>;
+
+/// Spreads handles (multiples of 64) over buckets.
+#[derive(Default)]
+pub struct HandleHasher(u64);
+
+impl Hasher for HandleHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(b as u64);
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+}
+
+/// Everything virtual.
+pub struct State {
+    /// Hands out handles.
+    pub handles: handle::Allocator,
+    /// Where bytes are.
+    pub memory: Memory,
+    /// Contexts, the primary one included.
+    pub contexts: Map<Context>,
+    /// Streams, the default ones included.
+    pub streams: Map<Stream>,
+    /// Events.
+    pub events: Map<Event>,
+    /// Modules, libraries, kernels and functions.
+    pub modules: Modules,
+    /// Memory pools.
+    pub pools: Pools,
+    /// Graphs and captures.
+    pub graphs: Graphs,
+    /// Arrays.
+    pub arrays: Map<crate::api::Array>,
+    /// The primary context's handle, from `cuInit` on.
+    pub primary: CUcontext,
+    next_id: u64,
+}
+
+/// The state, locked.
+pub type Guard = MutexGuard<'static, State>;
+
+struct Runtime {
+    config: Config,
+    backend: &'static dyn Backend,
+    state: Mutex<State>,
+}
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static PHASE: AtomicU8 = AtomicU8::new(NEW);
+const NEW: u8 = 0;
+const READY: u8 = 1;
+const FORKED: u8 = 2;
+
+/// Ids that driver 580 gives (recorded): the first context 1, its legacy stream 7, the first per-thread stream 14.
+const FIRST_FREE_ID: u64 = 15;
+
+/// Sets who executes; the first call decides.
+pub fn install_with(make: impl FnOnce() -> (Config, &'static dyn Backend)) {
+    RUNTIME.get_or_init(|| {
+        let (config, backend) = make();
+        let memory = Memory::new(config.layout);
+        let state = State {
+            handles: handle::Allocator::default(),
+            memory,
+            contexts: Map::default(),
+            streams: Map::default(),
+            events: Map::default(),
+            modules: Modules::default(),
+            pools: Pools::default(),
+            graphs: Graphs::default(),
+            arrays: Map::default(),
+            primary: CUcontext::NULL,
+            next_id: FIRST_FREE_ID,
+        };
+        Runtime { config, backend, state: Mutex::new(state) }
+    });
+}
+
+fn runtime() -> Option<&'static Runtime> {
+    RUNTIME.get()
+}
+
+/// What the device looks like. NOT_INITIALIZED before [`install_with`].
+pub fn config() -> Res<&'static Config> {
+    runtime().map(|r| &r.config).ok_or(CUresult::NOT_INITIALIZED)
+}
+
+/// Who executes. NOT_INITIALIZED before [`install_with`].
+#[inline]
+pub fn backend() -> Res<&'static dyn Backend> {
+    runtime().map(|r| r.backend).ok_or(CUresult::NOT_INITIALIZED)
+}
+
+/// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
+#[inline]
+pub fn ready() -> Res {
+    if PHASE.load(Ordering::Acquire) == READY { Ok(()) } else { Err(CUresult::NOT_INITIALIZED) }
+}
+
+/// Whether this process is a forked child of one that used the device.
+pub fn forked() -> bool {
+    PHASE.load(Ordering::Acquire) == FORKED
+}
+
+/// Locks the state. Not to be called with an app's callback running below.
+pub fn lock() -> Res<Guard> {
+    ready()?;
+    lock_unready()
+}
+
+fn lock_unready() -> Res<Guard> {
+    let r = runtime().ok_or(CUresult::NOT_INITIALIZED)?;
+    // a panic under the lock was answered with an error code; the state is as the failed call left it
+    Ok(r.state.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// `cuInit`: makes the primary context's handle, watches forks.
+pub fn init() -> Res {
+    if PHASE.load(Ordering::Acquire) == FORKED {
+        return Err(CUresult::NOT_INITIALIZED);
+    }
+    if !config()?.visible {
+        return Err(CUresult::NO_DEVICE);
+    }
+    let mut st = lock_unready()?;
+    if PHASE.load(Ordering::Acquire) == READY {
+        return Ok(());
+    }
+    st.make_primary()?;
+    watch_forks();
+    PHASE.store(READY, Ordering::Release);
+    Ok(())
+}
+
+impl State {
+    /// A number never used before: for ids of contexts, streams and the like.
+    pub fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// A new handle. OUT_OF_MEMORY when all are in use.
+    pub fn handle(&mut self, kind: handle::Kind) -> Res<usize> {
+        self.handles.make(kind).ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Ends a handle: tells the backend, then forgets it.
+    pub fn end(&mut self, kind: handle::Kind, h: usize) {
+        if let Ok(b) = backend() {
+            b.ends(kind, h);
+        }
+        self.handles.drop(h);
+    }
+}
+
+/// The lock, held by the forking thread from `prepare` to `parent`.
+struct ForkGuard(UnsafeCell<Option<Guard>>);
+
+// SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
+unsafe impl Sync for ForkGuard {}
+
+static FORK_GUARD: ForkGuard = ForkGuard(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    // SAFETY: see ForkGuard.
+    unsafe { *FORK_GUARD.0.get() = lock().ok() };
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: see ForkGuard.
+    drop(unsafe { (*FORK_GUARD.0.get()).take() });
+}
+
+extern "C" fn after_fork_in_child() {
+    // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
+    if PHASE.load(Ordering::Acquire) == READY {
+        PHASE.store(FORKED, Ordering::Release);
+    }
+}
+
+fn watch_forks() {
+    // SAFETY: the three handlers are plain functions that live as long as the library, which is never unloaded.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
+}

@@ -1,0 +1,89 @@
+//! What belongs to a thread: its stack of current contexts and its capture mode.
+//!
+//! Only `Cell`s without destructors: cudart's exit handlers call in after a thread's destructors have run.
+use std::cell::Cell;
+use zerogpu_abi::{CUcontext, CUresult, Res};
+
+/// Contexts that a thread can have pushed.
+const DEPTH: usize = 64;
+
+thread_local! {
+    static STACK: [Cell<usize>; DEPTH] = const { [const { Cell::new(0) }; DEPTH] };
+    static TOP: Cell<usize> = const { Cell::new(0) };
+    static CAPTURE_MODE: Cell<u32> = const { Cell::new(0) };
+    static ID: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The thread's current context; NULL if it has none.
+#[inline]
+pub fn current() -> CUcontext {
+    let top = TOP.get();
+    CUcontext(if top == 0 { 0 } else { STACK.with(|s| s[top - 1].get()) })
+}
+
+/// Pushes a context.
+pub fn push(ctx: CUcontext) -> Res {
+    let top = TOP.get();
+    if top == DEPTH {
+        return Err(CUresult::OUT_OF_MEMORY);
+    }
+    STACK.with(|s| s[top].set(ctx.0));
+    TOP.set(top + 1);
+    Ok(())
+}
+
+/// Pops the current context; an empty stack: INVALID_CONTEXT.
+pub fn pop() -> Res<CUcontext> {
+    let top = TOP.get();
+    if top == 0 {
+        return Err(CUresult::INVALID_CONTEXT);
+    }
+    TOP.set(top - 1);
+    Ok(CUcontext(STACK.with(|s| s[top - 1].get())))
+}
+
+/// Replaces the top of the stack; NULL pops it.
+pub fn set(ctx: CUcontext) -> Res {
+    let top = TOP.get();
+    match (ctx.0, top) {
+        (0, 0) => {}
+        (0, _) => TOP.set(top - 1),
+        (_, 0) => return push(ctx),
+        _ => STACK.with(|s| s[top - 1].set(ctx.0)),
+    }
+    Ok(())
+}
+
+/// Exchanges the thread's capture mode (0 global, 1 thread local, 2 relaxed).
+pub fn exchange_capture_mode(mode: u32) -> u32 {
+    CAPTURE_MODE.replace(mode)
+}
+
+/// The thread's capture mode.
+pub fn capture_mode() -> u32 {
+    CAPTURE_MODE.get()
+}
+
+/// A number of the calling thread, unique for the life of the process.
+pub fn id() -> u64 {
+    if ID.get() == 0 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        ID.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    }
+    ID.get()
+}
+
+/// Starts a thread of ours: named, and with every signal blocked, since signals are the app's.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are ours; sigfillset and pthread_sigmask write them. The mask is put back below.
+    unsafe {
+        let mut all = std::mem::MaybeUninit::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
+    }
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
+    // SAFETY: `old` is the mask that the first call stored.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
+    spawned.map(|_| ())
+}

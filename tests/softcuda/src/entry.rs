@@ -1,0 +1,45 @@
+//! The exports: every declared symbol, with fault injection in front and a record of violations behind.
+#![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments, unsafe_op_in_unsafe_fn, missing_docs)]
+use crate::card;
+use std::ffi::{c_char, c_void};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use zerogpu_abi::*;
+
+/// Address of an export.
+#[repr(transparent)]
+pub struct FnPtr(pub *const ());
+
+// SAFETY: addresses of functions, never written.
+unsafe impl Sync for FnPtr {}
+
+macro_rules! call {
+    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*], $imp:path) => {
+        guarded(stringify!($name), || $imp($($arg),*))
+    };
+}
+
+macro_rules! missing {
+    ($id:literal, $name:ident) => {
+        guarded(stringify!($name), || CUresult::NOT_SUPPORTED)
+    };
+}
+
+/// Runs a call: starts the driver if need be, fails on purpose if told to, notes what a program must not do.
+fn guarded(name: &'static str, body: impl FnOnce() -> CUresult) -> CUresult {
+    let run = AssertUnwindSafe(|| {
+        let card = card::start();
+        let injected = card.fault(name);
+        let result = if injected.ok() { body() } else { injected };
+        card.judge(name, result);
+        result
+    });
+    catch_unwind(run).unwrap_or(CUresult::UNKNOWN)
+}
+
+include!(concat!(env!("OUT_DIR"), "/exports.rs"));
+
+/// Addresses of the exports, as `cuGetProcAddress` hands them out.
+pub fn addresses() -> &'static [usize] {
+    // SAFETY: FnPtr is a transparent pointer, as wide as usize, in an array that lives for ever.
+    unsafe { std::slice::from_raw_parts(EXPORTS.as_ptr().cast(), EXPORTS.len()) }
+}
