@@ -1,10 +1,11 @@
-//! How our shared objects are linked; for their build scripts.
+//! How our shared objects are linked; for their build scripts ([`cdylib`], [`needs`]) and tests ([`built`]).
 //!
-//! Each object is preloaded into programs that know nothing of it, on machines that we do not know. So it has the SONAME
-//! of the library that it stands for, needs nothing but glibc, no newer one than 2.28, and is never unloaded:
+//! Each object is preloaded into programs that know nothing of it, on machines that we do not know. So it has the
+//! SONAME of the library that it stands for, needs nothing but glibc, no newer one than 2.28, and is never unloaded:
 //!
-//! * std wants `libgcc_s.so.1` for unwinding. The linker finds our own file of that name first: a linker script that takes
-//!   the static `libgcc_eh` instead. Its symbols stay inside, so `catch_unwind` works and nobody else's unwinding changes.
+//! * std wants `libgcc_s.so.1` for unwinding. The linker finds our own file of that name first: a linker script that
+//!   takes the static `libgcc_eh` instead. Its symbols stay inside, so `catch_unwind` works and nobody else's unwinding
+//!   changes.
 //! * A newer glibc on the build machine would bind `dlsym`, `pthread_create` and others to its newest version. The same
 //!   script names stub libraries that have them as glibc 2.28 had (`glibc-2.28.txt`).
 //! * What 2.28 lacks altogether is in `runtime.c`.
@@ -14,43 +15,63 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 const MOVED: &str = include_str!("../glibc-2.28.txt");
 const RUNTIME: &str = include_str!("runtime.c");
 
-/// Links the calling package's cdylib as a library whose SONAME is `soname`. To be called from its build script; panics,
-/// which stops the build, when the C compiler fails.
-pub fn cdylib(soname: &str) {
-    let target = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    assert_eq!(target, "x86_64", "zerogpu's libraries exist for x86-64 only");
-    let folder = out_folder();
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Links the calling package's cdylib as a library whose SONAME is `soname`. To be called from its build script;
+/// panics, which stops the build, when the C compiler fails.
+pub fn cdylib(soname: &str) {
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    assert_eq!(target, TARGET, "zerogpu's libraries exist for this target only");
+    for argument in link_arguments(&out_folder(), soname) {
+        println!("cargo:rustc-cdylib-link-arg={argument}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+}
+
+/// What the linker is told; what it reads lies in `folder`.
+fn link_arguments(folder: &Path, soname: &str) -> Vec<String> {
     let source = folder.join("runtime.c");
     write(&source, RUNTIME);
-    let runtime = cc::Build::new().cargo_metadata(false).file(&source).compile_intermediates();
+    let runtime = compiler(folder).file(&source).compile_intermediates();
 
     let quote = |path: &PathBuf| format!("\"{}\"", path.display());
     let runtime: Vec<_> = runtime.iter().map(quote).collect();
-    let stubs = moved_functions().into_iter().map(|(library, versions)| quote(&stub(&folder, library, &versions)));
+    let stubs = moved_functions().into_iter().map(|(library, versions)| quote(&stub(folder, library, &versions)));
     let stubs: Vec<_> = stubs.collect();
     let script = format!("GROUP ( {} AS_NEEDED ( {} ) -lgcc_eh -lgcc )\n", runtime.join(" "), stubs.join(" "));
     let search = folder.join("search");
     fs::create_dir_all(&search).unwrap_or_else(|e| panic!("{}: {e}", search.display()));
     write(&search.join("libgcc_s.so"), &script);
 
-    println!("cargo:rustc-cdylib-link-arg=-L{}", search.display());
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
-    for keyword in ["now", "relro", "noexecstack", "nodelete"] {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,{keyword}");
-    }
-    println!("cargo:rerun-if-changed=build.rs");
+    let mut arguments = vec![format!("-L{}", search.display()), format!("-Wl,-soname,{soname}")];
+    arguments.extend(["now", "relro", "noexecstack", "nodelete"].map(|keyword| format!("-Wl,-z,{keyword}")));
+    arguments
 }
 
 /// Makes the calling package's cdylib need the library `soname`, which does not have to exist at build time.
 pub fn needs(soname: &str) {
     let stub = stub(&out_folder(), soname, &Versions::new());
     println!("cargo:rustc-cdylib-link-arg=-Wl,--no-as-needed,{},--as-needed", stub.display());
+}
+
+/// For tests: builds the cdylib `library` of `package` in the profile of the calling test, and says where it is. (Cargo
+/// builds no cdylib for the tests of its own package.) Panics when that fails.
+pub fn built(package: &str, library: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test knows its path");
+    let profile = test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps");
+    let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's folder has a name");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", package, "--profile", if name == "debug" { "dev" } else { name }]);
+    cargo.arg("--target-dir").arg(profile.parent().expect("a profile's folder lies in the target folder"));
+    let status = cargo.status().unwrap_or_else(|e| panic!("{cargo:?}: {e}"));
+    assert!(status.success(), "{cargo:?}: {status}");
+    profile.join(format!("lib{library}.so"))
 }
 
 /// Version to names.
@@ -79,7 +100,7 @@ fn stub(folder: &Path, soname: &str, versions: &Versions) -> PathBuf {
     let path = folder.join(soname);
     let (source, map) = (folder.join(format!("{soname}.s")), folder.join(format!("{soname}.map")));
     write(&source, &format!("{code}.section .note.GNU-stack,\"\",@progbits\n"));
-    let mut linker = cc::Build::new().cargo_metadata(false).get_compiler().to_command();
+    let mut linker = compiler(folder).get_compiler().to_command();
     linker.args(["-shared", "-nostdlib", &format!("-Wl,-soname,{soname}"), "-o"]).arg(&path).arg(&source);
     if !versions.is_empty() {
         write(&map, &script);
@@ -88,6 +109,14 @@ fn stub(folder: &Path, soname: &str, versions: &Versions) -> PathBuf {
     let status = linker.status().unwrap_or_else(|e| panic!("{linker:?}: {e}"));
     assert!(status.success(), "{linker:?}: {status}");
     path
+}
+
+/// The C compiler, whose object files go to `folder`.
+fn compiler(folder: &Path) -> cc::Build {
+    let mut compiler = cc::Build::new();
+    let host = env::var("HOST").unwrap_or_else(|_| TARGET.into());
+    compiler.cargo_metadata(false).target(TARGET).host(&host).opt_level(2).out_dir(folder);
+    compiler
 }
 
 fn out_folder() -> PathBuf {
@@ -119,5 +148,59 @@ mod tests {
             }
         }
         assert!(seen.contains("dlsym") && seen.contains("pthread_create"));
+    }
+
+    const PROBE: &str = r#"
+        //! A library that unwinds, has threads and looks at a file.
+        #[no_mangle]
+        pub extern "C" fn probe(fail: bool) -> u64 {
+            let work = move || {
+                if fail {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+                std::thread::spawn(|| std::fs::metadata("/").map_or(0, |root| root.is_dir() as u64)).join().unwrap_or(0)
+            };
+            std::panic::catch_unwind(work).unwrap_or(40)
+        }
+    "#;
+
+    #[test]
+    fn a_linked_library_unwinds_by_itself_and_needs_only_an_old_glibc() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (source, library) = (folder.path().join("probe.rs"), folder.path().join("libprobe.so"));
+        write(&source, PROBE);
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--crate-type=cdylib", "--edition=2021", "-Cstrip=symbols", "-o"]).arg(&library).arg(&source);
+        for argument in link_arguments(folder.path(), "libprobe.so.7") {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+        assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
+
+        // SAFETY: the library runs no code when it is loaded.
+        let loaded = unsafe { libloading::Library::new(&library) }.expect("the library loads");
+        // SAFETY: the signature is that of the code above.
+        let probe = unsafe { loaded.get::<extern "C" fn(bool) -> u64>(b"probe") }.expect("the library has a function");
+        assert_eq!((probe(false), probe(true)), (1, 40));
+
+        let readelf = |what: &str| {
+            let output = Command::new("readelf").args(["-W", what]).arg(&library).output().expect("readelf runs");
+            String::from_utf8(output.stdout).expect("plain text")
+        };
+        let dynamic = readelf("-d");
+        assert!(dynamic.contains("Library soname: [libprobe.so.7]"), "{dynamic}");
+        for (tag, word) in [("(FLAGS)", "BIND_NOW"), ("(FLAGS_1)", "NODELETE")] {
+            assert!(dynamic.lines().any(|line| line.contains(tag) && line.contains(word)), "{tag} {word}:\n{dynamic}");
+        }
+        assert!(!dynamic.contains("libgcc_s"), "{dynamic}");
+        let symbols = readelf("--dyn-syms");
+        let exported = symbols.lines().filter(|line| line.contains(" GLOBAL ") && !line.contains(" UND "));
+        assert_eq!(exported.filter_map(|line| line.split_whitespace().nth(7)).collect::<Vec<_>>(), ["probe"]);
+        let versions = symbols.split("@GLIBC_2.").skip(1).map(|rest| {
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()
+                .and_then(|minor| minor.parse::<u32>().ok())
+                .unwrap_or(u32::MAX)
+        });
+        assert!(versions.max().is_some_and(|newest| newest <= 28), "{symbols}");
     }
 }

@@ -18,8 +18,8 @@ struct found_object {
 };
 
 /*
- * libgcc's unwinder asks here where the unwind table of a program counter is. Only this object is known: no panic leaves it,
- * so an unwinder that is lost outside has reached its end. Unlike glibc's, this needs no lock, not even after a fork.
+ * libgcc's unwinder asks here where the unwind table of a program counter is. Only this object is known: no panic
+ * leaves it, so an unwinder that is outside has reached its end. It takes no lock, not even in a child of a fork.
  */
 OURS int _dl_find_object(void *pc, struct found_object *out) {
     uintptr_t base = (uintptr_t)&__ehdr_start, end = 0, table = 0;

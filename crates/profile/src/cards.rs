@@ -12,7 +12,7 @@ pub(crate) static CARDS: [Profile; 3] = [
         uuid: uuid("a100-40gb"),
         pci: Pci { domain: 0, bus: 0, device: 4 },
         mig: None,
-        // A context's share grows with the multiprocessors: between the MIG slice's 222 MiB at 42 and the H100's 533 at 132.
+        // Grows with the multiprocessors: between the MIG slice's 222 MiB at 42 and the H100's 533 MiB at 132.
         idle_overhead: 450 << 20,
         derived: &[A100_40GB, SM_80],
     },

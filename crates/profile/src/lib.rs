@@ -1,7 +1,7 @@
 //! What the virtual card looks like: names, sizes and attributes.
 //!
 //! A [`Profile`] is one card. Its attributes are the rows that an H100 answered, except where [`Profile::source`] says
-//! that a row is derived from what NVIDIA publishes about the card. Used inside the shim, so: std only, no heap, no I/O.
+//! that a row is derived from what NVIDIA publishes about the card. Used inside the shim: nothing beyond std, no I/O.
 
 mod cards;
 mod limits;

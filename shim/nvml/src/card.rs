@@ -12,8 +12,8 @@ pub struct Card {
     pub profile: Profile,
 }
 
-/// Set once, never freed: a call may be under way in another thread at the last `nvmlShutdown`. No lock, so that a fork at
-/// any moment leaves the child a working library.
+/// Set once, never freed: a call may be under way in another thread at the last `nvmlShutdown`. No lock, so that a fork
+/// at any moment leaves the child a working library.
 static CARD: AtomicPtr<Card> = AtomicPtr::new(ptr::null_mut());
 /// How many times `nvmlInit` was called more often than `nvmlShutdown`.
 static USERS: AtomicU32 = AtomicU32::new(0);

@@ -110,8 +110,8 @@ impl Text {
     }
 }
 
-/// Hands out a list as NVML does: `count` holds the caller's room and gets the list's length; with too little room nothing
-/// else is written.
+/// Hands out a list as NVML does: `count` holds the caller's room and gets the list's length; with too little room
+/// nothing else is written.
 pub fn put_list<T: Copy>(count: &Ptr<u32>, list: &Ptr<T>, values: &[T]) -> Answer {
     let room = count.get()? as usize;
     count.put(values.len() as u32)?;

@@ -1,5 +1,5 @@
-//! Load, clocks, power, temperature, modes and errors: those of a healthy card that has nothing to do. The virtual card has
-//! no sensors; what a program may want to divide by or compare with is believable, the rest is NOT_SUPPORTED.
+//! Load, clocks, power, temperature, modes and errors: those of a healthy card that has nothing to do. The virtual card
+//! has no sensors: what a program may divide by or compare with is believable, the rest is NOT_SUPPORTED.
 
 use crate::card::{Card, Device};
 use crate::entry::{answers, put_list, Ptr};

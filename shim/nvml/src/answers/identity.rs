@@ -23,7 +23,9 @@ answers! {
     fn nvmlDeviceGetHandleByUUID(card, uuid: Text, device: Ptr<Device>) {
         let wanted = uuid.get()?;
         let mut handles = [Some(Device::gpu()), card.profile.mig.map(|_| Device::mig())].into_iter().flatten();
-        let is_it = |handle: &Device| handle.part(card).is_ok_and(|part| uuid_text(card, &part).eq_ignore_ascii_case(wanted));
+        let is_it = |handle: &Device| {
+            handle.part(card).is_ok_and(|part| uuid_text(card, &part).eq_ignore_ascii_case(wanted))
+        };
         device.put(handles.find(is_it).ok_or(Status::NotFound)?)
     }
     fn nvmlDeviceGetHandleBySerial(_card, serial: Text, _device: Ptr<Device>) {
