@@ -31,7 +31,6 @@ pub fn cdylib(soname: &str) {
     for argument in link_arguments(&out_folder(), soname) {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }
-    println!("cargo:rerun-if-changed=build.rs");
 }
 
 /// What the linker is told; what it reads lies in `folder`.
