@@ -87,6 +87,7 @@ fn argument(t: &str) -> String {
         _ if HANDLES.contains(&t) => format!("{t}(bad)"),
         "CUdeviceptr" | "CUmemGenericAllocationHandle" => "bad as u64".into(),
         "CUhostFn" | "CUstreamCallback" | "CUoccupancyB2DSize" => "None".into(),
+        "CUmemLocation" => "CUmemLocation { kind: 1, id: 0 }".into(),
         "f32" => "0.0".into(),
         "usize" | "u64" => "1".into(),
         _ if t.starts_with('*') => "scratch.cast()".into(),

@@ -9,8 +9,9 @@ mod check;
 mod driver;
 mod image;
 mod rows;
+mod tables;
 mod topics;
 
 pub use check::{Check, Traits};
 pub use driver::Driver;
-pub use topics::{Scope, Topic, TOPICS};
+pub use topics::{register_late_calls, Scope, Topic, TOPICS};

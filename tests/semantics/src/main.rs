@@ -2,7 +2,7 @@
 //! `zerogpu-semantics --list`: names the topics.
 use std::path::PathBuf;
 use std::process::ExitCode;
-use zerogpu_semantics::{Check, Driver, Traits, TOPICS};
+use zerogpu_semantics::{register_late_calls, Check, Driver, Traits, TOPICS};
 
 fn main() -> ExitCode {
     let mut traits = Traits::default();
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         eprintln!("ZEROGPU_TEST_DRIVER must name the driver library");
         return ExitCode::from(2);
     };
+    register_late_calls();
     // Never unloaded: a driver stays for the life of its process.
     let driver: &'static Driver = Box::leak(Box::new(Driver::open(&path)));
     let mut check = Check::new(traits);

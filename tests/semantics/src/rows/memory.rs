@@ -96,7 +96,7 @@ pub(super) const STEPS: &[Step] = &[
         s.d.cuMemcpy(s.p, host, 16).into()
     }),
     step("cuMemcpy host->host", |s| {
-        let source = vec![1u8; 16];
+        let source = [1u8; 16];
         let host = s.host_address();
         s.d.cuMemcpy(host, source.as_ptr() as CUdeviceptr, 16).into()
     }),

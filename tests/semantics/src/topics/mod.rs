@@ -1,7 +1,32 @@
 //! The topics: each a body of checks that runs in a process of its own.
+mod capture;
+mod contexts;
+mod device;
+mod errors;
+mod events;
+mod export_tables;
+mod graphs;
+mod handles;
+mod host_memory;
+mod memory;
+mod memory_model;
+mod modules;
+mod oom;
+mod pointers;
+mod pools;
+mod proc_address;
+mod process;
+mod streams;
+mod vmm;
+
 use crate::check::Check;
 use crate::driver::Driver;
 use crate::rows;
+use std::ffi::c_void;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+pub use process::register_late_calls;
 
 /// Where a topic may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,5 +51,129 @@ const fn any(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic 
     Topic { name, scope: Scope::Any, run }
 }
 
+const fn ours(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
+    Topic { name, scope: Scope::Ours, run }
+}
+
 /// All topics.
-pub const TOPICS: &[Topic] = &[any("rows_cubin", |d, t| rows::cubin(d, t)), any("rows_ptx", |d, t| rows::ptx(d, t))];
+pub const TOPICS: &[Topic] = &[
+    any("rows_cubin", rows::cubin),
+    any("rows_ptx", rows::ptx),
+    any("device_attributes", device::attributes),
+    any("device_identity", device::identity),
+    any("context_primary", contexts::primary),
+    any("context_stack", contexts::stack),
+    any("context_created", contexts::created),
+    any("stream_properties", streams::properties),
+    any("stream_order", streams::order),
+    any("events", events::events),
+    any("memory_allocation", memory::allocation),
+    any("memory_memset", memory::memset),
+    any("memory_copy", memory::copy),
+    any("memory_threads", memory::threads),
+    any("memory_model", memory_model::random),
+    any("pool_default", pools::default),
+    any("pool_allocation", pools::allocation),
+    any("vmm_expandable_segment", vmm::expandable_segment),
+    any("vmm_aliases", vmm::aliases),
+    any("vmm_refusals", vmm::refusals),
+    any("host_allocated", host_memory::allocated),
+    any("host_registered", host_memory::registered),
+    any("host_managed", host_memory::managed),
+    any("pointers_device", pointers::device),
+    any("pointers_others", pointers::others),
+    any("out_of_memory", oom::recovery),
+    any("capture_sequence", capture::sequence),
+    any("capture_fork_and_join", capture::fork_and_join),
+    any("capture_forbidden", capture::forbidden),
+    any("graph_replay", graphs::replay),
+    any("graph_built", graphs::built),
+    any("graph_kernel_node", graphs::kernel_node),
+    any("module_loading", modules::loading),
+    any("module_globals", modules::globals),
+    any("module_libraries", modules::libraries),
+    any("module_attributes", modules::attributes),
+    any("table_sizes", export_tables::sizes),
+    any("table_slots", export_tables::slots),
+    any("table_integrity", export_tables::integrity),
+    any("table_local_storage", export_tables::local_storage),
+    any("proc_address_table", proc_address::table),
+    any("proc_address_others", proc_address::others),
+    ours("exports", proc_address::exports),
+    any("error_texts", errors::texts),
+    ours("handles_wild", handles::wild),
+    ours("handles_null", handles::null),
+    ours("handles_stale", handles::stale),
+    any("process_fork", process::fork),
+    any("process_exit", process::exit),
+];
+
+/// Runs `work` in a thread and waits for it.
+fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(work).join().expect("a thread of the topic panicked")
+}
+
+/// Runs `work` in `count` threads at once, each with its number.
+fn in_threads<T: Send + 'static>(count: usize, work: impl Fn(usize) -> T + Send + Copy + 'static) -> Vec<T> {
+    let threads: Vec<_> = (0..count).map(|number| std::thread::spawn(move || work(number))).collect();
+    threads.into_iter().map(|thread| thread.join().expect("a thread of the topic panicked")).collect()
+}
+
+/// What a host function appends to a list.
+struct Note {
+    list: &'static Mutex<Vec<u32>>,
+    number: u32,
+}
+
+/// Holds a host function back until it is opened. A driver that runs host functions in the caller's thread never gets
+/// there: the host function gives up after a while, and [`Gate::passed`] tells.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    passed: bool,
+}
+
+impl Gate {
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A gate for the life of the process: a host function may come late.
+    fn leaked() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    /// For a host function's argument.
+    fn data(&'static self) -> *mut c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    fn open(&self) {
+        self.state.lock().expect("not poisoned").open = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is open.
+    fn pass(&self) {
+        let state = self.state.lock().expect("not poisoned");
+        let (mut state, _) =
+            self.changed.wait_timeout_while(state, Self::PATIENCE, |state| !state.open).expect("not poisoned");
+        state.passed = state.open;
+    }
+
+    fn passed(&self) -> bool {
+        self.state.lock().expect("not poisoned").passed
+    }
+}
+
+/// The exit code of a child; None if it was killed.
+fn wait_for(child: libc::pid_t) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: waits for our own child; the status is ours to write.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    (waited == child && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status))
+}
