@@ -1,0 +1,104 @@
+//! Where the rendered trace goes.
+use crate::{sys, Error};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// Takes the trace's bytes in order. `end` is what closes the format (`]}` of a Chrome trace).
+pub trait Output: Send {
+    /// Adds `bytes`.
+    fn append(&mut self, bytes: &[u8], end: &[u8]) -> io::Result<()>;
+    /// Nothing follows.
+    fn finish(&mut self, end: &[u8]) -> io::Result<()>;
+    /// Bytes appended so far.
+    fn length(&self) -> u64;
+}
+
+/// Opens the output of a new trace (`keep` 0), or one of which the first `keep` bytes hold.
+pub fn open(path: Option<&Path>, keep: u64) -> Result<Box<dyn Output>, Error> {
+    let Some(path) = path else { return Ok(Box::new(Stderr { length: keep })) };
+    let io = |e| Error::io(path, e);
+    let file = OpenOptions::new().write(true).create(keep == 0).truncate(false).open(path).map_err(io)?;
+    let found = file.metadata().map_err(io)?;
+    if !found.is_file() {
+        return Ok(Box::new(Stream { file, length: keep }));
+    }
+    if found.len() < keep {
+        return Err(io(io::Error::other(format!("is {} bytes long, but {keep} had been written", found.len()))));
+    }
+    file.set_len(keep).map_err(io)?;
+    Ok(Box::new(Regular { file, length: keep, identity: (found.dev(), found.ino()) }))
+}
+
+/// A file. The format's end is written behind each batch and overwritten by the next, so that the file is well formed
+/// whenever the process dies between two batches.
+struct Regular {
+    file: File,
+    length: u64,
+    identity: (u64, u64),
+}
+
+impl Output for Regular {
+    fn append(&mut self, bytes: &[u8], end: &[u8]) -> io::Result<()> {
+        // a program that closes all descriptors may have given ours to a file of its own
+        let now = self.file.metadata()?;
+        if (now.dev(), now.ino()) != self.identity {
+            return Err(io::Error::other("the program has closed the trace's descriptor"));
+        }
+        self.file.write_all_at(&[bytes, end].concat(), self.length)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, _end: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// A pipe or terminal under a path.
+struct Stream {
+    file: File,
+    length: u64,
+}
+
+impl Output for Stream {
+    fn append(&mut self, bytes: &[u8], _end: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, end: &[u8]) -> io::Result<()> {
+        self.file.write_all(end)
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// Standard error.
+struct Stderr {
+    length: u64,
+}
+
+impl Output for Stderr {
+    fn append(&mut self, bytes: &[u8], _end: &[u8]) -> io::Result<()> {
+        sys::stderr(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, end: &[u8]) -> io::Result<()> {
+        sys::stderr(end)
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+}
