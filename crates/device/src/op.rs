@@ -179,6 +179,8 @@ pub enum Owned {
 // SAFETY: the raw pointers inside are values that the app passed and that only the app's own rules govern; nothing is
 // reached through them but what the driver API lets any thread reach.
 unsafe impl Send for Owned {}
+// SAFETY: as above; a shared command can only be read.
+unsafe impl Sync for Owned {}
 
 /// A launch with its parameter bytes.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What the app holds: one file per kind of object.
 mod context;
 mod event;
-mod graph;
+pub mod graph;
 mod module;
 mod pool;
 mod stream;
