@@ -1,1 +1,17 @@
-//! The shim: a virtual CUDA driver that is preloaded as libcuda.so.1.
+//! The shim: a virtual CUDA driver, preloaded as `libcuda.so.1`.
+//!
+//! - `entry`: the exports; nothing is decided there
+//! - `start`: what happens at the first driver call of a process
+//! - `engine`: claim, run, park; implements the device's backend
+//! - `driver`: the library below us, opened by path
+//! - `region`: marked calls, the C interface of the Python hook
+//! - `report`: what a human is told
+//!
+//! The objects and the memory that an app sees are the crate `zerogpu-device`. Nothing runs here before a process makes
+//! its first driver call: shells, compilers and the like inherit the preload too.
+mod driver;
+mod engine;
+mod entry;
+mod region;
+mod report;
+mod start;

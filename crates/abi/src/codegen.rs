@@ -32,7 +32,6 @@ pub fn exports(sources: &[Source], call_macro: &str, default_macro: &str) -> Str
     }
     let mut out = String::from("// Generated from crates/abi/driver.abi.\n");
     let mut addresses = String::new();
-    let mut implemented = String::new();
     let mut id = 0;
     for s in symbols() {
         for name in names(s) {
@@ -51,7 +50,6 @@ pub fn exports(sources: &[Source], call_macro: &str, default_macro: &str) -> Str
                 default_macro,
             );
             let _ = writeln!(addresses, "    {name} as *const (),");
-            let _ = writeln!(implemented, "    {},", imp.is_some());
             id += 1;
         }
     }

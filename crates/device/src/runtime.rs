@@ -71,16 +71,20 @@ pub trait Backend: Sync {
     }
     /// An object is about to end; called with the state's lock held, the handle still alive.
     fn ends(&self, _kind: handle::Kind, _handle: usize) {}
+    /// Whether memory that the app frees must not be handed out again yet; the backend then reclaims it later.
+    fn keeps(&self, _at: u64, _size: u64) -> bool {
+        false
+    }
+    /// Whether recorded work may still name modules that the app unloads; they end later then.
+    fn defers(&self) -> bool {
+        false
+    }
     /// Bytes that the card has left for everybody; None: only the quota counts.
     fn free_bytes(&self) -> Option<u64> {
         None
     }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
-    /// Called before each driver function of `name` runs; an error is returned in its stead (fault injection).
-    fn fault(&self, _name: &str) -> Res {
-        Ok(())
-    }
     /// An undocumented export-table slot that we do not know was called, with the first of its arguments.
     fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> CUresult {
         self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));

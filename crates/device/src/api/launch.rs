@@ -11,7 +11,7 @@ const PARAM_SIZE: usize = 2;
 
 /// Packs the parameters of a launch as the kernel lays them out. Reads through the caller's pointers, which the driver
 /// API asks to be valid for each parameter's size.
-pub(crate) fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
+pub fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
     let mut bytes = vec![0u8; kernel.param_bytes as usize];
     match *params {
         Params::Packed(given) => {

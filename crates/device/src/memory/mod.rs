@@ -239,6 +239,23 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes an allocation unknown without freeing its memory; [`Memory::reclaim`] does that later.
+    pub fn hide(&mut self, at: u64) -> Res {
+        self.regions.remove(&at).map(|_| ()).ok_or(CUresult::INVALID_VALUE)
+    }
+
+    /// Frees the memory of a hidden allocation.
+    pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
+        let region = Region { base: at, size, kind: RegionKind::Device, ctx: CUcontext::NULL, id: 0 };
+        self.regions.insert(at, region);
+        self.free(at, shrink)
+    }
+
+    /// The id of the newest region.
+    pub fn newest_id(&self) -> u64 {
+        self.next_id
+    }
+
     pub(crate) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id

@@ -48,6 +48,11 @@ impl Vmm {
         self.used
     }
 
+    /// Whether the app has reserved addresses.
+    pub fn has_reservations(&self) -> bool {
+        !self.reservations.is_empty()
+    }
+
     /// Whether an address lies in a reservation.
     pub fn is_reserved(&self, addr: u64) -> bool {
         self.reservations.range(..=addr).next_back().is_some_and(|(start, size)| addr - start < *size)

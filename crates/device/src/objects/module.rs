@@ -22,6 +22,13 @@ pub struct Modules {
     pub functions: Map<Function>,
     /// Kernels, of libraries.
     pub kernels: Map<LibraryKernel>,
+    /// Unloaded by the app while recorded work may still name them.
+    late: Vec<Late>,
+}
+
+enum Late {
+    Module(CUmodule),
+    Library(CUlibrary),
 }
 
 /// Code loaded into a context.
@@ -192,7 +199,22 @@ impl State {
             _ if crate::handle::slot(module.0).is_some() => return Ok(()),
             _ => return Err(CUresult::INVALID_HANDLE),
         }
+        if backend()?.defers() {
+            self.modules.late.push(Late::Module(module));
+            return Ok(());
+        }
         self.drop_module(module)
+    }
+
+    /// Ends what the app unloaded while recorded work could name it.
+    pub fn end_late_modules(&mut self) {
+        for late in std::mem::take(&mut self.modules.late) {
+            // both are in their tables, so there is nothing to refuse
+            let _ended = match late {
+                Late::Module(m) => self.drop_module(m),
+                Late::Library(l) => self.drop_library(l),
+            };
+        }
     }
 
     fn drop_module(&mut self, module: CUmodule) -> Res {
@@ -301,6 +323,15 @@ impl State {
 
     /// Ends a library with its modules, functions and kernels.
     pub fn unload_library(&mut self, library: CUlibrary) -> Res {
+        self.library(library)?;
+        if backend()?.defers() {
+            self.modules.late.push(Late::Library(library));
+            return Ok(());
+        }
+        self.drop_library(library)
+    }
+
+    fn drop_library(&mut self, library: CUlibrary) -> Res {
         let l = self.modules.libraries.remove(&library.0).ok_or(CUresult::INVALID_HANDLE)?;
         for m in l.modules.into_values() {
             self.drop_module(m)?;

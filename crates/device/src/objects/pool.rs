@@ -155,7 +155,10 @@ impl State {
         let backend = backend()?;
         let region = self.memory.find(at).copied();
         let mut refused = Ok(());
-        self.memory.free(at, &mut |c| refused = backend.change(c))?;
+        match region {
+            Some(r) if r.base == at && backend.keeps(at, r.size) => self.memory.hide(at)?,
+            _ => self.memory.free(at, &mut |c| refused = backend.change(c))?,
+        }
         if let Some(crate::memory::Region { kind: crate::memory::RegionKind::Pool(p), size, .. }) = region {
             self.count_pool(p, size, false);
         }

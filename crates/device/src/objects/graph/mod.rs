@@ -8,8 +8,6 @@ mod dot;
 mod exec;
 mod node;
 mod rules;
-#[cfg(test)]
-mod tests;
 mod user;
 
 pub use capture::{surely_idle, Capture, Info, CAPTURES};

@@ -1,0 +1,248 @@
+//! Claim: from parked to a GPU that holds every byte at its address.
+use super::live::{ok, twice, Live, DEVICE};
+use super::staging::{self, Way};
+use super::{locked, Engine, Phase};
+use crate::driver::Driver;
+use crate::report;
+use std::sync::atomic::Ordering;
+use zerogpu_abi::*;
+use zerogpu_device::exec::now;
+use zerogpu_device::memory::{backing, RegionKind, ARENA_BYTES};
+use zerogpu_device::objects::LIMITS;
+use zerogpu_device::runtime::{config, lock, State};
+
+/// A step of a claim that failed, for the sentence that the human reads.
+struct Failed {
+    step: &'static str,
+    code: CUresult,
+    /// What to do, if something can be done.
+    remedy: &'static str,
+}
+
+impl Failed {
+    fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
+        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory" }
+    }
+}
+
+impl Engine {
+    /// Claims a GPU, if none is claimed. `why` is what needs it.
+    pub(super) fn claim(&'static self, borrowed: bool, why: &str) -> Res {
+        let mut phase = locked(&self.phase);
+        match *phase {
+            Phase::Claimed { .. } => return Ok(()),
+            Phase::Lost(code) => return Err(code),
+            Phase::Parked => {}
+        }
+        let start = now();
+        match self.claim_now() {
+            Ok(bytes) => {
+                *phase = Phase::Claimed { borrowed };
+                let took = now() - start;
+                self.tally.claims.fetch_add(1, Ordering::Relaxed);
+                self.tally.borrows.fetch_add(borrowed as u64, Ordering::Relaxed);
+                self.tally.last_claim.store(took + 1, Ordering::Relaxed);
+                zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
+                zerogpu_trace::counter("bytes on the card", bytes);
+                self.replay();
+                self.gate.open();
+                self.watch.look_again(self);
+                Ok(())
+            }
+            Err(f) => {
+                report::error(&format!("no GPU could be claimed for {why}: {} failed ({}); {}", f.step, name(f.code), f.remedy));
+                Err(f.code)
+            }
+        }
+    }
+
+    /// Makes everything live; on failure nothing is left of it. Returns the bytes brought in.
+    fn claim_now(&'static self) -> Result<u64, Failed> {
+        let none = "open the driver";
+        let d = self.below.driver().map_err(|_| Failed { step: none, code: CUresult::NO_DEVICE, remedy: "see above" })?;
+        self.make_ready(d)?;
+        let mut ctx = CUcontext::NULL;
+        // SAFETY: writes the context.
+        ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, DEVICE) }).map_err(Failed::at("making the context"))?;
+        let claimed = self.bring_in(d, ctx);
+        if claimed.is_err() {
+            self.let_go(d);
+            // SAFETY: retained above.
+            if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)) } {
+                report::error(&format!("the context of a failed claim stays on the card ({}); end the program to free it", name(e)));
+            }
+        }
+        claimed
+    }
+
+    /// The driver's cuInit and the addresses, once.
+    fn make_ready(&self, d: &Driver) -> Result<(), Failed> {
+        let mut st = lock().map_err(Failed::at("locking"))?;
+        let mut live = locked(&self.live);
+        if !live.ready {
+            // SAFETY: no preconditions.
+            ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
+                step: "cuInit of the driver",
+                code,
+                remedy: if code == CUresult::NO_DEVICE {
+                    "the driver is installed but there is no card: run this on a GPU machine, or with --driver soft"
+                } else {
+                    "run zerogpu doctor to see why"
+                },
+            })?;
+            check_card(d)?;
+            let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?.base();
+            hand_over(d, base, ARENA_BYTES)?;
+            live.ready = true;
+        }
+        if !live.window && st.memory.vmm().has_reservations() {
+            let (base, len) = crate::start::WINDOW;
+            hand_over(d, base, len)?;
+            live.window = true;
+        }
+        Ok(())
+    }
+
+    /// Physical memory, mappings, bytes, pins.
+    fn bring_in(&'static self, d: &Driver, ctx: CUcontext) -> Result<u64, Failed> {
+        let mut st = lock().map_err(Failed::at("locking"))?;
+        let epoch = self.epoch.load(Ordering::Acquire) + 1;
+        locked(&self.live).ctx = ctx;
+        self.epoch.store(epoch, Ordering::Release);
+        self.bind().map_err(Failed::at("making the context current"))?;
+        set_limits(d, &st).map_err(Failed::at("setting the context's limits"))?;
+        let mut ranges = Vec::new();
+        {
+            let mut live = locked(&self.live);
+            for (va, len) in st.memory.in_use() {
+                live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
+                let host = st.memory.arena_host(va).map_err(Failed::at("finding the host copy"))? as u64;
+                ranges.push((va, host, len));
+            }
+            map_all(&mut live, d, &mut st, &mut ranges).map_err(Failed::at("mapping the app's own memory"))?;
+        }
+        let bytes = staging::copy(d, Way::In, &ranges).map_err(Failed::at("copying memory to the card"))?;
+        let mut live = locked(&self.live);
+        for (at, len) in pinned(&st) {
+            live.pin(d, at, len).map_err(Failed::at("page-locking host memory"))?;
+        }
+        live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        drop(live);
+        self.claimed.store(true, Ordering::Release);
+        Ok(bytes)
+    }
+
+    /// Waits for a park in progress to end.
+    pub(super) fn settle(&self) -> Res {
+        match *locked(&self.phase) {
+            Phase::Lost(code) => Err(code),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name of an error, for messages.
+pub(super) fn name(code: CUresult) -> String {
+    match zerogpu_abi::describe(code) {
+        Some((name, _)) => format!("{} {}", code.0, name.to_string_lossy()),
+        None => code.0.to_string(),
+    }
+}
+
+/// A card of another architecture than the one that the app was shown would run other code than it chose.
+fn check_card(d: &Driver) -> Result<(), Failed> {
+    let shown = config().map_err(Failed::at("reading the profile"))?.profile.cc;
+    let ask = |n| {
+        let mut v = 0;
+        // SAFETY: writes one integer.
+        ok(unsafe { (d.cuDeviceGetAttribute)(&mut v, n, DEVICE) }).map(|()| v)
+    };
+    let major = ask(75).map_err(Failed::at("asking the card's architecture"))?;
+    let minor = ask(76).map_err(Failed::at("asking the card's architecture"))?;
+    if (major, minor) == shown {
+        return Ok(());
+    }
+    Err(Failed {
+        step: "matching the card with the profile",
+        code: CUresult::NO_DEVICE,
+        remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \
+                 (zerogpu run --profile)",
+    })
+}
+
+/// Gives a placeholder's addresses to the driver; they stay ours whatever happens.
+fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
+    let step = "reserving the arena's addresses in the driver";
+    backing::unreserve(base, len);
+    let mut got = 0;
+    // SAFETY: a range of addresses that nobody has mapped; the answer is checked.
+    let r = ok(unsafe { (d.cuMemAddressReserve)(&mut got, len as usize, 0, base, 0) });
+    if r.is_ok() && got == base {
+        return Ok(());
+    }
+    let code = r.err().unwrap_or(CUresult::OUT_OF_MEMORY);
+    if code == CUresult::OUT_OF_MEMORY && got != 0 {
+        // SAFETY: the driver reserved another range than we asked for; it is given back whole.
+        if let Err(e) = unsafe { twice(|| (d.cuMemAddressFree)(got, len as usize)) } {
+            report::explain(&format!("a range of addresses in the wrong place could not be freed ({})", name(e)));
+        }
+    }
+    let kept = backing::reserve(Some(base), len).is_ok();
+    let remedy = if kept {
+        "other addresses than the app's pointers would be no use: call it again, and report it if it stays"
+    } else {
+        "the addresses were taken by another mapping of the process: start it again"
+    };
+    Err(Failed { step, code, remedy })
+}
+
+fn set_limits(d: &Driver, st: &State) -> Res {
+    let Some(c) = st.contexts.get(&st.primary.0) else { return Ok(()) };
+    for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
+        if value != usual {
+            // SAFETY: plain numbers.
+            ok(unsafe { (d.cuCtxSetLimit)(i as u32, value) })?;
+        }
+    }
+    Ok(())
+}
+
+/// The app's own handles and mappings, and the ranges whose bytes go in.
+fn map_all(live: &mut Live, d: &Driver, st: &mut State, ranges: &mut Vec<(u64, u64, u64)>) -> Res {
+    for (h, p) in st.memory.vmm().handles() {
+        live.create(d, h, p.len, p.prop.location.kind != 1)?;
+    }
+    let mut seen = std::collections::HashSet::new();
+    let regions: Vec<_> = st.memory.regions().copied().collect();
+    for r in regions {
+        let RegionKind::Mapped { physical, off, access } = r.kind else { continue };
+        let start = st.memory.vmm().physical(physical).ok_or(CUresult::INVALID_VALUE)?.off;
+        live.map(d, r.base, r.size, physical, off - start)?;
+        if access != 0 {
+            live.access(d, r.base, r.size, access)?;
+            // bytes that are mapped twice go in once
+            if seen.insert((off, r.size)) {
+                ranges.push((r.base, st.memory.backing()?.at(off) as u64, r.size));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Page-locked host memory.
+fn pinned(st: &State) -> Vec<(u64, u64)> {
+    let host = |r: &&zerogpu_device::memory::Region| matches!(r.kind, RegionKind::Host { .. });
+    st.memory.regions().filter(host).map(|r| (r.base, r.size)).collect()
+}
+
+/// The event that all of this claim are timed against.
+fn base_event(d: &Driver) -> Res<(CUevent, u64)> {
+    let mut event = CUevent::NULL;
+    // SAFETY: writes the new event; the legacy stream exists with the context.
+    unsafe {
+        ok((d.cuEventCreate)(&mut event, 0))?;
+        ok((d.cuEventRecord)(event, CU_STREAM_LEGACY))?;
+        ok((d.cuEventSynchronize)(event))?;
+    }
+    Ok((event, now()))
+}

@@ -1,0 +1,380 @@
+//! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
+use super::live::{ok, LiveFunction};
+use super::Engine;
+use std::ffi::c_void;
+use std::sync::atomic::Ordering;
+use zerogpu_abi::*;
+use zerogpu_device::handle;
+use zerogpu_device::memory::ARENA_BYTES;
+use zerogpu_device::objects::CAPTURES;
+use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Launch, Op, Params, Plane, Value};
+use zerogpu_device::runtime::{lock, Scope};
+
+/// Where module variables have our addresses: the last GiB of the arena.
+fn is_global(addr: u64) -> bool {
+    let end = crate::start::ARENA + ARENA_BYTES;
+    (end - (1 << 30)..end).contains(&addr)
+}
+
+impl Engine {
+    /// Runs a command on the claimed GPU; None: something captures, so the device has to look first.
+    #[inline]
+    pub(super) fn forward_live(&self, stream: CUstream, op: &Op) -> Option<Res> {
+        if self.regions.is_over() {
+            return Some(Err(super::OVER));
+        }
+        if CAPTURES.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        Some(self.forward_to(stream, op))
+    }
+
+    pub(super) fn forward_to(&self, stream: CUstream, op: &Op) -> Res {
+        let epoch = self.bind()?;
+        let s = self.live_stream(stream, epoch)?;
+        let d = self.driver()?;
+        match op {
+            Op::Launch(l) => self.launch(l, s, epoch),
+            Op::Copy(c) => self.copy(c, s),
+            Op::Fill(f) => self.fill(f, s),
+            Op::Record(e) => {
+                let real = self.live_event(*e, epoch)?;
+                // SAFETY: live twins of this claim.
+                ok(unsafe { (d.cuEventRecord)(real, s) })?;
+                if let Some(slot) = handle::slot(e.0) {
+                    slot.aux.store(epoch as u64, Ordering::Release);
+                }
+                Ok(())
+            }
+            Op::Wait(e) => {
+                if !recorded_now(e.0, epoch) {
+                    return self.known_event(*e);
+                }
+                let real = self.live_event(*e, epoch)?;
+                // SAFETY: live twins of this claim.
+                ok(unsafe { (d.cuStreamWaitEvent)(s, real, 0) })
+            }
+            Op::Host(call) => self.host_call(call, s),
+            Op::Write(v) => self.value(v, s, true),
+            Op::Await(v) => self.value(v, s, false),
+            Op::Graph(g) => {
+                let ops = lock()?.exec_ops(*g)?;
+                ops.iter().try_for_each(|op| self.forward_to(stream, &op.as_op()))
+            }
+        }
+    }
+
+    /// An event that this claim has not recorded is passed, if it exists.
+    fn known_event(&self, e: CUevent) -> Res {
+        lock()?.event(e).map(|_| ())
+    }
+
+    #[inline]
+    fn launch(&self, l: &Launch, s: CUstream, epoch: u32) -> Res {
+        let f = self.live_function(l.func, epoch)?;
+        let d = self.driver()?;
+        let ([gx, gy, gz], [bx, by, bz]) = (l.grid, l.block);
+        if zerogpu_trace::on() {
+            trace_launch(l, f, s);
+        }
+        let mut packed = match &l.params {
+            Params::Packed(bytes) => Some(bytes.to_vec()),
+            params => self.translated(f, params)?,
+        };
+        let (mut pointers, mut extra): (*mut *mut c_void, *mut *mut c_void) = match l.params {
+            Params::Pointers(p) => (p, std::ptr::null_mut()),
+            Params::Extra(e) => (std::ptr::null_mut(), e),
+            Params::Packed(_) => (std::ptr::null_mut(), std::ptr::null_mut()),
+        };
+        let mut size = packed.as_ref().map_or(0, Vec::len);
+        let mut list;
+        if let Some(bytes) = packed.as_mut() {
+            self.translate(f, bytes)?;
+            // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
+            list = [1 as *mut c_void, bytes.as_mut_ptr().cast(), 2 as *mut c_void, (&mut size as *mut usize).cast(), std::ptr::null_mut()];
+            (pointers, extra) = (std::ptr::null_mut(), list.as_mut_ptr());
+        }
+        // SAFETY: live twins of this claim, and the parameters that the app gave or our copy of them.
+        ok(unsafe {
+            if !l.attrs.is_empty() || (l.cooperative && !extra.is_null()) {
+                let mut attrs = self.attributes(l, epoch)?;
+                let config = CUlaunchConfig {
+                    gridDimX: gx,
+                    gridDimY: gy,
+                    gridDimZ: gz,
+                    blockDimX: bx,
+                    blockDimY: by,
+                    blockDimZ: bz,
+                    sharedMemBytes: l.shared,
+                    hStream: s,
+                    attrs: attrs.as_mut_ptr(),
+                    numAttrs: attrs.len() as u32,
+                };
+                (d.cuLaunchKernelEx)(&config, f.real, pointers, extra)
+            } else if l.cooperative {
+                (d.cuLaunchCooperativeKernel)(f.real, gx, gy, gz, bx, by, bz, l.shared, s, pointers)
+            } else {
+                (d.cuLaunchKernel)(f.real, gx, gy, gz, bx, by, bz, l.shared, s, pointers, extra)
+            }
+        })
+    }
+
+    /// Launch attributes with live events in place of ours; a cooperative launch is one more.
+    fn attributes(&self, l: &Launch, epoch: u32) -> Res<Vec<CUlaunchAttribute>> {
+        const COOPERATIVE: u32 = 2;
+        const WITH_EVENT: [u32; 2] = [7, 12];
+        let mut attrs = l.attrs.to_vec();
+        for a in attrs.iter_mut().filter(|a| WITH_EVENT.contains(&a.id)) {
+            a.value.words[0] = self.live_event(CUevent(a.value.words[0] as usize), epoch)?.0 as u64;
+        }
+        if l.cooperative {
+            let mut value = CUlaunchAttributeValue { words: [0; 8] };
+            value.words[0] = 1;
+            attrs.push(CUlaunchAttribute { id: COOPERATIVE, pad: [0; 4], value });
+        }
+        Ok(attrs)
+    }
+
+    /// A packed copy of the parameters, if an address of a module variable is among them.
+    fn translated(&self, f: &LiveFunction, params: &Params) -> Res<Option<Vec<u8>>> {
+        let found = match params {
+            Params::Pointers(p) if !p.is_null() => f.kernel.params.iter().any(|q| {
+                // SAFETY: cuLaunchKernel asks for one valid pointer a parameter, in order.
+                let at = unsafe { *p.add(q.ordinal as usize) } as *const u64;
+                // SAFETY: the parameter is `size` bytes long.
+                (0..q.size as usize / 8).any(|i| is_global(unsafe { at.add(i).read_unaligned() }))
+            }),
+            Params::Extra(_) => true,
+            _ => false,
+        };
+        if found { zerogpu_device::api::pack(&f.kernel, params).map(Some) } else { Ok(None) }
+    }
+
+    /// Replaces addresses of module variables in packed parameters.
+    fn translate(&self, f: &LiveFunction, bytes: &mut [u8]) -> Res {
+        for q in f.kernel.params.iter() {
+            for i in 0..q.size as usize / 8 {
+                let at = q.offset as usize + i * 8;
+                let Some(word) = bytes.get_mut(at..at + 8) else { continue };
+                let value = u64::from_le_bytes(word.try_into().unwrap_or([0; 8]));
+                if is_global(value) {
+                    if let Some(real) = self.live_global(value, 1)? {
+                        word.copy_from_slice(&real.to_le_bytes());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The real address of an address of ours.
+    #[inline]
+    fn address(&self, at: u64, len: u64) -> Res<u64> {
+        if is_global(at) { self.live_global(at, len)?.ok_or(CUresult::INVALID_VALUE) } else { Ok(at) }
+    }
+
+    fn copy(&self, c: &Copy, s: CUstream) -> Res {
+        if c.bytes() == 0 {
+            return Ok(());
+        }
+        let d = self.driver()?;
+        let n = c.bytes() as usize;
+        let (dst, src) = (self.address(c.dst.at, c.width)?, self.address(c.src.at, c.width)?);
+        // SAFETY: the app's own addresses, as it gave them to the same function; the driver checks the device's.
+        ok(unsafe {
+            match (c.is_linear(), c.direction, c.blocking) {
+                (true, Direction::HostToDevice, true) => (d.cuMemcpyHtoD_v2)(dst, src as *const c_void, n),
+                (true, Direction::HostToDevice, false) => (d.cuMemcpyHtoDAsync_v2)(dst, src as *const c_void, n, s),
+                (true, Direction::DeviceToHost, true) => (d.cuMemcpyDtoH_v2)(dst as *mut c_void, src, n),
+                (true, Direction::DeviceToHost, false) => (d.cuMemcpyDtoHAsync_v2)(dst as *mut c_void, src, n, s),
+                (true, Direction::DeviceToDevice, false) => (d.cuMemcpyDtoDAsync_v2)(dst, src, n, s),
+                (true, _, false) => (d.cuMemcpyAsync)(dst, src, n, s),
+                (true, _, true) => {
+                    ok((d.cuMemcpyAsync)(dst, src, n, s))?;
+                    (d.cuStreamSynchronize)(s)
+                }
+                (false, ..) => {
+                    let shaped = shaped(c, dst, src);
+                    ok((d.cuMemcpy3DAsync_v2)(&shaped, s))?;
+                    if c.blocking { (d.cuStreamSynchronize)(s) } else { CUresult::SUCCESS }
+                }
+            }
+        })
+    }
+
+    fn fill(&self, f: &Fill, s: CUstream) -> Res {
+        if f.span() == Some(0) {
+            return Ok(());
+        }
+        let d = self.driver()?;
+        let dst = self.address(f.dst, f.width * f.element as u64)?;
+        let (w, h, pitch) = (f.width as usize, f.height as usize, f.pitch as usize);
+        // SAFETY: the app's own addresses; the driver checks them.
+        ok(unsafe {
+            match (f.height, f.element) {
+                (1, 1) => (d.cuMemsetD8Async)(dst, f.value as u8, w, s),
+                (1, 2) => (d.cuMemsetD16Async)(dst, f.value as u16, w, s),
+                (1, _) => (d.cuMemsetD32Async)(dst, f.value, w, s),
+                (_, 1) => (d.cuMemsetD2D8Async)(dst, pitch, f.value as u8, w, h, s),
+                (_, 2) => (d.cuMemsetD2D16Async)(dst, pitch, f.value as u16, w, h, s),
+                _ => (d.cuMemsetD2D32Async)(dst, pitch, f.value, w, h, s),
+            }
+        })?;
+        // SAFETY: a live stream.
+        if f.blocking { ok(unsafe { (d.cuStreamSynchronize)(s) }) } else { Ok(()) }
+    }
+
+    fn value(&self, v: &Value, s: CUstream, write: bool) -> Res {
+        let d = self.driver()?;
+        let at = self.address(v.at, 8)?;
+        // SAFETY: the app's own address; the driver checks it.
+        ok(unsafe {
+            match (write, v.wide) {
+                (true, true) => (d.cuStreamWriteValue64_v2)(s, at, v.value, v.flags),
+                (true, false) => (d.cuStreamWriteValue32_v2)(s, at, v.value as u32, v.flags),
+                (false, true) => (d.cuStreamWaitValue64_v2)(s, at, v.value, v.flags),
+                (false, false) => (d.cuStreamWaitValue32_v2)(s, at, v.value as u32, v.flags),
+            }
+        })
+    }
+
+    fn host_call(&self, call: &HostCall, s: CUstream) -> Res {
+        let d = self.driver()?;
+        // SAFETY: the app's function with its data, or ours with a box that it frees.
+        ok(unsafe {
+            match *call {
+                HostCall::Func { func, data } => (d.cuLaunchHostFunc)(s, func, data),
+                HostCall::Callback { func, data, stream } => {
+                    let boxed = Box::into_raw(Box::new((func, data, stream)));
+                    let queued = (d.cuLaunchHostFunc)(s, Some(call_back), boxed.cast());
+                    if !queued.ok() {
+                        drop(Box::from_raw(boxed));
+                    }
+                    queued
+                }
+            }
+        })
+    }
+
+    /// Waits for real work, or asks about it.
+    pub(super) fn wait_live(&self, scope: Scope, wait: bool) -> Res {
+        if wait && self.regions.is_over() && !matches!(scope, Scope::Event(_)) {
+            return Err(super::OVER);
+        }
+        let epoch = self.bind()?;
+        let d = self.driver()?;
+        // SAFETY: live twins of this claim.
+        ok(unsafe {
+            match scope {
+                Scope::Context if wait => (d.cuCtxSynchronize)(),
+                Scope::Context => (d.cuStreamQuery)(CU_STREAM_LEGACY),
+                Scope::Stream(s) => {
+                    let s = self.live_stream(s, epoch)?;
+                    if wait { (d.cuStreamSynchronize)(s) } else { (d.cuStreamQuery)(s) }
+                }
+                Scope::Event(e) if recorded_now(e, epoch) => {
+                    let e = self.live_event(CUevent(e), epoch)?;
+                    if wait { (d.cuEventSynchronize)(e) } else { (d.cuEventQuery)(e) }
+                }
+                Scope::Event(_) => CUresult::SUCCESS,
+            }
+        })
+    }
+
+    /// Milliseconds between two events recorded in this claim; None: one is older, and its time is kept by the device.
+    pub(super) fn elapsed_live(&self, start: usize, end: usize) -> Option<Res<f32>> {
+        let epoch = self.bind().ok()?;
+        let now = |e| recorded_now(e, epoch);
+        if !now(start) && !now(end) {
+            return None;
+        }
+        let ms = || {
+            for e in [start, end] {
+                if now(e) {
+                    self.note_time(e, epoch)?;
+                }
+            }
+            lock()?.elapsed(CUevent(start), CUevent(end), u64::MAX)
+        };
+        Some(ms())
+    }
+
+    /// Keeps a recorded event's time, as an offset from the claim's base event, with the event.
+    pub(super) fn note_time(&self, e: usize, epoch: u32) -> Res {
+        let real = self.live_event(CUevent(e), epoch)?;
+        let d = self.driver()?;
+        let timed = lock()?.event(CUevent(e))?.timed();
+        // SAFETY: live twins of this claim.
+        ok(unsafe { (d.cuEventQuery)(real) })?;
+        let at = match super::locked(&self.live).base {
+            Some((base, host)) if timed => {
+                let mut ms = 0f32;
+                // SAFETY: both events are live, timed and passed.
+                ok(unsafe { (d.cuEventElapsedTime)(&mut ms, base, real) })?;
+                host + (ms as f64 * 1e6) as u64
+            }
+            _ => zerogpu_device::exec::now(),
+        };
+        lock()?.event(CUevent(e))?.done_at = Some(at);
+        Ok(())
+    }
+}
+
+/// Whether an event's last record was in this claim.
+fn recorded_now(e: usize, epoch: u32) -> bool {
+    handle::slot(e).is_some_and(|s| s.aux.load(Ordering::Acquire) == epoch as u64)
+}
+
+unsafe extern "C" fn call_back(data: *mut c_void) {
+    // SAFETY: the box that `host_call` made, freed here once.
+    let (func, data, stream) = *unsafe { Box::from_raw(data as *mut (CUstreamCallback, *mut c_void, CUstream)) };
+    if let Some(f) = func {
+        // SAFETY: the app's own function with its own data.
+        unsafe { f(stream, CUresult::SUCCESS, data) };
+    }
+}
+
+/// A 2-D or 3-D copy as the driver takes it: unified addresses, pitches, heights.
+fn shaped(c: &Copy, dst: u64, src: u64) -> CUDA_MEMCPY3D {
+    const UNIFIED: u32 = 4;
+    let height = |p: &Plane| if p.pitch == 0 { 0 } else { (p.slice / p.pitch) as usize };
+    CUDA_MEMCPY3D {
+        srcXInBytes: 0,
+        srcY: 0,
+        srcZ: 0,
+        srcLOD: 0,
+        srcMemoryType: UNIFIED,
+        srcHost: std::ptr::null(),
+        srcDevice: src,
+        srcArray: CUarray::NULL,
+        reserved0: std::ptr::null_mut(),
+        srcPitch: c.src.pitch as usize,
+        srcHeight: height(&c.src),
+        dstXInBytes: 0,
+        dstY: 0,
+        dstZ: 0,
+        dstLOD: 0,
+        dstMemoryType: UNIFIED,
+        dstHost: std::ptr::null_mut(),
+        dstDevice: dst,
+        dstArray: CUarray::NULL,
+        reserved1: std::ptr::null_mut(),
+        dstPitch: c.dst.pitch as usize,
+        dstHeight: height(&c.dst),
+        WidthInBytes: c.width as usize,
+        Height: c.height as usize,
+        Depth: c.depth as usize,
+    }
+}
+
+#[cold]
+fn trace_launch(l: &Launch, f: &LiveFunction, s: CUstream) {
+    let launch = zerogpu_trace::Launch {
+        kernel: &f.kernel.name,
+        grid: l.grid,
+        block: l.block,
+        shared_bytes: l.shared as u64,
+        stream: s.0 as u64,
+    };
+    zerogpu_trace::launch(super::launch_id(), &launch);
+}

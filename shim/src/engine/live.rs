@@ -1,0 +1,446 @@
+//! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
+use super::{locked, Engine};
+use crate::driver::Driver;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use zerogpu_abi::*;
+use zerogpu_device::handle::{self, Kind};
+use zerogpu_device::memory::Change;
+use zerogpu_device::objects::StreamKind;
+use zerogpu_device::runtime::{lock, State};
+use zerogpu_image::Kernel;
+
+/// What exists in the driver below for the current claim.
+#[derive(Default)]
+pub struct Live {
+    /// Whether the driver's cuInit was called and the addresses are reserved.
+    pub ready: bool,
+    /// Addresses reserved in the driver for the app's own reservations.
+    pub window: bool,
+    /// The primary context.
+    pub ctx: CUcontext,
+    /// Physical memory mapped in the arena: address to (bytes, handle).
+    pub extents: BTreeMap<u64, (u64, u64)>,
+    /// Real handles of the app's physical handles, and their bytes.
+    pub physical: HashMap<u64, (u64, u64)>,
+    /// The app's mappings that exist for real: address to bytes.
+    pub mappings: BTreeMap<u64, u64>,
+    /// Page-locked host memory: address to bytes.
+    pub pins: BTreeMap<u64, u64>,
+    /// Real modules by ours, in the order in which they were loaded.
+    pub modules: Vec<(CUmodule, CUmodule)>,
+    /// Module variables: our address to (bytes, real address).
+    pub globals: BTreeMap<u64, (u64, u64)>,
+    /// Functions, kept as long as the process: hot paths hold pointers to them.
+    functions: Vec<&'static LiveFunction>,
+    /// The event that all recorded ones are timed against, and the host time of its record.
+    pub base: Option<(CUevent, u64)>,
+}
+
+/// A real function, with what a launch of it needs to know.
+pub struct LiveFunction {
+    /// The driver's function.
+    pub real: CUfunction,
+    /// Its parameters, for addresses of module variables in them.
+    pub kernel: Arc<Kernel>,
+}
+
+thread_local! {
+    /// The claim in which this thread made the real context current.
+    static BOUND: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The device ordinal that is claimed: the driver's first.
+pub const DEVICE: CUdevice = 0;
+
+impl Engine {
+    /// The driver below. Only asked for while it is known to be there.
+    pub(super) fn driver(&self) -> Res<&Driver> {
+        self.below.driver().map_err(|_| CUresult::NO_DEVICE)
+    }
+
+    /// Makes the real context current in this thread, once a claim.
+    #[inline]
+    pub(super) fn bind(&self) -> Res<u32> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if BOUND.get() != epoch {
+            let ctx = locked(&self.live).ctx;
+            // SAFETY: the primary context, retained for as long as the claim.
+            ok(unsafe { (self.driver()?.cuCtxSetCurrent)(ctx) })?;
+            BOUND.set(epoch);
+        }
+        Ok(epoch)
+    }
+
+    /// The real stream of a stream as the app names it.
+    #[inline]
+    pub(super) fn live_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
+        if stream.0 <= 2 {
+            return Ok(stream);
+        }
+        match handle::twin(stream.0, Kind::Stream, epoch) {
+            Some(twin) => Ok(CUstream(twin as usize)),
+            None => self.make_stream(stream, epoch),
+        }
+    }
+
+    #[cold]
+    fn make_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
+        let st = lock()?;
+        let s = st.streams.get(&stream.0).ok_or(CUresult::INVALID_HANDLE)?;
+        // a default stream's own handle stands for its name
+        let real = match s.kind {
+            StreamKind::Legacy => CU_STREAM_LEGACY,
+            StreamKind::PerThread => CU_STREAM_PER_THREAD,
+            StreamKind::Created => {
+                if let Some(twin) = handle::twin(stream.0, Kind::Stream, epoch) {
+                    return Ok(CUstream(twin as usize));
+                }
+                let d = self.driver()?;
+                let mut real = CUstream::NULL;
+                // SAFETY: writes the new stream; attributes are values that the app gave for this very call.
+                unsafe {
+                    ok((d.cuStreamCreateWithPriority)(&mut real, s.flags, s.priority))?;
+                    for (id, value) in &s.attributes {
+                        ok((d.cuStreamSetAttribute)(real, *id, value))?;
+                    }
+                }
+                handle::set_twin(stream.0, epoch, real.0 as u64);
+                real
+            }
+        };
+        Ok(real)
+    }
+
+    /// The real event of an event.
+    pub(super) fn live_event(&self, event: CUevent, epoch: u32) -> Res<CUevent> {
+        if let Some(twin) = handle::twin(event.0, Kind::Event, epoch) {
+            return Ok(CUevent(twin as usize));
+        }
+        let mut st = lock()?;
+        if let Some(twin) = handle::twin(event.0, Kind::Event, epoch) {
+            return Ok(CUevent(twin as usize));
+        }
+        // no inter-process flag: handles of ours go nowhere
+        let flags = st.event(event)?.flags & !4;
+        let mut real = CUevent::NULL;
+        // SAFETY: writes the new event.
+        ok(unsafe { (self.driver()?.cuEventCreate)(&mut real, flags) })?;
+        handle::set_twin(event.0, epoch, real.0 as u64);
+        Ok(real)
+    }
+
+    /// The real function of a function or a kernel.
+    #[inline]
+    pub(super) fn live_function(&self, func: usize, epoch: u32) -> Res<&'static LiveFunction> {
+        let twin = handle::twin(func, Kind::Function, epoch).or_else(|| handle::twin(func, Kind::Kernel, epoch));
+        match twin {
+            // SAFETY: twins of functions are addresses of leaked LiveFunctions, see make_function.
+            Some(twin) => Ok(unsafe { &*(twin as *const LiveFunction) }),
+            None => self.make_function(func, epoch),
+        }
+    }
+
+    #[cold]
+    fn make_function(&self, func: usize, epoch: u32) -> Res<&'static LiveFunction> {
+        let mut st = lock()?;
+        // a kernel of a library is launched as its function in the current context
+        let func = match handle::is(func, Kind::Kernel) {
+            true => st.kernel_function(CUkernel(func))?.0,
+            false => func,
+        };
+        let f = st.any_function(func)?.clone();
+        let module = self.live_module(&mut st, f.module, epoch)?;
+        let d = self.driver()?;
+        let mut real = CUfunction::NULL;
+        // SAFETY: a live module and a NUL-terminated name; attributes were checked when the app set them.
+        unsafe {
+            ok((d.cuModuleGetFunction)(&mut real, module, f.name.as_ptr()))?;
+            for &(attribute, value) in &f.set {
+                ok((d.cuFuncSetAttribute)(real, attribute, value))?;
+            }
+        }
+        let mut live = locked(&self.live);
+        let made = LiveFunction { real, kernel: f.kernel };
+        // hot paths may still hold the one of an earlier claim, so none is ever freed; each is made once and kept by
+        // claims that follow if the driver gives the same function again
+        let known = live.functions.iter().find(|l| l.real == real && Arc::ptr_eq(&l.kernel, &made.kernel)).copied();
+        let kept = known.unwrap_or_else(|| Box::leak(Box::new(made)));
+        if known.is_none() {
+            live.functions.push(kept);
+        }
+        handle::set_twin(func, epoch, kept as *const LiveFunction as u64);
+        Ok(kept)
+    }
+
+    /// The real module of a module: loaded from its recipe, its variables with the contents they had.
+    fn live_module(&self, st: &mut State, module: CUmodule, epoch: u32) -> Res<CUmodule> {
+        if let Some(twin) = handle::twin(module.0, Kind::Module, epoch) {
+            return Ok(CUmodule(twin as usize));
+        }
+        let source = st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?.source.clone();
+        let d = self.driver()?;
+        let mut real = CUmodule::NULL;
+        // SAFETY: the image that the app gave, or a copy, valid as long as the source.
+        ok(unsafe { (d.cuModuleLoadData)(&mut real, source.as_ptr().cast()) })?;
+        let globals: Vec<(std::ffi::CString, u64, u64)> = {
+            let m = st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?;
+            let named = |(name, &(at, size)): (&Arc<str>, &(u64, u64))| {
+                std::ffi::CString::new(name.as_bytes()).ok().map(|n| (n, at, size))
+            };
+            m.globals.iter().filter_map(named).collect()
+        };
+        for (name, at, size) in globals {
+            let (mut address, mut bytes) = (0, 0);
+            let host = st.memory.arena_host(at)?;
+            // SAFETY: a live module; the backing holds `size` bytes of the variable.
+            unsafe {
+                ok((d.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, name.as_ptr()))?;
+                let n = (bytes as u64).min(size) as usize;
+                ok((d.cuMemcpyHtoD_v2)(address, host as *const _, n))?;
+            }
+            locked(&self.live).globals.insert(at, (size, address));
+        }
+        locked(&self.live).modules.push((module, real));
+        handle::set_twin(module.0, epoch, real.0 as u64);
+        Ok(real)
+    }
+
+    /// Makes a module's twin because its variable was asked for by address while claimed.
+    pub(super) fn live_global(&self, at: u64, len: u64) -> Res<Option<u64>> {
+        let find = |live: &Live| {
+            let (&base, &(size, real)) = live.globals.range(..=at).next_back()?;
+            (at - base < size && len <= size - (at - base)).then_some(real + (at - base))
+        };
+        if let Some(real) = find(&locked(&self.live)) {
+            return Ok(Some(real));
+        }
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let mut st = lock()?;
+        let owner = st.modules.modules.iter().find_map(|(&h, m)| {
+            let known = m.globals.iter().find(|(_, &(base, size))| at.wrapping_sub(base) < size);
+            known.map(|(name, &(base, size))| (CUmodule(h), name.clone(), base, size))
+        });
+        let Some((module, name, base, size)) = owner else { return Ok(None) };
+        let real = self.live_module(&mut st, module, epoch)?;
+        if find(&locked(&self.live)).is_none() {
+            // the variable was first asked for after its module was loaded
+            let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| CUresult::INVALID_VALUE)?;
+            let (mut address, mut bytes) = (0, 0);
+            // SAFETY: a live module and a NUL-terminated name.
+            ok(unsafe { (self.driver()?.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, name.as_ptr()) })?;
+            locked(&self.live).globals.insert(base, (size, address));
+        }
+        Ok(find(&locked(&self.live)))
+    }
+
+    /// An object of ours ends: so does its twin.
+    pub(super) fn end_live(&self, kind: Kind, h: usize) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let Some(twin) = handle::twin(h, kind, epoch) else { return };
+        let Ok(d) = self.driver() else { return };
+        // SAFETY: a twin of this claim, whose object the app has just ended; a refusal leaves it to the park.
+        let ended = unsafe {
+            match kind {
+                Kind::Stream => (d.cuStreamDestroy_v2)(CUstream(twin as usize)),
+                Kind::Event => (d.cuEventDestroy_v2)(CUevent(twin as usize)),
+                Kind::Module => {
+                    let mut live = locked(&self.live);
+                    live.modules.retain(|m| m.0 .0 != h);
+                    (d.cuModuleUnload)(CUmodule(twin as usize))
+                }
+                _ => CUresult::SUCCESS,
+            }
+        };
+        if !ended.ok() {
+            crate::report::explain(&format!("the driver kept a {kind:?} that the app ended (CUDA error {})", ended.0));
+        }
+    }
+
+    /// A change of memory while claimed, with the state's lock held.
+    pub(super) fn change_live(&self, change: Change) -> Res {
+        self.bind()?;
+        let d = self.driver()?;
+        let mut live = locked(&self.live);
+        match change {
+            Change::Take { va, len } => live.grow(d, va, len),
+            Change::Give { va, len } => live.shrink(d, va, len),
+            Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
+            Change::Destroy { physical, .. } => live.destroy(d, physical),
+            Change::Map { va, len, physical, offset } => live.map(d, va, len, physical, offset),
+            Change::Unmap { va, len } => live.unmap(d, va, len),
+            Change::Access { va, len, flags } => live.access(d, va, len, flags),
+            Change::Pin { at, len, .. } => live.pin(d, at, len),
+            Change::Unpin { at, .. } => live.unpin(d, at),
+        }
+    }
+}
+
+/// A driver's answer as a result.
+pub(super) fn ok(r: CUresult) -> Res {
+    if r.ok() { Ok(()) } else { Err(r) }
+}
+
+/// Access of the claimed device to a range.
+pub(super) fn access_desc(flags: u32) -> CUmemAccessDesc {
+    CUmemAccessDesc { location: CUmemLocation { kind: 1, id: DEVICE }, flags }
+}
+
+/// Pinned memory of the claimed device.
+fn device_prop() -> CUmemAllocationProp {
+    CUmemAllocationProp {
+        kind: 1,
+        requestedHandleTypes: 0,
+        location: CUmemLocation { kind: 1, id: DEVICE },
+        win32HandleMetaData: std::ptr::null_mut(),
+        compressionType: 0,
+        gpuDirectRDMACapable: 0,
+        usage: 0,
+        reserved: [0; 4],
+    }
+}
+
+const READ_WRITE: u32 = 3;
+/// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
+const LARGEST: u64 = 256 << 20;
+
+impl Live {
+    /// Backs a range of the arena with physical memory, where it has none yet.
+    pub(super) fn grow(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        for (at, n) in self.gaps(va, len) {
+            let mut done = 0;
+            while done < n {
+                let part = (n - done).min(LARGEST);
+                self.add_extent(d, at + done, part)?;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+
+    fn gaps(&self, va: u64, len: u64) -> Vec<(u64, u64)> {
+        let (mut at, end) = (va, va + len);
+        let mut gaps = Vec::new();
+        let first = self.extents.range(..=va).next_back().map_or(va, |(&s, _)| s);
+        for (&start, &(size, _)) in self.extents.range(first..end) {
+            if start + size <= at {
+                continue;
+            }
+            if start > at {
+                gaps.push((at, start - at));
+            }
+            at = start + size;
+        }
+        if at < end {
+            gaps.push((at, end - at));
+        }
+        gaps
+    }
+
+    fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+        let (mut handle, prop, desc) = (0, device_prop(), access_desc(READ_WRITE));
+        // SAFETY: the range is reserved and unmapped; on failure what was made is let go.
+        unsafe {
+            ok((d.cuMemCreate)(&mut handle, len as usize, &prop, 0))?;
+            if let Err(e) = ok((d.cuMemMap)(at, len as usize, 0, handle, 0)) {
+                let _first_error_counts = (d.cuMemRelease)(handle);
+                return Err(e);
+            }
+            if let Err(e) = ok((d.cuMemSetAccess)(at, len as usize, &desc, 1)) {
+                let _first_error_counts = ((d.cuMemUnmap)(at, len as usize), (d.cuMemRelease)(handle));
+                return Err(e);
+            }
+        }
+        self.extents.insert(at, (len, handle));
+        Ok(())
+    }
+
+    /// Lets go of the extents that lie wholly in a range; others stay until the park.
+    pub(super) fn shrink(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        let inside: Vec<u64> = self.extents.range(va..va + len).filter(|(&s, &(n, _))| s + n <= va + len).map(|(&s, _)| s).collect();
+        inside.into_iter().try_for_each(|at| self.drop_extent(d, at))
+    }
+
+    /// Unmaps and releases an extent; one that could not be let go is kept in the table, to be tried again.
+    pub(super) fn drop_extent(&mut self, d: &Driver, at: u64) -> Res {
+        let Some(&(len, handle)) = self.extents.get(&at) else { return Ok(()) };
+        // SAFETY: an extent of ours; nothing runs that uses it.
+        unsafe {
+            twice(|| (d.cuMemUnmap)(at, len as usize))?;
+            twice(|| (d.cuMemRelease)(handle))?;
+        }
+        self.extents.remove(&at);
+        Ok(())
+    }
+
+    pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, host: bool) -> Res {
+        if host {
+            return Err(CUresult::NOT_SUPPORTED);
+        }
+        let (mut handle, prop) = (0, device_prop());
+        // SAFETY: writes the new handle.
+        ok(unsafe { (d.cuMemCreate)(&mut handle, len as usize, &prop, 0) })?;
+        self.physical.insert(physical, (handle, len));
+        Ok(())
+    }
+
+    pub(super) fn destroy(&mut self, d: &Driver, physical: u64) -> Res {
+        let Some(&(handle, _)) = self.physical.get(&physical) else { return Ok(()) };
+        // SAFETY: a handle of ours that the app has released.
+        unsafe { twice(|| (d.cuMemRelease)(handle)) }?;
+        self.physical.remove(&physical);
+        Ok(())
+    }
+
+    pub(super) fn map(&mut self, d: &Driver, va: u64, len: u64, physical: u64, offset: u64) -> Res {
+        let &(handle, _) = self.physical.get(&physical).ok_or(CUresult::INVALID_VALUE)?;
+        // SAFETY: a reserved, unmapped range, as the device's tables say.
+        ok(unsafe { (d.cuMemMap)(va, len as usize, offset as usize, handle, 0) })?;
+        self.mappings.insert(va, len);
+        Ok(())
+    }
+
+    pub(super) fn unmap(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        let inside: Vec<u64> = self.mappings.range(va..va + len).map(|(&at, _)| at).collect();
+        for at in inside {
+            let n = self.mappings[&at];
+            // SAFETY: a mapping of ours; the app has stopped using it.
+            unsafe { twice(|| (d.cuMemUnmap)(at, n as usize)) }?;
+            self.mappings.remove(&at);
+        }
+        Ok(())
+    }
+
+    pub(super) fn access(&self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
+        let desc = access_desc(flags);
+        // SAFETY: whole mappings, as the device's tables say.
+        ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
+    }
+
+    pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+        // SAFETY: memory of the process that the app allocated or registered for this.
+        ok(unsafe { (d.cuMemHostRegister_v2)(at as *mut _, len as usize, 0) })?;
+        self.pins.insert(at, len);
+        Ok(())
+    }
+
+    pub(super) fn unpin(&mut self, d: &Driver, at: u64) -> Res {
+        if !self.pins.contains_key(&at) {
+            return Ok(());
+        }
+        // SAFETY: registered by `pin`.
+        unsafe { twice(|| (d.cuMemHostUnregister)(at as *mut _)) }?;
+        self.pins.remove(&at);
+        Ok(())
+    }
+}
+
+/// Tries a call that gives something back once more if it fails: what is not given back stays on the card.
+pub(super) fn twice(call: impl Fn() -> CUresult) -> Res {
+    match call() {
+        r if r.ok() => Ok(()),
+        _ => ok(call()),
+    }
+}

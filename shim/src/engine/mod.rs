@@ -1,0 +1,329 @@
+//! Claim, run, park: the device's backend in a process that may hold a GPU.
+//!
+//! While parked, commands run on the host backing (`zerogpu_device::host`). A command that needs the device claims: the
+//! driver below gets a context, physical memory under the arena's addresses, and the bytes. While claimed, commands are
+//! forwarded through the gate with live twins in place of our handles, without a lock. A park closes the gate, drains
+//! the streams, brings the bytes home and lets everything go.
+//!
+//! Lock order: `Engine::phase`, then the device's state, then `Engine::live`. The gate is closed holding `phase` only.
+mod claim;
+mod forward;
+mod live;
+mod park;
+mod record;
+mod regions;
+mod staging;
+mod watch;
+
+use crate::driver::Below;
+use crate::report;
+use live::Live;
+use record::Record;
+use regions::Regions;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use zerogpu_abi::*;
+use zerogpu_device::handle::Kind;
+use zerogpu_device::host;
+use zerogpu_device::memory::Change;
+use zerogpu_device::op::{Launch, Op};
+use zerogpu_device::runtime::{Guard, Scope, State};
+use zerogpu_device::{Backend, Run};
+use zerogpu_gate::Gate;
+use zerogpu_settings::{Outside, Settings};
+
+/// Where the process is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Parked,
+    Claimed {
+        /// Claimed for work outside any region: parked again when idle.
+        borrowed: bool,
+    },
+    /// The device failed for good under a claim (a sticky CUDA error): every command answers it, as CUDA does.
+    Lost(CUresult),
+}
+
+/// Counters and times for `zerogpu_state` and the trace.
+#[derive(Default)]
+struct Tally {
+    claims: AtomicU64,
+    parks: AtomicU64,
+    borrows: AtomicU64,
+    /// Nanoseconds, plus 1; 0: none yet.
+    last_claim: AtomicU64,
+    last_park: AtomicU64,
+}
+
+/// The engine of the process.
+pub struct Engine {
+    settings: Settings,
+    below: Below,
+    /// Open regions.
+    pub regions: Regions,
+    gate: &'static Gate,
+    phase: Mutex<Phase>,
+    /// The number of the current claim, or of the last one.
+    epoch: AtomicU32,
+    /// Whether a GPU is claimed; changes with `phase` and the state's lock held.
+    claimed: AtomicBool,
+    live: Mutex<Live>,
+    record: Mutex<Record>,
+    /// Error of a replayed command, due at the next call.
+    owed: Mutex<Option<CUresult>>,
+    tally: Tally,
+    watch: watch::Watch,
+}
+
+static ENGINE: OnceLock<Engine> = OnceLock::new();
+static GATE: Gate = Gate::new();
+
+/// Makes the engine.
+pub fn start(settings: Settings, below: Below) -> &'static Engine {
+    ENGINE.get_or_init(|| Engine {
+        settings,
+        below,
+        regions: Regions::default(),
+        gate: &GATE,
+        phase: Mutex::new(Phase::Parked),
+        epoch: AtomicU32::new(0),
+        claimed: AtomicBool::new(false),
+        live: Mutex::new(Live::default()),
+        record: Mutex::new(Record::default()),
+        owed: Mutex::new(None),
+        tally: Tally::default(),
+        watch: watch::Watch::default(),
+    })
+}
+
+/// The engine, once the shim has started.
+pub fn engine() -> Option<&'static Engine> {
+    ENGINE.get()
+}
+
+fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The number of `cuLaunchKernel` in the trace.
+fn launch_id() -> u32 {
+    static ID: OnceLock<u32> = OnceLock::new();
+    *ID.get_or_init(|| {
+        let mut id = 0;
+        for s in zerogpu_abi::list::symbols().iter().take_while(|s| s.name != "cuLaunchKernel") {
+            id += 1 + s.twin.is_some() as u32;
+        }
+        id
+    })
+}
+
+/// CUDA_ERROR_LAUNCH_TIMEOUT: the time of the open regions is over.
+const OVER: CUresult = CUresult::LAUNCH_TIMEOUT;
+
+impl Engine {
+    /// Ends a region; false: there is no such region. The last one out parks.
+    pub fn end_region(&self, id: u64) -> bool {
+        let Some(last) = self.regions.end(id) else { return false };
+        if last {
+            // what could not be parked stays claimed, is told, and is tried again by the watcher
+            if let Err(e) = self.park() {
+                report::error(&e);
+                self.watch.look_again(self);
+            }
+        }
+        true
+    }
+
+    /// What the process holds, as JSON (keys: include/zerogpu.h).
+    pub fn state_json(&self) -> String {
+        let ms = |t: &AtomicU64| match t.load(Ordering::Relaxed) {
+            0 => "null".to_string(),
+            ns => format!("{:.3}", (ns - 1) as f64 / 1e6),
+        };
+        let count = |t: &AtomicU64| t.load(Ordering::Relaxed);
+        let t = &self.tally;
+        let level = if self.claimed.load(Ordering::Acquire) { "claimed" } else { "parked" };
+        let (pending, pending_bytes) = locked(&self.record).size();
+        format!(
+            "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
+             \"last_claim_ms\": {}, \"last_park_ms\": {}, \"deferred\": {pending}, \"deferred_bytes\": {pending_bytes}, \
+             \"bytes\": {}, \"bound_by\": []}}",
+            self.regions.count(),
+            count(&t.claims),
+            count(&t.parks),
+            count(&t.borrows),
+            ms(&t.last_claim),
+            ms(&t.last_park),
+            crate::region::zerogpu_memory_used(),
+        )
+    }
+
+    /// What is to become of a command that only a GPU can run.
+    fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
+        if let Err(e) = self.below.driver() {
+            report::error(&format!("{} can't run: {e}", what(&mut st, op)));
+            return Run::Done(Err(CUresult::NO_DEVICE));
+        }
+        let inside = self.regions.any();
+        if !inside {
+            match self.settings.outside {
+                Outside::Error => {
+                    let what = what(&mut st, op);
+                    report::error(&format!(
+                        "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
+                         ZEROGPU_OUTSIDE=defer or borrow"
+                    ));
+                    return Run::Done(Err(CUresult::NOT_PERMITTED));
+                }
+                Outside::Defer => {
+                    if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
+                        return Run::Done(Ok(()));
+                    }
+                }
+                Outside::Borrow => {}
+            }
+        }
+        let why = what(&mut st, op);
+        drop(st);
+        match self.claim(!inside, &why) {
+            Ok(()) => Run::Again,
+            Err(e) => Run::Done(Err(e)),
+        }
+    }
+
+    /// An error that deferred work left behind, told once.
+    fn owed(&self) -> Res {
+        locked(&self.owed).take().map_or(Ok(()), Err)
+    }
+}
+
+/// A command in words, for messages.
+fn what(st: &mut State, op: &Op) -> String {
+    match op {
+        Op::Launch(l) => match st.any_function(l.func) {
+            Ok(f) => format!("kernel {}", f.kernel.name),
+            Err(_) => "a kernel".into(),
+        },
+        Op::Graph(_) => "a CUDA graph".into(),
+        Op::Copy(c) => format!("a copy of {} bytes", c.bytes()),
+        Op::Fill(_) => "a memset".into(),
+        Op::Host(_) => "a host function".into(),
+        Op::Record(_) | Op::Wait(_) => "an event".into(),
+        Op::Write(_) | Op::Await(_) => "a stream memory operation".into(),
+    }
+}
+
+/// The host as a card while parked: it has no kernels, and is never asked for one.
+struct NoCard;
+
+impl host::Card for NoCard {
+    fn launch(&self, _state: &mut State, _stream: usize, _launch: &Launch) -> Res {
+        Err(CUresult::NOT_SUPPORTED)
+    }
+}
+
+impl Engine {
+    fn run_parked(&'static self, mut st: Guard, stream: usize, op: &Op) -> Run {
+        if self.regions.over() {
+            return match op {
+                // events go on succeeding: PyTorch's deleters must not throw
+                Op::Record(_) => Run::Done(host::run(st, stream, op, &NoCard)),
+                _ => Run::Done(Err(OVER)),
+            };
+        }
+        if let Err(e) = self.owed() {
+            return Run::Done(Err(e));
+        }
+        let needs_kernels = match op {
+            Op::Launch(_) => true,
+            Op::Graph(g) => match st.exec_ops(*g) {
+                Ok(ops) => ops.iter().any(|op| matches!(op.as_op(), Op::Launch(_))),
+                Err(e) => return Run::Done(Err(e)),
+            },
+            _ => false,
+        };
+        if needs_kernels {
+            return self.needs_device(st, op);
+        }
+        let mut record = locked(&self.record);
+        if !record.is_empty() && !record.is_free_of(&st, op) {
+            if record.defer(&mut st, op, self.settings.record_limit) {
+                return Run::Done(Ok(()));
+            }
+            drop(record);
+            let why = format!("{} that deferred work comes before", what(&mut st, op));
+            drop(st);
+            return match self.claim(!self.regions.any(), &why) {
+                Ok(()) => Run::Again,
+                Err(e) => Run::Done(Err(e)),
+            };
+        }
+        drop(record);
+        Run::Done(host::run(st, stream, op, &NoCard))
+    }
+}
+
+impl Backend for Engine {
+    #[inline]
+    fn forward(&self, stream: CUstream, op: &Op) -> Option<Res> {
+        let _pass = self.gate.enter()?;
+        self.forward_live(stream, op)
+    }
+
+    fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
+        let Some(engine) = engine() else { return Run::Done(Err(CUresult::NOT_INITIALIZED)) };
+        if engine.claimed.load(Ordering::Acquire) {
+            drop(state);
+            if let Some(_pass) = engine.gate.enter() {
+                return Run::Done(engine.forward_to(CUstream(stream), op));
+            }
+            // the gate is closing: the park ends first
+            return match engine.settle() {
+                Ok(()) => Run::Again,
+                Err(e) => Run::Done(Err(e)),
+            };
+        }
+        engine.run_parked(state, stream, op)
+    }
+
+    fn wait(&self, scope: Scope, wait: bool) -> Res {
+        if let Some(_pass) = self.gate.enter() {
+            return self.wait_live(scope, wait);
+        }
+        if self.claimed.load(Ordering::Acquire) {
+            return self.settle();
+        }
+        if wait && self.regions.over() && !matches!(scope, Scope::Event(_)) {
+            return Err(OVER);
+        }
+        self.owed()?;
+        host::wait(scope, wait)
+    }
+
+    fn elapsed(&self, start: usize, end: usize) -> Option<Res<f32>> {
+        let _pass = self.gate.enter()?;
+        self.elapsed_live(start, end)
+    }
+
+    fn change(&self, change: Change) -> Res {
+        if self.claimed.load(Ordering::Acquire) { self.change_live(change) } else { Ok(()) }
+    }
+
+    fn ends(&self, kind: Kind, handle: usize) {
+        if self.claimed.load(Ordering::Acquire) {
+            self.end_live(kind, handle);
+        }
+    }
+
+    fn keeps(&self, at: u64, size: u64) -> bool {
+        locked(&self.record).keep(at, size)
+    }
+
+    fn defers(&self) -> bool {
+        !locked(&self.record).is_empty()
+    }
+
+    fn tell(&self, message: &str) {
+        report::explain(message);
+    }
+}

@@ -1,0 +1,177 @@
+//! Deferred work: commands outside any region, recorded with their bytes and replayed in order at the next claim.
+//!
+//! Once a kernel is recorded, what it may touch must wait for it: every command that names memory older than the last
+//! recorded kernel is recorded too. Memory made later is unknown to it and is used at once, so a model that is loaded
+//! after one early kernel does not end up in the record. What must give a value to the host, or does not fit, borrows.
+use super::{locked, Engine};
+use crate::report;
+use std::sync::Arc;
+use zerogpu_abi::*;
+use zerogpu_device::memory::{Region, RegionKind};
+use zerogpu_device::op::{Copy, Launch, Op, Owned, OwnedLaunch, Plane};
+use zerogpu_device::runtime::{lock, State};
+
+/// The record of a process.
+#[derive(Default)]
+pub struct Record {
+    ops: Vec<Owned>,
+    /// Bytes that the record holds.
+    weight: u64,
+    /// Id of the newest region at the last recorded kernel.
+    newest: u64,
+    /// Memory that the app freed while recorded work may name it: address and bytes.
+    kept: Vec<(u64, u64)>,
+}
+
+impl Record {
+    /// Whether nothing is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Commands and bytes.
+    pub fn size(&self) -> (usize, u64) {
+        (self.ops.len(), self.weight)
+    }
+
+    /// Whether no recorded kernel can know what a command touches.
+    pub fn is_free_of(&self, st: &State, op: &Op) -> bool {
+        match op {
+            // deferred work counts as finished: events carry the host time at which they were recorded
+            Op::Record(_) | Op::Wait(_) => true,
+            Op::Copy(c) => self.is_new(st, &c.dst) && self.is_new(st, &c.src),
+            Op::Fill(f) => self.is_new(st, &Plane { at: f.dst, pitch: 0, slice: 0 }),
+            Op::Write(v) | Op::Await(v) => self.is_new(st, &Plane { at: v.at, pitch: 0, slice: 0 }),
+            Op::Launch(_) | Op::Host(_) | Op::Graph(_) => false,
+        }
+    }
+
+    /// Whether a side of a copy is memory that no recorded kernel can know: the app's own, or made later.
+    fn is_new(&self, st: &State, p: &Plane) -> bool {
+        match st.memory.find(p.at) {
+            None => true,
+            // handles mapped elsewhere before may be known by another address
+            Some(Region { kind: RegionKind::Mapped { .. }, .. }) => false,
+            Some(r) => r.id > self.newest,
+        }
+    }
+
+    /// Records a command; false: it can't wait, or does not fit in `limit` bytes.
+    pub fn defer(&mut self, st: &mut State, op: &Op, limit: u64) -> bool {
+        let Some(owned) = own(st, op) else { return false };
+        let weight = owned.weight();
+        if self.weight + weight > limit {
+            return false;
+        }
+        if matches!(owned, Owned::Launch(_)) {
+            self.newest = st.memory.newest_id();
+        }
+        self.weight += weight;
+        self.ops.push(owned);
+        true
+    }
+
+    /// Keeps memory that the app frees from being handed out again before the replay; false: nothing is recorded.
+    pub fn keep(&mut self, at: u64, size: u64) -> bool {
+        let busy = !self.is_empty();
+        if busy {
+            self.kept.push((at, size));
+        }
+        busy
+    }
+}
+
+/// The command with everything it needs; None: it has to give the host a value, or the host may see its effect.
+fn own(st: &mut State, op: &Op) -> Option<Owned> {
+    match op {
+        Op::Launch(l) => own_launch(st, l).map(Owned::Launch),
+        Op::Fill(f) => Some(Owned::Plain(Op::Fill(*f))),
+        Op::Write(v) => Some(Owned::Plain(Op::Write(*v))),
+        Op::Copy(c) => own_copy(st, c),
+        _ => None,
+    }
+}
+
+fn own_launch(st: &mut State, l: &Launch) -> Option<OwnedLaunch> {
+    let params = st.pack_params(l.func, &l.params).ok()?;
+    let kernel = st.any_function(l.func).ok()?.kernel.clone();
+    // page-locked memory among the parameters: the host may look at it at any time
+    let seen_by_host = kernel.params.iter().any(|p| {
+        (0..p.size as usize / 8).any(|i| {
+            let at = p.offset as usize + i * 8;
+            let word = params.get(at..at + 8).and_then(|w| w.try_into().ok()).map_or(0, u64::from_le_bytes);
+            word != 0 && st.memory.find(word).is_some_and(|r| !r.is_device())
+        })
+    });
+    if seen_by_host || !l.attrs.is_empty() {
+        return None;
+    }
+    let (func, grid, block, shared, cooperative) = (l.func, l.grid, l.block, l.shared, l.cooperative);
+    Some(OwnedLaunch { func, grid, block, shared, params, attrs: Vec::new(), cooperative })
+}
+
+fn own_copy(st: &State, c: &Copy) -> Option<Owned> {
+    let device = |at| st.memory.find(at).is_some_and(|r| r.is_device());
+    match (device(c.dst.at), device(c.src.at)) {
+        (true, true) => Some(Owned::Plain(Op::Copy(*c))),
+        (true, false) => {
+            let span = c.span(&c.src)? as usize;
+            // SAFETY: the app gave this host memory to be read by the copy, from its first byte to its last.
+            let bytes: Arc<[u8]> = unsafe { std::slice::from_raw_parts(c.src.at as *const u8, span) }.into();
+            Some(Owned::Upload { copy: *c, bytes })
+        }
+        _ => None,
+    }
+}
+
+impl Engine {
+    /// Runs what was recorded, in order, before anyone else uses the claimed GPU.
+    pub(super) fn replay(&self) {
+        let record = std::mem::take(&mut *locked(&self.record));
+        if record.is_empty() {
+            return;
+        }
+        let start = zerogpu_device::exec::now();
+        // one stream keeps the order of the program, whatever streams it used
+        let outcome = record.ops.iter().try_for_each(|op| {
+            let op = op.as_op();
+            self.forward_to(CU_STREAM_LEGACY, &op).map_err(|e| (e, Some(op)))
+        });
+        let drained = match self.driver() {
+            // SAFETY: the context is current in this thread.
+            Ok(d) => super::live::ok(unsafe { (d.cuCtxSynchronize)() }),
+            Err(e) => Err(e),
+        };
+        if let Err((code, op)) = outcome.and(drained.map_err(|e| (e, None))) {
+            let which = match (op, lock()) {
+                (Some(op), Ok(mut st)) => super::what(&mut st, &op),
+                _ => "a kernel".into(),
+            };
+            report::error(&format!(
+                "deferred work failed at {which} ({}); mark the function that runs it with @spaces.GPU, or set \
+                 ZEROGPU_OUTSIDE=borrow to see the error where it happens",
+                super::claim::name(code)
+            ));
+            *locked(&self.owed) = Some(code);
+        }
+        let end = zerogpu_device::exec::now();
+        zerogpu_trace::span(zerogpu_trace::Span::Replay, &format!("{} deferred commands", record.ops.len()), start, end, record.weight);
+        self.release_kept(record.kept);
+    }
+
+    /// What the app freed while recorded work could name it is free now.
+    fn release_kept(&self, kept: Vec<(u64, u64)>) {
+        let Ok(mut st) = lock() else { return };
+        for (at, size) in kept {
+            let mut told = |c| {
+                if let Err(e) = self.change_live(c) {
+                    report::explain(&format!("freed memory stays on the card until the park ({})", super::claim::name(e)));
+                }
+            };
+            if let Err(e) = st.memory.reclaim(at, size, &mut told) {
+                report::explain(&format!("freed memory could not be given back ({})", super::claim::name(e)));
+            }
+        }
+        st.end_late_modules();
+    }
+}

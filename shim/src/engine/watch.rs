@@ -1,0 +1,88 @@
+//! The watcher: a thread, made at the first claim, that parks an idle borrowed GPU, ends what is over its deadline, and
+//! tries a failed park again.
+use super::{locked, Engine, Phase};
+use crate::report;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use zerogpu_device::exec::now;
+
+/// The watcher's own state.
+#[derive(Default)]
+pub struct Watch {
+    /// Whether the thread runs, and whether something changed since it last looked.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+/// How long after a failed park it is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+impl Watch {
+    /// Something changed: a claim, a region, a failed park.
+    pub fn look_again(&self, engine: &Engine) {
+        let mut s = locked(&self.state);
+        s.1 = true;
+        self.changed.notify_all();
+        if !s.0 {
+            let watch = || {
+                if let Some(e) = super::engine() {
+                    e.watch();
+                }
+            };
+            match zerogpu_device::thread::spawn("zerogpu-watch", watch) {
+                Ok(()) => s.0 = true,
+                Err(e) => report::error(&format!(
+                    "no watcher thread could be made ({e}): deadlines are kept only by the hook, and a borrowed GPU stays until \
+                     the next region ends; raise the process limit"
+                )),
+            }
+        }
+        let _ = engine;
+    }
+
+    /// Sleeps until something changes, at most `time`.
+    fn wait(&self, time: Option<Duration>) {
+        let mut s = locked(&self.state);
+        if !s.1 {
+            s = match time {
+                Some(t) => self.changed.wait_timeout(s, t).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(s).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        s.1 = false;
+    }
+}
+
+impl Engine {
+    fn watch(&'static self) {
+        let mut passes = self.gate.passes();
+        loop {
+            let phase = *locked(&self.phase);
+            let next = match phase {
+                Phase::Claimed { .. } if self.regions.over() => self.leave(),
+                Phase::Claimed { .. } if self.regions.any() => {
+                    self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+                }
+                // no region: borrowed, or left over from a park that failed
+                Phase::Claimed { .. } => {
+                    let seen = self.gate.passes();
+                    let idle = std::mem::replace(&mut passes, seen) == seen;
+                    if idle { self.leave() } else { Some(self.settings.idle) }
+                }
+                Phase::Parked | Phase::Lost(_) => None,
+            };
+            self.watch.wait(next);
+        }
+    }
+
+    /// Parks; how long to wait until the next look.
+    fn leave(&self) -> Option<Duration> {
+        match self.park() {
+            Ok(()) => None,
+            Err(e) => {
+                report::error(&e);
+                Some(AGAIN)
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Marked calls: the C interface of the Python hook (documented in include/zerogpu.h).
+//!
+//! A region belongs to the process: while one is open, every thread's work is inside. Regions nest and overlap and may be
+//! ended by any thread; the last one out parks. Entering costs nothing: the claim happens when work needs the device.
+use crate::{engine, report, start};
+use std::ffi::{c_char, c_int};
+use std::panic::catch_unwind;
+
+/// Opens a region that may last `seconds`; 0: refused, see `zerogpu_reason`.
+#[no_mangle]
+pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
+    catch_unwind(|| {
+        start::once();
+        report::set_reason("");
+        match engine::engine().map(|e| e.regions.begin(seconds)) {
+            Some(Ok(id)) => id,
+            Some(Err(reason)) => {
+                report::set_reason(&reason);
+                0
+            }
+            None => {
+                report::set_reason("zerogpu did not start in this process");
+                0
+            }
+        }
+    })
+    .unwrap_or(0)
+}
+
+/// Ends a region; the last one out parks. 0: done; 1: there is no such region.
+#[no_mangle]
+pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
+    catch_unwind(|| {
+        report::set_reason("");
+        if engine::engine().is_some_and(|e| e.end_region(id)) {
+            return 0;
+        }
+        report::set_reason("there is no such region: it has ended, or was never begun");
+        1
+    })
+    .unwrap_or(1)
+}
+
+/// Lets a region outlive the thread that began it. 0: done; 1: there is no such region.
+#[no_mangle]
+pub extern "C" fn zerogpu_region_movable(id: u64) -> c_int {
+    catch_unwind(|| engine::engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
+}
+
+/// Whether a region's time is over: 1 yes, 0 no (or no such region).
+#[no_mangle]
+pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
+    catch_unwind(|| engine::engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
+}
+
+/// Writes the process's state as JSON, cut to `size` bytes with its NUL; returns the whole length without the NUL.
+///
+/// # Safety
+/// `text` is NULL or valid for `size` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn zerogpu_state(text: *mut c_char, size: usize) -> c_int {
+    let json = catch_unwind(|| engine::engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
+    if !text.is_null() && size > 0 {
+        let n = json.len().min(size - 1);
+        // SAFETY: the caller's promise; `n` bytes and a NUL fit.
+        unsafe {
+            std::ptr::copy_nonoverlapping(json.as_ptr(), text.cast(), n);
+            *text.add(n) = 0;
+        }
+    }
+    json.len() as c_int
+}
+
+/// Why the calling thread's last region call failed; "" if it did not.
+#[no_mangle]
+pub extern "C" fn zerogpu_reason() -> *const c_char {
+    report::reason()
+}
+
+/// Bytes of the virtual card in use, for the NVML companion; starts nothing.
+#[no_mangle]
+pub extern "C" fn zerogpu_memory_used() -> u64 {
+    catch_unwind(|| zerogpu_device::runtime::lock().map_or(0, |st| st.memory.used())).unwrap_or(0)
+}

@@ -1,0 +1,7 @@
+//! One file for each command.
+
+pub mod doctor;
+pub mod env;
+pub mod run;
+pub mod soft_smi;
+pub mod trace;
