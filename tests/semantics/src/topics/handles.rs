@@ -42,7 +42,9 @@ pub fn wild(d: &'static Driver, t: &mut Check) {
             t.one_of(format_args!("{} with {what}", call.name), got, REFUSALS);
         }
     }
-    for call in HANDLE_CALLS.iter().filter(|call| !call.kinds.contains(&"CUevent")) {
+    // recorded: unloading what is no module any more succeeds
+    let succeeds = |call: &HandleCall| call.name == "cuModuleUnload";
+    for call in HANDLE_CALLS.iter().filter(|call| !call.kinds.contains(&"CUevent") && !succeeds(call)) {
         println!("ok calling {} with an event", call.name);
         t.one_of(format_args!("{} with an event", call.name), (call.call)(d, event.0, scratch), REFUSALS);
     }
@@ -131,7 +133,6 @@ const STALE: &[(&str, &[u32], Use)] = &[
     ("cuMemPoolTrimTo", &[1, 400], |d, o| d.cuMemPoolTrimTo(o.pool, 0)),
     ("cuMemPoolDestroy", &[1, 400], |d, o| d.cuMemPoolDestroy(o.pool)),
     ("cuMemRelease", &[1, 400], |d, o| d.cuMemRelease(o.physical)),
-    ("cuMemFree", &[1], |d, o| d.cuMemFree_v2(o.memory)),
 ];
 
 fn make(d: &Driver) -> Objects {
@@ -202,16 +203,14 @@ fn destroy(d: &Driver, o: &Objects) {
 /// Objects that are gone, at once and after others took their places.
 pub fn stale(d: &Driver, t: &mut Check) {
     let primary = d.start();
-    let gone = make(d);
+    let (gone, memory) = (make(d), d.alloc(4096));
     destroy(d, &gone);
     for again in [false, true] {
         for (name, codes, call) in STALE {
             println!("ok calling {name} on an object that is gone");
-            // one row needs its stream to be the only bad argument
-            let memory = d.alloc(4096);
-            let bad = if *name == "cuMemFree" { gone } else { Objects { memory, ..gone } };
+            // the object is the only bad argument
+            let bad = Objects { memory, ..gone };
             t.one_of(format_args!("{name} of what is gone, others made since: {again}"), call(d, &bad), codes);
-            d.free(memory);
         }
         t.same("the current context", d.current(), primary);
         if !again {

@@ -66,6 +66,7 @@ pub const TOPICS: &[Topic] = &[
     any("context_created", contexts::created),
     any("stream_properties", streams::properties),
     any("stream_order", streams::order),
+    any("stream_blocked", streams::blocked),
     any("events", events::events),
     any("memory_allocation", memory::allocation),
     any("memory_memset", memory::memset),
@@ -140,7 +141,7 @@ struct GateState {
 }
 
 impl Gate {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(3);
 
     /// A gate for the life of the process: a host function may come late.
     fn leaked() -> &'static Self {

@@ -211,6 +211,7 @@ pub fn attributes(d: &Driver, t: &mut Check) {
     t.code("registers can't be set", d.cuFuncSetAttribute(probe, REGISTERS, 8), 1);
     t.code("an unknown attribute", d.cuFuncGetAttribute(&mut 0, 999, probe), 1);
     t.code("into NULL", d.cuFuncGetAttribute(null_mut(), 0, probe), 1);
+    t.code("the default carve-out", d.cuFuncSetAttribute(probe, CARVEOUT, -1), 0);
     t.code("cuFuncSetCacheConfig", d.cuFuncSetCacheConfig(probe, 1), 0);
     t.code("cuFuncSetSharedMemConfig", d.cuFuncSetSharedMemConfig(probe, 0), 0);
     occupancy(d, t, probe, heavy);
@@ -232,7 +233,7 @@ fn occupancy(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
             t.same(format_args!("blocks of {threads} threads, {shared} bytes"), most(f, threads, shared), (0, want));
         }
     }
-    t.same("more threads than a block has", most(heavy, 512, 0).1, 0);
+    t.same("more threads than a block has", most(probe, 2048, 0), (0, 0));
     t.same("no threads", most(probe, 0, 0).0, 1);
     let (mut grid, mut block, mut free) = (0, 0, 0);
     let code = d.cuOccupancyMaxPotentialBlockSize(&mut grid, &mut block, heavy, None, 0, 0);

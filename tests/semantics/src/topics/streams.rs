@@ -109,7 +109,7 @@ unsafe extern "C" fn called(stream: CUstream, result: CUresult, data: *mut c_voi
     list.lock().expect("not poisoned").push((stream, result.0));
 }
 
-/// Work runs in its stream's order, and the caller goes on meanwhile.
+/// Work runs in its stream's order.
 pub fn order(d: &'static Driver, t: &mut Check) {
     d.start();
     let stream = d.stream(NON_BLOCKING);
@@ -128,12 +128,12 @@ pub fn order(d: &'static Driver, t: &mut Check) {
     t.code("flags of a callback must be 0", d.cuStreamAddCallback(stream, Some(called), data, 1), 1);
     d.wait(stream);
     t.same("stream and result given to a callback", calls.lock().expect("not poisoned").clone(), vec![(stream, 0)]);
-    blocked(d, t, stream);
-    across(d, t);
 }
 
-/// A host function that waits for the thread that launched it.
-fn blocked(d: &'static Driver, t: &mut Check, stream: CUstream) {
+/// A host function that waits for the thread that launched it: streams run beside their callers.
+pub fn blocked(d: &'static Driver, t: &mut Check) {
+    d.start();
+    let stream = d.stream(NON_BLOCKING);
     let gate = Gate::leaked();
     let (memory, pinned) = (d.alloc(64), d.alloc(64));
     d.write(memory, &[1; 64]);
@@ -166,6 +166,7 @@ fn blocked(d: &'static Driver, t: &mut Check, stream: CUstream) {
     again.open();
     t.code("cuCtxSynchronize waits for it", d.cuCtxSynchronize(), 0);
     t.that("it is done", d.read(pinned, 64) == [4; 64]);
+    across(d, t);
 }
 
 /// The legacy stream waits for blocking streams, and they for it.
