@@ -58,10 +58,6 @@ pub fn exports(sources: &[Source], call_macro: &str, default_macro: &str) -> Str
         "/// Addresses of the exports; the twin of a symbol follows it.\npub static EXPORTS: [FnPtr; {id}] = ["
     );
     let _ = writeln!(out, "{}];", addresses.replace("    ", "    FnPtr(").replace(" as *const (),", " as *const ()),"));
-    let _ = writeln!(
-        out,
-        "/// Whether the export has an implementation.\npub static IMPLEMENTED: [bool; {id}] = [\n{implemented}];"
-    );
     out
 }
 
