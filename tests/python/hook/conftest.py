@@ -13,7 +13,6 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HOOK = ROOT / "shim" / "python"
-HEADERS = ROOT / "shim" / "include"
 HERE = pathlib.Path(__file__).resolve().parent
 
 PRELUDE = """
@@ -43,10 +42,16 @@ def raised(function, *args, **kwargs):
 
 
 @pytest.fixture(scope="session")
-def recorder(tmp_path_factory):
+def headers():
+    """The folder of zerogpu.h."""
+    return str(ROOT / "shim" / "include")
+
+
+@pytest.fixture(scope="session")
+def recorder(tmp_path_factory, headers):
     """The recorder, compiled."""
     path = tmp_path_factory.mktemp("recorder") / "recorder.so"
-    command = ["cc", "-std=gnu11", "-Wall", "-Werror", "-shared", "-fPIC", "-I", str(HEADERS), "-o", str(path)]
+    command = ["cc", "-std=gnu11", "-Wall", "-Werror", "-shared", "-fPIC", "-I", headers, "-o", str(path)]
     subprocess.run(command + [str(HERE / "recorder.c"), "-ldl", "-lpthread"], check=True)
     return str(path)
 

@@ -113,7 +113,7 @@ int zerogpu_state(char *buf, size_t n)
 	if (NEXT(zerogpu_state))
 		return NEXT(zerogpu_state)(buf, n);
 	/* Longer than a hook's first guess at the buffer's size. */
-	return snprintf(buf, n, "{\"level\": \"parked\", \"regions\": 0, \"bound_by\": [\"%02000d\"]}", 0);
+	return snprintf(buf, n, "{\"level\": \"parked\", \"regions\": 0, \"bound_by\": [], \"more\": \"%02000d\"}", 0);
 }
 
 const char *zerogpu_reason(void)

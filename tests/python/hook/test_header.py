@@ -3,11 +3,10 @@
 import subprocess
 
 import pytest
-from conftest import HEADERS
 
 
 @pytest.mark.parametrize("language, standard", [("c", "c99"), ("c++", "c++11")])
-def test_the_header_compiles_alone(tmp_path, language, standard):
+def test_the_header_compiles_alone(headers, language, standard):
     command = ["cc", "-x", language, "-std=" + standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]
     source = b'#include "zerogpu.h"\n#include "zerogpu.h"\nint main(void) { return 0; }\n'
-    subprocess.run(command + ["-I", str(HEADERS), "-"], input=source, check=True)
+    subprocess.run(command + ["-I", headers, "-"], input=source, check=True)
