@@ -1,0 +1,156 @@
+//! What an app gave to load: one or several images, from which the one for a device is picked.
+use crate::arch::Rank;
+use crate::fatbin::{self, Entry};
+use crate::image::{Image, Packed};
+use crate::{cubin, ptx, Error};
+use bytes::Bytes;
+
+/// The kinds of image that a driver loads, by their first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input<'a> {
+    /// A fat binary, cut to the size its header gives.
+    Fatbin(&'a [u8]),
+    /// An ELF file of machine code.
+    Cubin(&'a [u8]),
+    /// PTX text, up to its NUL.
+    Ptx(&'a [u8]),
+}
+
+impl<'a> Input<'a> {
+    /// Tells what `bytes` begin with, without looking further.
+    pub fn of(bytes: &'a [u8]) -> Result<Input<'a>, Error> {
+        if let (true, Some(header)) = (bytes.starts_with(&fatbin::MAGIC), bytes.first_chunk()) {
+            let size = fatbin::total_size(header)?;
+            return Ok(Input::Fatbin(bytes.get(..size).ok_or(Error::Malformed("a fat binary that is cut short"))?));
+        }
+        if bytes.starts_with(&cubin::MAGIC) {
+            return Ok(Input::Cubin(bytes));
+        }
+        let text = bytes.split(|&byte| byte == 0).next().unwrap_or(&[]);
+        match ptx::begins(text.iter().copied()) {
+            true => Ok(Input::Ptx(text)),
+            false => Err(Error::NotAnImage),
+        }
+    }
+}
+
+/// An image, or several, as an app gave them to load. Cheap to make and to ask; thread-safe.
+#[derive(Debug)]
+pub struct Source {
+    content: Content,
+    /// Where the app's own bytes lie, if they stay there.
+    preserved_at: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A fat binary and, where the program was linked from relocatable code, the fat binaries it was linked from.
+    Fatbin {
+        main: Bytes,
+        linked_from: Vec<Bytes>,
+    },
+    Cubin(Bytes),
+    /// With a final NUL.
+    Ptx(Bytes),
+}
+
+impl Content {
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Content::Fatbin { main: bytes, .. } | Content::Cubin(bytes) | Content::Ptx(bytes) => bytes,
+        }
+    }
+}
+
+impl Source {
+    /// The source that these bytes (of a file, say) are.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Source, Error> {
+        let mut bytes = bytes.into();
+        let content = match Input::of(&bytes)? {
+            Input::Fatbin(part) => {
+                let size = part.len();
+                bytes.truncate(size);
+                Content::Fatbin { main: bytes.into(), linked_from: Vec::new() }
+            }
+            Input::Cubin(_) => Content::Cubin(bytes.into()),
+            Input::Ptx(text) => {
+                let size = text.len();
+                bytes.truncate(size);
+                bytes.push(0);
+                Content::Ptx(bytes.into())
+            }
+        };
+        Ok(Source { content, preserved_at: None })
+    }
+
+    /// A source whose bytes belong to the app and stay where they are.
+    pub(crate) fn preserved(content: Content, at: *const u8) -> Source {
+        Source { content, preserved_at: Some(at as usize) }
+    }
+
+    /// What to hand to a driver that is to load this source: what the app gave if that memory stays valid, else a copy
+    /// that lives as long as the source.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.preserved_at.map_or_else(|| self.content.bytes().as_ptr(), |at| at as *const u8)
+    }
+
+    /// Bytes copied from the app.
+    pub fn copied_bytes(&self) -> usize {
+        match self.preserved_at {
+            Some(_) => 0,
+            None => self.content.bytes().len(),
+        }
+    }
+
+    /// Whether [`Source::image_for`] would find an image; unpacks nothing.
+    pub fn fits(&self, cc: (u32, u32)) -> bool {
+        match &self.content {
+            Content::Fatbin { main, linked_from } => {
+                std::iter::once(main).chain(linked_from).any(|part| best(part, cc).is_ok_and(|found| !found.is_empty()))
+            }
+            Content::Cubin(bytes) => cubin::arch(bytes).is_ok_and(|arch| arch.rank_code(cc).is_some()),
+            Content::Ptx(text) => ptx::arch(text).is_ok_and(|arch| arch.rank_ptx(cc).is_some()),
+        }
+    }
+
+    /// The image that a driver loads on a device of compute capability `cc`.
+    ///
+    /// Machine code of the device's major version and the nearest minor, else the newest PTX that it can compile. Of a
+    /// program linked from relocatable code it is the linked code, else the PTX of all its parts together.
+    pub fn image_for(&self, cc: (u32, u32)) -> Result<Image, Error> {
+        let parts = match &self.content {
+            Content::Fatbin { main, linked_from } => match best(main, cc)? {
+                found if !found.is_empty() => found,
+                _ => linked_from.iter().map(|part| best(part, cc)).collect::<Result<Vec<_>, _>>()?.concat(),
+            }
+            .into_iter()
+            .map(Packed::Entry)
+            .collect(),
+            Content::Cubin(bytes) => match cubin::arch(bytes)?.rank_code(cc) {
+                Some(_) => vec![Packed::Plain { bytes: bytes.clone(), ptx: false }],
+                None => return Err(Error::NoFit),
+            },
+            Content::Ptx(text) => match ptx::arch(text)?.rank_ptx(cc) {
+                Some(_) => vec![Packed::Plain { bytes: text.clone(), ptx: true }],
+                None => return Err(Error::InvalidPtx("for another architecture than the device's")),
+            },
+        };
+        Image::read(parts, cc)
+    }
+
+    /// Frees what of a copied fat binary is not for devices of compute capability `cc`.
+    pub fn keep_only(&mut self, cc: (u32, u32)) -> Result<(), Error> {
+        if let (Content::Fatbin { main, .. }, None) = (&mut self.content, self.preserved_at) {
+            *main = fatbin::of_entries(&best(main, cc)?);
+        }
+        Ok(())
+    }
+}
+
+/// The entries of a fat binary that suit a device best: none, one, or several of the same architecture.
+fn best(fatbin: &Bytes, cc: (u32, u32)) -> Result<Vec<Entry>, Error> {
+    let ranked: Vec<(Rank, Entry)> =
+        fatbin::entries(fatbin)?.into_iter().filter_map(|entry| Some((entry.rank(cc)?, entry))).collect();
+    let highest = ranked.iter().map(|(rank, _)| *rank).max();
+    Ok(ranked.into_iter().filter(|(rank, _)| Some(*rank) == highest).map(|(_, entry)| entry).collect())
+}
