@@ -2,7 +2,7 @@
 use super::graph::{change, edges};
 use super::*;
 use crate::handle;
-use crate::objects::graph::{surely_idle, Edge, Info, CAPTURES};
+use crate::objects::graph::{self, Edge, Info, CAPTURES};
 use crate::runtime::lock;
 use crate::thread;
 use std::sync::atomic::Ordering;
@@ -51,12 +51,14 @@ pub unsafe fn cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph) -> CU
 }
 
 /// Whether a stream certainly takes part in no capture; no lock is taken.
+#[inline]
 fn is_idle(stream: CUstream) -> Res<bool> {
+    let none = CAPTURES.load(Ordering::Acquire) == 0;
     match stream.0 {
         0..=2 if thread::current().0 == 0 => Err(CUresult::INVALID_CONTEXT),
-        0..=2 => Ok(CAPTURES.load(Ordering::Acquire) == 0),
+        0..=2 => Ok(none),
         h if !handle::is(h, handle::Kind::Stream) => Err(CUresult::INVALID_HANDLE),
-        _ => Ok(surely_idle(stream)),
+        _ => Ok(none || graph::is_idle(stream)),
     }
 }
 
@@ -77,6 +79,7 @@ fn status(info: &Option<Info>) -> u32 {
     }
 }
 
+#[inline]
 pub unsafe fn cuStreamIsCapturing(hStream: CUstream, captureStatus: *mut u32) -> CUresult {
     answer(|| {
         wanted(captureStatus)?;

@@ -98,7 +98,7 @@ fn begin_and_end_check_their_stream() {
     begin(s, GLOBAL);
     fails!(ILLEGAL_STATE, cuStreamBeginCapture_v2(s, GLOBAL));
     fails!(INVALID_VALUE, cuStreamEndCapture(s, std::ptr::null_mut()));
-    let wrong = elsewhere(t.ctx, move || unsafe { cuStreamEndCapture(s, &mut CUgraph::NULL) });
+    let wrong = elsewhere(t.ctx, move || unsafe { cuStreamEndCapture(s, &mut CUgraph(0)) });
     assert_eq!(wrong, CUresult::STREAM_CAPTURE_WRONG_THREAD);
     assert_eq!(nodes(end(s)), []);
     begin(s, RELAXED);
@@ -112,30 +112,15 @@ fn begin_and_end_check_their_stream() {
 #[test]
 fn only_the_origin_ends_a_capture() {
     let _t = session();
-    let (a, b, e) = (stream(NON_BLOCKING), stream(NON_BLOCKING), event());
+    let (a, b, e, d) = (stream(NON_BLOCKING), stream(NON_BLOCKING), event(), memory(64));
     begin(a, GLOBAL);
     ok!(cuEventRecord(e, a));
     ok!(cuStreamWaitEvent(b, e, 0));
-    fails!(STREAM_CAPTURE_UNMATCHED, cuStreamEndCapture(b, &mut CUgraph::NULL));
+    fails!(STREAM_CAPTURE_UNMATCHED, cuStreamEndCapture(b, &mut CUgraph(0)));
     assert_eq!((status(a), status(b)), (2, 2));
-    fails!(STREAM_CAPTURE_INVALIDATED, cuMemsetD8Async(memory_of_old(), 0, 1, a));
+    fails!(STREAM_CAPTURE_INVALIDATED, cuMemsetD8Async(d, 0, 1, a));
     end_fails(a, CUresult::STREAM_CAPTURE_INVALIDATED);
     assert_eq!(status(b), 0);
-}
-
-/// Memory that exists before a capture makes allocation unsafe.
-fn memory_of_old() -> CUdeviceptr {
-    static AT: OnceLock<u64> = OnceLock::new();
-    *AT.get_or_init(|| elsewhere_relaxed(|| memory(64)))
-}
-
-fn elsewhere_relaxed<T>(body: impl FnOnce() -> T) -> T {
-    let mut mode = RELAXED;
-    ok!(cuThreadExchangeStreamCaptureMode(&mut mode));
-    let r = body();
-    ok!(cuThreadExchangeStreamCaptureMode(&mut mode));
-    assert_eq!(mode, RELAXED);
-    r
 }
 
 #[test]
@@ -204,7 +189,7 @@ fn info_tells_the_graph_and_what_comes_next_waits_for() {
     fails!(INVALID_VALUE, cuStreamUpdateCaptureDependencies(s, std::ptr::null_mut(), 1, 0));
     fails!(INVALID_VALUE, cuGraphDestroyNode(own));
     fails!(INVALID_VALUE, cuGraphDestroy(g));
-    fails!(INVALID_VALUE, cuGraphInstantiateWithFlags(&mut CUgraphExec::NULL, g, 0));
+    fails!(INVALID_VALUE, cuGraphInstantiateWithFlags(&mut CUgraphExec(0), g, 0));
     assert_eq!(end(s), g);
     fails!(ILLEGAL_STATE, cuStreamUpdateCaptureDependencies(s, list.as_mut_ptr(), 1, 0));
     let all = nodes(g);
@@ -342,7 +327,8 @@ fn the_stream_s_priority_and_a_launch_s_attributes_go_to_the_node() {
     assert_eq!((read(8) as u32 as i32, read(4)), (-3, 3));
     let mut v = CUlaunchAttributeValue { words: [99; 8] };
     fails!(INVALID_VALUE, cuGraphKernelNodeGetAttribute(node, 7, &mut v));
-    attrs[0] = attr(13, [1; 8]);
+    let mut updatable = [attr(13, [1; 8])];
+    let config = CUlaunchConfig { attrs: updatable.as_mut_ptr(), numAttrs: 1, ..config };
     begin(s, GLOBAL);
     fails!(NOT_SUPPORTED, cuLaunchKernelEx(&config, t.kernel, params.as_mut_ptr(), std::ptr::null_mut()));
     end(s);

@@ -1,5 +1,5 @@
 //! Stream capture and graphs through the driver API, over a card that runs copies and notes launches.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, missing_docs)]
 mod capture;
 mod exec;
 mod graph;
@@ -11,7 +11,7 @@ use zerogpu_abi::*;
 use zerogpu_device::api::*;
 use zerogpu_device::memory::Layout;
 use zerogpu_device::objects::graph::CAPTURES;
-use zerogpu_device::op::{Launch, Op, Params};
+use zerogpu_device::op::{Launch, Op};
 use zerogpu_device::runtime::{self, Guard, Scope, State};
 use zerogpu_device::{host, Backend, Config, Run};
 use zerogpu_profile::Profile;
@@ -44,9 +44,9 @@ struct Card;
 static LAUNCHES: Mutex<Vec<(usize, Vec<u8>)>> = Mutex::new(Vec::new());
 
 impl host::Card for Card {
-    fn launch(&self, _: &mut State, _: usize, l: &Launch) -> Res {
-        let Params::Packed(bytes) = l.params else { return Err(CUresult::NOT_SUPPORTED) };
-        LAUNCHES.lock().unwrap().push((l.func, bytes.to_vec()));
+    fn launch(&self, st: &mut State, _: usize, l: &Launch) -> Res {
+        let bytes = st.pack_params(l.func, &l.params)?;
+        LAUNCHES.lock().unwrap().push((l.func, bytes));
         Ok(())
     }
 }
@@ -73,7 +73,13 @@ pub fn session() -> Session {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     runtime::install_with(|| {
         let profile = *Profile::by_name("h100-80gb").unwrap();
-        let config = Config { vram: profile.total_bytes, profile, driver_version: 13000, visible: true, layout: Layout::default() };
+        let config = Config {
+            vram: profile.total_bytes,
+            profile,
+            driver_version: 13000,
+            visible: true,
+            layout: Layout::default(),
+        };
         (config, &Card)
     });
     ok!(cuInit(0));
@@ -103,7 +109,9 @@ impl Session {
     /// Launches of the kernel so far: each one's first parameter.
     pub fn launches(&self) -> Vec<u64> {
         let all = LAUNCHES.lock().unwrap();
-        all.iter().map(|(f, p)| (assert_eq!(*f, self.kernel.0), u64::from_le_bytes(p[..8].try_into().unwrap())).1).collect()
+        all.iter()
+            .map(|(f, p)| (assert_eq!(*f, self.kernel.0), u64::from_le_bytes(p[..8].try_into().unwrap())).1)
+            .collect()
     }
 
     pub fn launch(&self, stream: CUstream, first: u64) {

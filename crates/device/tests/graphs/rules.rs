@@ -111,10 +111,7 @@ fn a_capturing_stream_and_its_events_can_not_be_waited_for() {
     let t = session();
     let s = stream(NON_BLOCKING);
     for mode in [GLOBAL, THREAD_LOCAL, RELAXED] {
-        for (code, call) in [
-            (900, cuStreamSynchronize as unsafe fn(CUstream) -> CUresult),
-            (900, cuStreamQuery),
-        ] {
+        for (code, call) in [(900, cuStreamSynchronize as unsafe fn(CUstream) -> CUresult), (900, cuStreamQuery)] {
             begin(s, mode);
             assert_eq!(unsafe { call(s) }.0, code);
             assert_eq!(status(s), 2);

@@ -401,12 +401,10 @@ impl State {
     }
 }
 
-/// Whether a created stream is known to take part in no capture, without a lock. Default streams, and handles that
-/// are no stream's, need the lock.
+/// Whether a living created stream takes part in no capture, without a lock.
 #[inline]
-pub fn surely_idle(stream: CUstream) -> bool {
-    handle::is(stream.0, handle::Kind::Stream)
-        && handle::slot(stream.0).is_some_and(|s| s.aux.load(Ordering::Acquire) == 0)
+pub fn is_idle(stream: CUstream) -> bool {
+    handle::slot(stream.0).is_some_and(|s| s.aux.load(Ordering::Acquire) == 0)
 }
 
 /// Whether a launch attribute records an event, and which.
