@@ -1,7 +1,8 @@
 //! A program that traces calls it makes up, from several threads, and ends in a way of one's choice: what the tests in
 //! tests/processes.rs start, and an example of how to trace.
 //!
-//! `emit SETTINGS THREADS RECORDS exit|_exit|fork|exec`, `emit SETTINGS THREADS PROGRESS_FILE forever`, `emit recover FILE`
+//! `emit SETTINGS THREADS RECORDS exit|_exit|fork|exec`, `emit SETTINGS THREADS PROGRESS_FILE forever`,
+//! `emit SETTINGS nested`, `emit recover FILE`
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,11 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["recover", file] => println!("{:?}", trace::recover(Path::new(file)).expect("recoverable")),
+        [settings, "nested"] => {
+            begin(settings);
+            nest();
+            assert!(trace::finish(), "the writer is done in time");
+        }
         [settings, threads, progress, "forever"] => {
             begin(settings);
             let progress = File::create(progress).expect("a file for the progress");
@@ -72,6 +78,31 @@ fn emit(threads: u64, records: std::ops::Range<u64>, recorded: impl Fn(u64, u64)
             });
         }
     });
+}
+
+/// A launch whose driver function calls another one, as from a callback, with everything else that can be recorded.
+fn nest() {
+    let [outer, inner] = ["cuLaunchKernel", "cuCtxGetCurrent"].map(|name| trace::id(name).expect("a driver function"));
+    let record = |id, args, body: &dyn Fn()| {
+        let run = || {
+            body();
+            0
+        };
+        if trace::records(id) {
+            trace::traced(id, args, run)
+        } else {
+            run()
+        }
+    };
+    let claimed = trace::now();
+    record(outer, [7, 1, 2, 3], &|| {
+        record(inner, [8, 0, 0, 0], &|| trace::message(trace::Message::Explain, "inside"));
+        let (grid, block) = ([1, 2, 3], [32, 1, 1]);
+        trace::launch(outer, &trace::Launch { kernel: "a_kernel", grid, block, shared_bytes: 0, stream: 9 });
+    });
+    record(inner, [10, 0, 0, 0], &|| {});
+    trace::span(trace::Span::Claim, "a_kernel", claimed, trace::now(), 1 << 20);
+    trace::counter("bytes on the card", 1 << 20);
 }
 
 /// The child records nothing, and its end does not end the parent's trace.

@@ -84,7 +84,10 @@ fn turn_off() {
 pub fn finish() -> bool {
     let tracer = tracer();
     turn_off();
-    tracer.is_none_or(|t| t.finish(FINISH))
+    match tracer {
+        Some(t) => t.finish(FINISH),
+        None => true,
+    }
 }
 
 /// The file that the trace is written to; None: tracing is off, or writes to standard error.
@@ -214,5 +217,14 @@ mod tests {
         assert_eq!(raw(None::<unsafe extern "C" fn()>), 0);
         assert_eq!(raw(zerogpu_abi::CUmemLocation { kind: 1, id: 2 }), 1 | 2 << 32);
         assert_eq!(raw(zerogpu_abi::CUipcMemHandle { reserved: [7; 64] }), 0x0707_0707_0707_0707);
+    }
+
+    #[test]
+    fn without_a_trace_nothing_happens() {
+        assert!(!on() && !records(0));
+        assert_eq!(traced(0, [1], || 42), 42);
+        message(Message::Warning, "nobody hears this");
+        assert!(finish());
+        assert_eq!(output(), None);
     }
 }

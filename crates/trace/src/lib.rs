@@ -32,8 +32,8 @@
 //! 8 bytes; slots have 128 bytes:
 //!
 //! ```text
-//! word 0   position of the slot + 1, stored last: the slot is complete
-//! word 1   kind u8 | slots of the record u8 | words u8 | depth u8 | thread u32      (0 in a continuation slot)
+//! word 0   position of the slot + 1, stored last: the record is complete        (left alone in continuation slots)
+//! word 1   kind u8 | slots of the record u8 | words u8 | depth u8 | thread u32  (left alone in continuation slots)
 //! 2 - 15   payload: the record's words, then its text, running on through the payloads of continuation slots
 //! ```
 //!
@@ -75,5 +75,6 @@ pub use api::{call, counter, enter, finish, launch, message, now, on, output, ra
 pub use error::Error;
 pub use record::{Launch, Message, Span};
 pub use recover::{recover, recover_folder, Recovered};
+pub use settings::ring_folder;
 pub use summary::{Order, Summary};
 pub use symbols::id;

@@ -82,7 +82,7 @@ impl RingFile {
         let io = |e| Error::io(path, e);
         let json = serde_json::to_vec(&meta).map_err(|e| io(e.into()))?;
         if json.len() as u64 > SLOTS_AT - META_AT {
-            return Err(io(ErrorKind::InvalidFilename.into()));
+            return Err(io(std::io::Error::other("the paths in use are too long")));
         }
         let unnamed = path.with_extension(format!("new-{}", meta.pid));
         let made = || {
@@ -169,9 +169,8 @@ impl RingFile {
     pub fn ring(&self) -> Ring<'_> {
         // SAFETY: the mapping is `SLOTS_AT` + `slots` * 128 bytes long (made or checked so), page-aligned, and lives as
         // long as `self`; a slot is 16 atomic words, for which any bytes are a value.
-        let slots = unsafe {
-            std::slice::from_raw_parts(self.map.as_ptr().add(SLOTS_AT as usize).cast::<Slot>(), self.slots)
-        };
+        let slots =
+            unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(SLOTS_AT as usize).cast::<Slot>(), self.slots) };
         Ring::new(&header(&self.map).control, slots)
     }
 

@@ -102,3 +102,50 @@ impl Output for Stderr {
         self.length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_file_is_well_formed_after_each_append() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        std::fs::write(&path, "of an older trace").unwrap();
+        let mut output = open(Some(&path), 0).unwrap();
+        for (bytes, expected) in [("[1", "[1]\n"), (",2", "[1,2]\n")] {
+            output.append(bytes.as_bytes(), b"]\n").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        }
+        assert_eq!(output.length(), 4);
+        output.finish(b"]\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[1,2]\n");
+    }
+
+    #[test]
+    fn a_stream_gets_the_end_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let mut output = Stream { file: File::create(&path).unwrap(), length: 0 };
+        output.append(b"[1", b"]").unwrap();
+        output.append(b",2", b"]").unwrap();
+        output.finish(b"]").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[1,2]");
+        assert_eq!(output.length(), 4);
+    }
+
+    #[test]
+    fn a_descriptor_that_the_program_took_over_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, theirs) = (dir.path().join("t"), dir.path().join("theirs"));
+        let file = File::create(&path).unwrap();
+        let found = file.metadata().unwrap();
+        let mut output = Regular { file, length: 0, identity: (found.dev(), found.ino()) };
+        let other = File::create(&theirs).unwrap();
+        // SAFETY: both descriptors are open; the first one's file is closed by this.
+        unsafe { libc::dup2(other.as_raw_fd(), output.file.as_raw_fd()) };
+        assert!(output.append(b"x", b"").is_err());
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"");
+    }
+}

@@ -92,3 +92,6 @@ pub fn recover_folder(folder: &Path) -> Result<Vec<Result<Recovered, Error>>, Er
     });
     Ok(done.collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,10 @@
 //!
 //! Positions count slots from 0 and never wrap; position `p` lies in slot `p % len`. A producer takes as many positions
 //! as its record needs by one addition to `head`, waits until the reader has freed them (`tail`), fills them, and commits
-//! each by storing `position + 1` as the slot's first word, the record's first slot last. So a record is whole as soon as
-//! its first slot is committed, and a slot whose first word does not fit its position is still being written, or belonged
-//! to a process that died while writing it. Words are stored and loaded as relaxed atomics: no access is a data race, and
-//! the whole file is safe code.
+//! the record by storing `position + 1` as the first word of its first slot. A slot whose first word does not fit its
+//! position is still being written, continues a record, or belonged to a process that died while writing it: the first two
+//! words of a slot are never payload, so what an older lap left there can't be mistaken for a commit. Words are stored and
+//! loaded as relaxed atomics: no access is a data race, and the whole file is safe code.
 #![allow(unexpected_cfgs)] // `loom`: see the model tests below
 
 #[cfg(loom)]
@@ -44,7 +44,7 @@ pub struct Control {
 /// What a record is, beside its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Tag {
-    /// Not 0 (that marks continuation slots); with [`HAS_TEXT`] the words are followed by text.
+    /// Not 0; with [`HAS_TEXT`] the words are followed by text.
     pub kind: u8,
     /// Nesting depth of the thread, at most 255.
     pub depth: u8,
@@ -123,16 +123,14 @@ impl<'a> Ring<'a> {
             }
         }
 
-        for i in (0..slots).rev() {
-            let slot = self.slot(position + i);
-            let first = u64::from(tag.kind)
-                | slots << 8
-                | (words as u64) << 16
-                | u64::from(tag.depth) << 24
-                | u64::from(tag.thread) << 32;
-            slot.0[1].store(if i == 0 { first } else { 0 }, Ordering::Relaxed);
-            slot.0[0].store(position + i + 1, Ordering::Release);
-        }
+        let first = self.slot(position);
+        let packed = u64::from(tag.kind)
+            | slots << 8
+            | (words as u64) << 16
+            | u64::from(tag.depth) << 24
+            | u64::from(tag.thread) << 32;
+        first.0[1].store(packed, Ordering::Relaxed);
+        first.0[0].store(position + 1, Ordering::Release);
         Some(Written { position, slots })
     }
 

@@ -107,6 +107,17 @@ impl Settings {
     }
 }
 
+/// The folder in which the rings of a trace with these settings lie (see [`crate::recover_folder`]), as far as it does not
+/// depend on the process: relative to the folder that the process starts in. None: nothing is traced.
+///
+/// # Errors
+/// The settings can't be understood.
+pub fn ring_folder(settings: &str) -> Result<Option<PathBuf>, Error> {
+    let Some(s) = Settings::parse(settings, 0)? else { return Ok(None) };
+    let ring = s.ring_path(s.output.as_deref(), 0);
+    Ok(Some(Path::new(".").join(ring.parent().unwrap_or(Path::new("")))))
+}
+
 /// Extension of a ring's file.
 pub const RING: &str = "ring";
 
@@ -175,6 +186,22 @@ mod tests {
         assert_eq!(at("json,ring=/r", Some("/a/b.jsonl")), Path::new("/r/b.jsonl.ring"));
         assert_eq!(at("text,ring=/r", None), Path::new("/r/zerogpu-7.trace.ring"));
         assert_eq!(at("text", None), std::env::temp_dir().join("zerogpu-7.trace.ring"));
+    }
+
+    #[test]
+    fn the_folder_of_the_rings() {
+        for (text, folder) in [
+            ("off", None),
+            ("json", Some(".")),
+            ("chrome,file=a/b.json", Some("./a")),
+            ("json, file=/a/b.jsonl", Some("/a")),
+            ("json,file=/a/b.jsonl,ring=/r", Some("/r")),
+            ("text,ring=r", Some("./r")),
+        ] {
+            assert_eq!(ring_folder(text).unwrap(), folder.map(PathBuf::from), "{text}");
+        }
+        assert_eq!(ring_folder("text").unwrap(), Some(std::env::temp_dir()));
+        assert!(ring_folder("jsno").is_err());
     }
 
     #[test]

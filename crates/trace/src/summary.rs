@@ -6,6 +6,8 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// What the rows are sorted by; names where that is equal.
@@ -97,15 +99,19 @@ impl Summary {
     /// # Errors
     /// The file can't be read or is neither.
     pub fn read(path: &Path, order: Order) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let io = |e| Error::io(path, e);
         let unreadable = |why: String| Error::Unreadable { path: path.to_owned(), why };
-        let (calls, spans, complete) = match text.as_bytes() {
-            [b'#', ..] => {
-                let why = "a text trace has no sums; make a JSON or Chrome trace (ZEROGPU_TRACE=json or chrome)";
-                return Err(unreadable(why.into()));
-            }
-            _ if text.starts_with("{\"type\":\"trace\"") => lines(&text).map_err(unreadable)?,
-            _ => chrome(&text).map_err(unreadable)?,
+        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        let start = file.fill_buf().map_err(io)?;
+        let (calls, spans, complete) = if start.starts_with(b"#") {
+            let why = "a text trace has no sums; make a JSON or Chrome trace (ZEROGPU_TRACE=json or chrome)";
+            return Err(unreadable(why.into()));
+        } else if start.starts_with(b"{\"type\":\"trace\"") {
+            lines(file).map_err(unreadable)?
+        } else {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(io)?;
+            chrome(&bytes).map_err(unreadable)?
         };
         let mut notes = vec![];
         if ring_of(path).exists() {
@@ -131,14 +137,19 @@ fn add(rows: &mut Rows, name: &str, ns: u64, error: bool, bytes: u64) {
 }
 
 /// Calls, spans, and whether the end is there.
-fn lines(text: &str) -> Result<(Rows, Rows, bool), String> {
+fn lines(mut file: impl BufRead) -> Result<(Rows, Rows, bool), String> {
     let (mut calls, mut spans, mut complete) = (Rows::new(), Rows::new(), false);
-    for (at, line) in text.split_inclusive('\n').enumerate() {
-        let parsed: Line = match serde_json::from_str(line) {
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line).map_err(|e| e.to_string())? == 0 {
+            break;
+        }
+        let parsed: Line = match serde_json::from_slice(&line) {
             Ok(parsed) => parsed,
             // the process was killed while it wrote the last line
-            Err(_) if !line.ends_with('\n') => break,
-            Err(e) => return Err(format!("line {}: {e}", at + 1)),
+            Err(_) if !line.ends_with(b"\n") => break,
+            Err(e) => return Err(format!("line {number}: {e}")),
         };
         match &*parsed.r#type {
             "call" => add(&mut calls, &parsed.name, parsed.dur_ns, parsed.result != 0, parsed.bytes),
@@ -150,8 +161,8 @@ fn lines(text: &str) -> Result<(Rows, Rows, bool), String> {
     Ok((calls, spans, complete))
 }
 
-fn chrome(text: &str) -> Result<(Rows, Rows, bool), String> {
-    let parsed: Chrome = serde_json::from_str(text).map_err(|e| format!("no JSON or Chrome trace: {e}"))?;
+fn chrome(text: &[u8]) -> Result<(Rows, Rows, bool), String> {
+    let parsed: Chrome = serde_json::from_slice(text).map_err(|e| format!("no JSON or Chrome trace: {e}"))?;
     let (mut calls, mut spans) = (Rows::new(), Rows::new());
     let mut open: HashMap<&str, (f64, u64)> = HashMap::new();
     let ns = |micros: f64| (micros * 1e3).round() as u64;
@@ -307,7 +318,10 @@ total          0         0       0 ns       0 ns           -
     fn a_trace_without_its_end_says_so() {
         let cut = &LINES[..LINES.len() - 20];
         let shown = shown(cut, Order::Time);
-        assert!(shown.contains("cuMemAlloc_v2            2") && shown.contains("note: the trace has no end"), "{shown}");
+        assert!(
+            shown.contains("cuMemAlloc_v2            2") && shown.contains("note: the trace has no end"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the kernel and the C library do for the trace. All `unsafe` of this crate is here, in `map` and in `raw`.
+//! What the kernel and the C library do for the trace. All `unsafe` of this crate is here, in `map` and in `api`.
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,8 +31,8 @@ pub fn thread_name() -> [u8; 16] {
 
 /// Sleeps while `word` holds `value`, until it is woken or `timeout` has passed. May return at any time: check again.
 pub fn sleep_while(word: &AtomicU32, value: u32, timeout: Option<Duration>) {
-    let time =
-        timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: libc::c_long::from(t.subsec_nanos() as i32) });
+    let time = timeout
+        .map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: libc::c_long::from(t.subsec_nanos() as i32) });
     let time = time.as_ref().map_or(std::ptr::null(), |t| t as *const libc::timespec);
     // SAFETY: the word is a valid, aligned u32 for the whole call, and the time is null or a valid timespec.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, value, time) };
@@ -98,13 +98,8 @@ pub fn on_fork(child: extern "C" fn()) -> io::Result<()> {
 /// Takes the exclusive POSIX lock of a file: it ends with the process (or its first close of the file) and is not
 /// inherited. Ok(Some(pid)): that process has it.
 pub fn lock(file: &File) -> io::Result<Option<u32>> {
-    let whole = || libc::flock {
-        l_type: libc::F_WRLCK as _,
-        l_whence: libc::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let whole =
+        || libc::flock { l_type: libc::F_WRLCK as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: the descriptor is open and the kernel only reads the struct.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &whole()) } == 0 {
         return Ok(None);

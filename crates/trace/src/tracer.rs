@@ -39,15 +39,23 @@ impl Tracer {
     /// writer's thread when the output can't be written any more.
     pub fn start(settings: &Settings, given: &str, failed: fn()) -> Result<Self, Error> {
         let file = claim_output(settings, given)?;
-        let output = output::open(file.meta().output.as_deref(), 0)?;
-        Self::run(settings, file, output, failed)
+        match output::open(file.meta().output.as_deref(), 0) {
+            Ok(output) => Self::run(settings, file, output, failed),
+            Err(e) => {
+                file.remove()?;
+                Err(e)
+            }
+        }
     }
 
     fn run(settings: &Settings, file: RingFile, output: Box<dyn Output>, failed: fn()) -> Result<Self, Error> {
         let shared = Arc::new(Shared { file, signal: Signal::default() });
         let writer = shared.clone();
         let body = move || write_all(&writer, output, failed);
-        sys::spawn(Box::new(body)).map_err(|source| Error::Thread { source })?;
+        if let Err(source) = sys::spawn(Box::new(body)) {
+            shared.file.remove()?;
+            return Err(Error::Thread { source });
+        }
         let min_ns = u64::try_from(settings.min.as_nanos()).unwrap_or(u64::MAX);
         Ok(Tracer { shared, min_ns, errors_only: settings.errors })
     }

@@ -83,6 +83,47 @@ fn after_os_exit_nothing_is_missing() {
     assert!(summary.contains(&format!("cuMemcpyHtoD_v2      {}", THREADS * RECORDS)), "{summary}");
 }
 
+/// `type`, depth and name of each record of `emit SETTINGS nested`.
+fn nested(filter: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let (output, settings) = json_settings(dir.path());
+    assert!(emit(&[&format!("{settings}{filter}"), "nested"]).status().unwrap().success());
+    let text = std::fs::read_to_string(output).unwrap();
+    let line = |l| {
+        let v: Value = serde_json::from_str(l).unwrap();
+        let name = ["name", "kernel", "text"].iter().find_map(|key| v[key].as_str()).unwrap_or_default();
+        format!("{} {} {name}", v["type"].as_str().unwrap(), v["depth"])
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn calls_within_calls_are_nested() {
+    let expected = [
+        "trace null ",
+        "thread null emit",
+        "message 2 inside",
+        "call 1 cuCtxGetCurrent",
+        "launch 1 a_kernel",
+        "call 0 cuLaunchKernel",
+        "call 0 cuCtxGetCurrent",
+        "span null a_kernel",
+        "counter null bytes on the card",
+        "end null ",
+    ];
+    assert_eq!(nested(""), expected);
+}
+
+#[test]
+fn a_filtered_function_is_gone_with_its_launches() {
+    let left = nested(",not=cuLaunch*");
+    assert!(!left.iter().any(|l| l.contains("cuLaunchKernel") || l.contains("launch")), "{left:?}");
+    // what is within a call that is not recorded is not nested
+    assert_eq!(left.iter().filter(|l| *l == "call 0 cuCtxGetCurrent").count(), 2);
+    let left = nested(",only=cuLaunch*");
+    assert_eq!(left.iter().filter(|l| l.starts_with("call")).collect::<Vec<_>>(), ["call 0 cuLaunchKernel"]);
+}
+
 /// A running `emit forever`, killed when dropped.
 struct Forever {
     child: Child,
@@ -211,10 +252,8 @@ fn a_text_trace_on_standard_error_is_completed_there() {
     let second = emit(&["recover", ring.to_str().unwrap()]).output().unwrap();
     assert!(second.status.success(), "{second:?}");
     let text = String::from_utf8([first, second.stderr].concat()).unwrap();
-    let numbers: Vec<usize> = text
-        .lines()
-        .filter_map(|l| l.split_once("ByteCount=")?.1.split_once(')')?.0.parse().ok())
-        .collect();
+    let numbers: Vec<usize> =
+        text.lines().filter_map(|l| l.split_once("ByteCount=")?.1.split_once(')')?.0.parse().ok()).collect();
     // the batch that was being written may come twice
     let mut once = numbers.clone();
     once.sort_unstable();

@@ -91,9 +91,7 @@ pub fn entry(meta: &Meta, entry: &Entry, out: &mut Vec<u8>) {
         Event::Launch { at, id, ref launch } => {
             Line::Launch { thread, depth, at_ns: since(at), detail: LaunchDetail::new(id, launch) }
         }
-        Event::Message { at, kind, text } => {
-            Line::Message { thread, depth, at_ns: since(at), kind: kind.name(), text }
-        }
+        Event::Message { at, kind, text } => Line::Message { thread, depth, at_ns: since(at), kind: kind.name(), text },
         Event::Span { start, duration, bytes, kind, name } => {
             Line::Span { thread, at_ns: since(start), dur_ns: duration, kind: kind.name(), name, bytes }
         }

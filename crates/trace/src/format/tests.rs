@@ -135,14 +135,8 @@ fn a_chrome_trace_without_records_is_valid() {
 
 #[test]
 fn bytes_that_the_caller_gives_go_before_those_of_the_arguments() {
-    let event = Event::Call {
-        start: 0,
-        duration: 0,
-        bytes: 99,
-        id: id("cuMemAlloc_v2").unwrap(),
-        result: 0,
-        args: &[0, 5],
-    };
+    let event =
+        Event::Call { start: 0, duration: 0, bytes: 99, id: id("cuMemAlloc_v2").unwrap(), result: 0, args: &[0, 5] };
     let entry = [Entry { thread: 1, depth: 0, event }];
     assert!(rendered(Format::Json, &entry).contains("\"bytes\":99"));
     assert!(rendered(Format::Text, &entry).contains("<0 ns> 99 B\n"));

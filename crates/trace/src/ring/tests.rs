@@ -65,7 +65,7 @@ mod model {
                 next[of] += 1;
             };
             read(memory.ring(), &mut tail, 2, &mut check);
-            producers.map(|p| p.join().unwrap());
+            producers.into_iter().for_each(|p| p.join().unwrap());
             read(memory.ring(), &mut tail, 3, &mut check);
             assert_eq!((next, tail, memory.ring().head()), ([2, 1], 4, (4, false)));
         });
@@ -112,7 +112,7 @@ mod model {
             let memory = Memory::new(2);
             let producer = {
                 let memory = memory.clone();
-                thread::spawn(move || memory.ring().emit(tag(1), &[7], &[], &[], spin).is_some())
+                thread::spawn(move || memory.ring().emit(tag(1), &[7], &[], &[], |_| false).is_some())
             };
             memory.ring().close();
             let written = producer.join().unwrap();
@@ -205,7 +205,8 @@ mod plain {
     #[test]
     fn what_no_version_writes_is_no_record() {
         let memory = Memory::new(128);
-        for bad in [0, 1 | 0 << 8, 1 | 65 << 8, 1 | 1 << 8 | 15 << 16] {
+        // kind 0, no slots, too many slots, more words than fit
+        for bad in [0x100, 0x001, 0x4101, 0x0f_0101] {
             memory.1[0].0[1].store(bad, Ordering::Relaxed);
             memory.1[0].0[0].store(1, Ordering::Relaxed);
             assert_eq!(memory.ring().read(0, &mut Record::default()), None, "{bad:#x}");

@@ -213,6 +213,17 @@ fn an_output_in_use_is_not_touched_and_a_left_one_is_completed_first() {
 }
 
 #[test]
+fn a_trace_that_can_not_start_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let text = format!("json,file={}", folder.display());
+    let Err(error) = Tracer::start(&settings(&text), &text, || {}) else { panic!("a folder is no output") };
+    assert!(error.to_string().contains("Is a directory"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn numbers_go_before_the_extension() {
     let shown = |path: &str, n| numbered(Path::new(path), n).to_str().unwrap().to_string();
     assert_eq!(shown("/a/t.trace.json", 1), "/a/t.trace.json");
