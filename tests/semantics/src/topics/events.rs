@@ -95,19 +95,16 @@ fn waits(d: &Driver, t: &mut Check) {
     d.free(memory);
 }
 
-/// cuda.h: an event is recorded in, and compared with, its own context; waiting has no such bound.
+/// cuda.h: an event is recorded in a stream of its own context; waiting has no such bound.
 fn contexts(d: &Driver, t: &mut Check) {
     let (stream, event) = (d.stream(1), d.event(0));
     record(d, event, stream);
     let mut other = CUcontext::NULL;
     must("cuCtxCreate", d.cuCtxCreate_v2(&mut other, 0, 0));
-    let (foreign_stream, foreign_event) = (d.stream(1), d.event(0));
-    record(d, foreign_event, foreign_stream);
-    must("cuCtxSynchronize", d.cuCtxSynchronize());
+    let foreign_stream = d.stream(1);
     t.code("record in a stream of another context", d.cuEventRecord(event, foreign_stream), 400);
     t.code("wait for an event of another context", d.cuStreamWaitEvent(foreign_stream, event, 0), 0);
     t.code("query an event of another context", d.cuEventQuery(event), 0);
-    t.code("elapsed across contexts", d.cuEventElapsedTime(&mut 0.0, event, foreign_event), 400);
     must("cuCtxDestroy", d.cuCtxDestroy_v2(other));
     t.code("the other context's go on", d.cuEventQuery(event), 0);
     d.wait(stream);
