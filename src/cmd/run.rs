@@ -3,7 +3,7 @@
 use crate::environment::Choices;
 use crate::traces::Traces;
 use anyhow::{Context, Result};
-use nix::sys::signal::{kill, SigSet, Signal};
+use nix::sys::signal::{kill, SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -62,8 +62,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match settings.trace.as_deref().and_then(Traces::of) {
         None => Ok(not_started(&args.command[0], &command.exec())),
         Some(traces) => {
-            // Blocked before the program starts, so that none is missed; it starts with none blocked.
-            let signals = Signals::block()?;
+            // Blocked before the program starts, so that none is missed.
+            let (signals, before) = Signals::block()?;
+            // SAFETY: between fork and exec the child only sets its mask back: one system call, no memory.
+            unsafe { command.pre_exec(move || Ok(before.thread_set_mask()?)) };
             let status = match command.spawn() {
                 Ok(child) => signals.follow(child)?,
                 Err(error) => return Ok(not_started(&args.command[0], &error)),
@@ -94,10 +96,12 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 struct Signals(SignalFd);
 
 impl Signals {
-    fn block() -> Result<Signals> {
+    /// Blocks them, and returns the mask as it was before.
+    fn block() -> Result<(Signals, SigSet)> {
         let set: SigSet = FORWARDED.into_iter().chain([Signal::SIGCHLD]).collect();
-        set.thread_block().context("signals can't be blocked")?;
-        Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).context("signals can't be read (signalfd)")?))
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("signals can't be blocked")?;
+        let reader = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).context("signals can't be read (signalfd)")?;
+        Ok((Signals(reader), before))
     }
 
     /// Passes signals on until the program has ended.

@@ -68,13 +68,15 @@ fn is_version(word: &str) -> bool {
 /// What can be said of the cards, given what the driver below answered.
 pub fn findings(below: &Below, present: &Present) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if below.chosen == Driver::None {
+        return findings;
+    }
     let path = below.path.as_ref().ok().and_then(Option::as_ref);
     let answer = below.answer.as_ref().and_then(|answer| answer.as_ref().ok());
     match (path, answer) {
         (Some(path), Some(Answer { init: Some(code), names, version, .. })) => {
             findings.push(initialised(path, *code, names, *version, present));
         }
-        (None, _) if below.chosen == Driver::None => {}
         (None, _) if !present.nodes.is_empty() => findings.push(Finding::problem(
             TOPIC,
             format!("{} is here, but no driver library for it", present.nodes[0].display()),

@@ -70,10 +70,10 @@ fn ask(path: &Path, lib: Option<&Path>) -> Result<Answer> {
     if let Some(signal) = status.signal() {
         bail!("asking it ended the process with signal {signal}");
     }
-    // A library may print before our line.
+    // A library may print as well, before our line or, buffered, behind it.
     let text = text?;
-    serde_json::from_str(text.lines().last().unwrap_or_default())
-        .with_context(|| format!("it answered nothing ({status})"))
+    let answer = text.lines().find_map(|line| serde_json::from_str(line).ok());
+    answer.with_context(|| format!("it answered nothing ({status})"))
 }
 
 impl Below {
