@@ -100,6 +100,12 @@ pub fn answers() -> &'static [Answer] {
 mod tests {
     use super::*;
 
+    /// The versions that the record was taken at.
+    const PROBED: [u32; 29] = [
+        2000, 3020, 4000, 5050, 6050, 7000, 8000, 9000, 9020, 10000, 10010, 10020, 11000, 11010, 11020, 11030, 11040,
+        11060, 11070, 11080, 12000, 12010, 12020, 12030, 12040, 12050, 12060, 12080, 13000,
+    ];
+
     /// Each row that driver 580 answered, line by line, and nothing that it did not.
     #[test]
     fn answers_agree_with_the_recorded_driver() {
@@ -113,14 +119,22 @@ mod tests {
                 .filter(|a| a.base == name && a.per_thread == per_thread && a.since <= since)
                 .next_back();
             let a = a.unwrap_or_else(|| panic!("no answer for {line}"));
-            assert_eq!(a.since, since, "{line}");
+            // between two probed versions NVIDIA's headers know the exact one
+            let before = PROBED.iter().copied().filter(|&v| v < since).max().unwrap_or(0);
+            assert!(before < a.since && a.since <= since, "{line}: {}", a.since);
             let s = &symbols()[a.index];
             let full = if a.twin { format!("{}_{}", s.name, s.twin.unwrap().suffix) } else { s.name.to_string() };
             assert_eq!(full, f[3], "{line}");
             seen += 1;
         }
         let listed: std::collections::HashSet<&str> = recorded.lines().filter_map(|l| l.split('\t').next()).collect();
-        assert_eq!(answers().iter().filter(|a| listed.contains(a.base)).count(), seen, "rows the driver does not have");
+        let probed = answers().iter().filter(|a| listed.contains(a.base));
+        // a row that a newer symbol replaced before the next probe left no trace in the record
+        let visible = probed.filter(|a| {
+            let next = PROBED.iter().copied().find(|&v| v >= a.since).unwrap_or(u32::MAX);
+            !answers().iter().any(|b| (b.base, b.per_thread) == (a.base, a.per_thread) && a.since < b.since && b.since <= next)
+        });
+        assert_eq!(visible.count(), seen, "rows the driver does not have");
     }
 
     #[test]
