@@ -63,7 +63,8 @@ int zerogpu_region_expired(uint64_t region);
  * all; `buf` may be null if `n` is 0. Returns the length of the whole text without its NUL, as snprintf does: the text
  * is complete if the result is less than `n`.
  *
- * Keys that hooks and tests may rely on (others may be added; times in milliseconds, sizes in bytes):
+ * In a process that has opened no region and called no CUDA function yet the text is "{}". Keys that hooks and tests
+ * may rely on (others may be added; times in milliseconds, sizes in bytes):
  *   "level"          "parked", "warm" or "claimed"
  *   "regions"        number of open regions
  *   "claims"         claims since the process started, borrows among them
@@ -76,8 +77,8 @@ int zerogpu_region_expired(uint64_t region);
 int zerogpu_state(char *buf, size_t n);
 
 /*
- * The text of the calling thread's last failed call of this interface, "" if none has failed. UTF-8, one line. Valid
- * until the thread's next call of this interface. Never null.
+ * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, "" if it did not. UTF-8, one
+ * line. Valid until the thread's next call of either. Never null.
  */
 const char *zerogpu_reason(void);
 
