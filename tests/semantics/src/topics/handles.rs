@@ -55,7 +55,7 @@ pub fn wild(d: &'static Driver, t: &mut Check) {
     t.that("memory works", d.read(p, 4096) == [1; 4096]);
 }
 
-/// NULL where an object is needed: only that nothing crashes; what NULL means differs from call to call.
+/// NULL in the place of each handle. It names the default stream and the current context, and nothing else.
 pub fn null(d: &'static Driver, t: &mut Check) {
     d.start();
     let scratch: &'static mut [u64] = vec![0u64; 1 << 13].leak();
@@ -63,8 +63,12 @@ pub fn null(d: &'static Driver, t: &mut Check) {
     for call in HANDLE_CALLS {
         println!("ok calling {} with NULL", call.name);
         let got = (call.call)(d, 0, scratch);
-        t.that(format_args!("{} with NULL: a known code, got {}", call.name, got.0), describe(got).is_some());
-        // some calls succeed and end a capture or change the current context
+        if call.kinds.iter().all(|kind| ["CUstream", "CUcontext"].contains(kind)) {
+            t.that(format_args!("{} with NULL: a known code, got {}", call.name, got.0), describe(got).is_some());
+        } else {
+            t.one_of(format_args!("{} with NULL", call.name), got, REFUSALS);
+        }
+        // some of these end a capture or change the current context
         d.start();
     }
 }

@@ -2,7 +2,7 @@
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::ptr::{null, null_mut};
 use zerogpu_abi::*;
 
@@ -340,7 +340,13 @@ pub fn random(d: &Driver, t: &mut Check) {
         }
         Ok(())
     });
-    t.note("the bytes are the model's", result.is_ok(), || result.unwrap_err().to_string());
+    let report = || match &result {
+        Err(TestError::Fail(reason, ops)) => {
+            ops.iter().fold(reason.to_string(), |text, op| format!("{text}\n  {op:?}"))
+        }
+        other => format!("{other:?}"),
+    };
+    t.note("the bytes are the model's", result.is_ok(), report);
     t.same("all memory is free again", d.memory_info().0, free);
     must("cuStreamDestroy", d.cuStreamDestroy_v2(stream));
 }
