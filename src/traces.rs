@@ -26,6 +26,7 @@ impl Traces {
         for ring in rings(&self.folder).difference(&self.before) {
             match recover(ring) {
                 Ok(None) | Err(Error::Live { .. }) => {}
+                Ok(Some(done)) if done.records == 0 && done.lost == 0 => {}
                 Ok(Some(done)) => {
                     let output = done.output.unwrap_or_else(|| "standard error".into());
                     let lost = if done.lost > 0 { format!("; {} more were lost", done.lost) } else { String::new() };

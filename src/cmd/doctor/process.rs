@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use zerogpu_settings::driver_path::DRIVER_FILE;
+use zerogpu_settings::driver_path::{DRIVER_FILE, SOFT_FILE};
 
 const TOPIC: &str = "process";
 
@@ -36,7 +36,7 @@ struct Library {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Shim,
-    /// Has the SONAME of one of our objects.
+    /// Has this SONAME: one of our objects', or the software driver's.
     Named(&'static str),
     /// Was replaced or removed since it was loaded.
     Deleted,
@@ -87,7 +87,8 @@ fn library(root: &Path, path: PathBuf) -> Option<Library> {
         Kind::Shim
     } else if let Ok(dynamic) = elf::dynamic(&seen) {
         let soname = dynamic.soname?;
-        Kind::Named(OBJECTS.iter().find(|object| object.name == soname)?.name)
+        let mut names = OBJECTS.iter().map(|object| object.name).chain([SOFT_FILE]);
+        Kind::Named(names.find(|name| *name == soname)?)
     } else {
         Kind::Deleted
     };
@@ -108,7 +109,7 @@ fn judge(who: &str, process: &Process, install: Option<&Install>) -> Vec<Finding
             findings.push(Finding::problem(TOPIC, text, "preload all three objects: start it with zerogpu run"));
         }
     }
-    findings.push(match named(DRIVER_FILE).next() {
+    findings.push(match named(DRIVER_FILE).chain(named(SOFT_FILE)).next() {
         Some(below) => Finding::ok(TOPIC, format!("the driver below is {}", below.path.display())),
         None => Finding::note(TOPIC, "no driver is open below: none is needed yet, or there is none"),
     });
@@ -189,6 +190,8 @@ mod tests {
         let with_driver = [&OURS[..], &[("/usr/lib/libcuda.so.550", Kind::Named("libcuda.so.1"))]].concat();
         let found = judged(&with_driver, None);
         assert_eq!(found[1], (Level::Ok, "the driver below is /usr/lib/libcuda.so.550".to_string()));
+        let with_softcuda = [&OURS[..], &[("/zg/libsoftcuda.so", Kind::Named("libsoftcuda.so"))]].concat();
+        assert!(judged(&with_softcuda, None)[1].1.ends_with("is /zg/libsoftcuda.so"));
         let real_nvml = [OURS[0], OURS[1], ("/usr/lib/libnvidia-ml.so.1", Kind::Named("libnvidia-ml.so.1"))];
         let found = judged(&real_nvml, None);
         assert_eq!(found[1], (Level::Problem, "process 7 (python) lacks our libnvidia-ml.so.1".to_string()));
