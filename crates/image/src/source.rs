@@ -102,15 +102,15 @@ impl Source {
         }
     }
 
-    /// Whether [`Source::image_for`] would find an image; unpacks nothing.
+    /// Whether there is an image for compute capability `cc`; unpacks nothing.
     pub fn fits(&self, cc: (u32, u32)) -> bool {
-        match &self.content {
-            Content::Fatbin { main, linked_from } => {
-                std::iter::once(main).chain(linked_from).any(|part| best(part, cc).is_ok_and(|found| !found.is_empty()))
-            }
-            Content::Cubin(bytes) => cubin::arch(bytes).is_ok_and(|arch| arch.rank_code(cc).is_some()),
-            Content::Ptx(text) => ptx::arch(text).is_ok_and(|arch| arch.rank_ptx(cc).is_some()),
-        }
+        self.check(cc).is_ok()
+    }
+
+    /// As [`Source::fits`], with the reason where there is none: the error that [`Source::image_for`] would give before
+    /// it unpacks anything.
+    pub fn check(&self, cc: (u32, u32)) -> Result<(), Error> {
+        self.pick(cc).map(|_| ())
     }
 
     /// The image that a driver loads on a device of compute capability `cc`.
@@ -118,24 +118,31 @@ impl Source {
     /// Machine code of the device's major version and the nearest minor, else the newest PTX that it can compile. Of a
     /// program linked from relocatable code it is the linked code, else the PTX of all its parts together.
     pub fn image_for(&self, cc: (u32, u32)) -> Result<Image, Error> {
-        let parts = match &self.content {
-            Content::Fatbin { main, linked_from } => match best(main, cc)? {
-                found if !found.is_empty() => found,
-                _ => linked_from.iter().map(|part| best(part, cc)).collect::<Result<Vec<_>, _>>()?.concat(),
+        Image::read(self.pick(cc)?, cc)
+    }
+
+    /// The parts of the image for `cc`, still packed; at least one.
+    fn pick(&self, cc: (u32, u32)) -> Result<Vec<Packed>, Error> {
+        match &self.content {
+            Content::Fatbin { main, linked_from } => {
+                let mut found = best(main, cc)?;
+                if found.is_empty() {
+                    found = linked_from.iter().map(|part| best(part, cc)).collect::<Result<Vec<_>, _>>()?.concat();
+                }
+                match found.is_empty() {
+                    true => Err(Error::NoFit),
+                    false => Ok(found.into_iter().map(Packed::Entry).collect()),
+                }
             }
-            .into_iter()
-            .map(Packed::Entry)
-            .collect(),
             Content::Cubin(bytes) => match cubin::arch(bytes)?.rank_code(cc) {
-                Some(_) => vec![Packed::Plain { bytes: bytes.clone(), ptx: false }],
-                None => return Err(Error::NoFit),
+                Some(_) => Ok(vec![Packed::Plain { bytes: bytes.clone(), ptx: false }]),
+                None => Err(Error::NoFit),
             },
             Content::Ptx(text) => match ptx::arch(text)?.rank_ptx(cc) {
-                Some(_) => vec![Packed::Plain { bytes: text.clone(), ptx: true }],
-                None => return Err(Error::InvalidPtx("for another architecture than the device's")),
+                Some(_) => Ok(vec![Packed::Plain { bytes: text.clone(), ptx: true }]),
+                None => Err(Error::InvalidPtx("for another architecture than the device's")),
             },
-        };
-        Image::read(parts, cc)
+        }
     }
 
     /// Frees what of a copied fat binary is not for devices of compute capability `cc`.

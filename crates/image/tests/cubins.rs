@@ -169,6 +169,7 @@ fn a_cubin_runs_on_later_minors_of_its_major_only() {
         let source = Source::from_bytes(bytes).unwrap();
         let found = source.image_for(cc);
         assert_eq!(source.fits(cc), found.is_ok());
+        assert_eq!(source.check(cc).err(), found.as_ref().map(|_| ()).err().copied());
         assert!(found.is_ok() || found.is_err_and(|e| e == Error::NoFit));
         source.fits(cc)
     };

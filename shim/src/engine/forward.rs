@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::handle;
 use zerogpu_device::memory::ARENA_BYTES;
+use zerogpu_device::objects::graph::EVER;
 use zerogpu_device::objects::CAPTURES;
 use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Launch, Op, Params, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
@@ -43,6 +44,9 @@ impl Engine {
                 ok(unsafe { (d.cuEventRecord)(real, s) })?;
                 if let Some(slot) = handle::slot(e.0) {
                     slot.aux.store(epoch as u64, Ordering::Release);
+                }
+                if EVER.load(Ordering::Relaxed) {
+                    lock()?.event(*e)?.captured = None;
                 }
                 Ok(())
             }

@@ -23,12 +23,39 @@ pub unsafe fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> CUresult {
     code(submit(hStream, &Op::Record(hEvent)))
 }
 
-/// CU_EVENT_RECORD_EXTERNAL makes a node of its own in a capture; ours always is one to the same effect.
 pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: u32) -> CUresult {
     if flags > 1 {
         return answer(|| Err(CUresult::INVALID_VALUE));
     }
+    if flags == EXTERNAL && captured(hStream) {
+        return external(hStream, Op::Record(hEvent));
+    }
     code(submit(hStream, &Op::Record(hEvent)))
+}
+
+/// CU_EVENT_RECORD_EXTERNAL, CU_EVENT_WAIT_EXTERNAL: in a capture, a node of its own.
+pub(super) const EXTERNAL: u32 = 1;
+
+/// Whether a stream captures.
+pub(super) fn captured(stream: CUstream) -> bool {
+    if crate::objects::CAPTURES.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        return false;
+    }
+    let capturing = || {
+        let mut st = lock()?;
+        let s = st.stream(stream)?;
+        Ok::<_, CUresult>(st.streams.get(&s).is_some_and(|s| s.capture.is_some()))
+    };
+    capturing().unwrap_or(false)
+}
+
+/// Captures an event command as a node of its own.
+pub(super) fn external(stream: CUstream, op: Op) -> CUresult {
+    answer(|| {
+        let mut st = lock()?;
+        let s = st.stream(stream)?;
+        st.capture_external(s, &op)
+    })
 }
 
 unsafe fn wait(event: CUevent, wait: bool) -> CUresult {
@@ -37,6 +64,7 @@ unsafe fn wait(event: CUevent, wait: bool) -> CUresult {
             let mut st = lock()?;
             st.event(event)?;
             st.event_in_capture(event)?;
+            st.forbid_unsafe()?;
         }
         backend()?.wait(Scope::Event(event.0), wait)
     })

@@ -9,7 +9,8 @@ const LOCATION_DEVICE: u32 = 1;
 
 fn allocate(pool: Option<CUmemoryPool>, size: usize, stream: CUstream) -> Res<u64> {
     let mut st = lock()?;
-    st.stream(stream)?;
+    let s = st.stream(stream)?;
+    st.refuse_in_capture(s)?;
     if size == 0 {
         return Err(CUresult::INVALID_VALUE);
     }
@@ -46,7 +47,8 @@ pub unsafe fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
         }
         {
             let mut st = lock()?;
-            st.stream(hStream)?;
+            let s = st.stream(hStream)?;
+            st.refuse_in_capture(s)?;
             let ours = st.memory.find(dptr).is_some_and(|r| {
                 r.base == dptr && matches!(r.kind, RegionKind::Pool(_) | RegionKind::Device)
             });

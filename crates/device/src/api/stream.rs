@@ -46,6 +46,9 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: u32) 
     if Flags > 1 {
         return answer(|| Err(CUresult::INVALID_VALUE));
     }
+    if Flags == super::event::EXTERNAL && super::event::captured(hStream) {
+        return super::event::external(hStream, Op::Wait(hEvent));
+    }
     code(submit(hStream, &Op::Wait(hEvent)))
 }
 

@@ -96,13 +96,16 @@ pub(super) extern "C" fn cudart_compilers() -> CUresult {
 }
 
 /// Zeroed memory that the driver owns and hands to tools' runtime hooks.
-struct HookMemory<const N: usize>(std::cell::UnsafeCell<[u8; N]>);
+/// There is more of it than the size that is told: cudart looks up runtime functions in it that its driver is older than,
+/// and calls a hook where it finds anything but zeros.
+#[repr(align(64))]
+struct HookMemory(std::cell::UnsafeCell<[u8; 16384]>);
 
 // SAFETY: we never touch the bytes; the libraries that do share them by design.
-unsafe impl<const N: usize> Sync for HookMemory<N> {}
+unsafe impl Sync for HookMemory {}
 
-static LARGE: HookMemory<1024> = HookMemory(std::cell::UnsafeCell::new([0; 1024]));
-static SMALL: HookMemory<14> = HookMemory(std::cell::UnsafeCell::new([0; 14]));
+static LARGE: HookMemory = HookMemory(std::cell::UnsafeCell::new([0; 16384]));
+static SMALL: HookMemory = HookMemory(std::cell::UnsafeCell::new([0; 16384]));
 
 /// HOOKS\[2\].
 pub(super) unsafe extern "C" fn hooks_large(buffer: *mut *mut c_void, size: *mut usize) {

@@ -14,6 +14,9 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use zerogpu_abi::*;
 
+/// Whether this process has ever captured: only then can an event stand for a capture.
+pub static EVER: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
 /// Captures that have begun and not ended, so that the many who ask can be told "none" without a lock.
 pub static CAPTURES: AtomicU32 = AtomicU32::new(0);
 
@@ -180,6 +183,7 @@ impl State {
         let (id, members) = (self.graphs.last_capture, vec![Member::new(s, deps)]);
         let capture = Capture { graph, given, origin: s, mode, thread: thread::id(), active: true, members };
         self.graphs.captures.insert(id, capture);
+        EVER.store(true, Ordering::Relaxed);
         CAPTURES.fetch_add(1, Ordering::AcqRel);
         self.set_capture(s, Some(id));
         Ok(())
