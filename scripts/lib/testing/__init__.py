@@ -1,0 +1,1 @@
+"""What scripts/test is made of: steps and their progress, environments, the plan."""

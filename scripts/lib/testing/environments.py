@@ -1,0 +1,99 @@
+"""Python environments made from lock files, one folder for each version of a lock file."""
+
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from .places import CACHE, LOCKS
+
+# Which uv is fetched where none is installed.
+UV = "uv==0.13.9"
+# Written when an environment is complete.
+MARK = ".complete"
+
+
+class Missing(Exception):
+    """Something that this machine lacks, and how to get it."""
+
+
+def answers(command):
+    """Whether a program runs at all: a pyenv shim of a version that is not chosen is there, and fails."""
+    try:
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def python_3_10():
+    """A Python 3.10."""
+    found = [shutil.which("python3.10")]
+    found += sorted(map(str, pathlib.Path.home().glob(".pyenv/versions/3.10*/bin/python3.10")))
+    for python in filter(None, found):
+        if answers([python, "-c", "import sys, ssl, ctypes; sys.exit(sys.version_info[:2] != (3, 10))"]):
+            return python
+    raise Missing("Python 3.10 is missing: apt-get install python3.10 python3.10-venv, or pyenv install 3.10")
+
+
+def folder(name):
+    """Where the environment of tests/envs/NAME.txt lies."""
+    lock = (LOCKS / f"{name}.txt").read_bytes()
+    return CACHE / "envs" / f"{name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+
+
+def interpreter(name):
+    """Its Python."""
+    return folder(name) / "bin" / "python"
+
+
+def make(name):
+    """Makes the environment if it is not there. Several processes may ask for one at once."""
+    place = folder(name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{place}.lock", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if (place / MARK).exists() and answers([interpreter(name), "-c", ""]):
+            print(f"{place} is there")
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        print(f"making {place}", flush=True)
+        fill(place, LOCKS / f"{name}.txt")
+        (place / MARK).touch()
+
+
+def fill(place, lock):
+    """Puts what a lock file lists into a new environment."""
+    python, uv = python_3_10(), find_uv()
+    if uv:
+        call([uv, "venv", "--quiet", "--python", python, place], uv)
+        call([uv, "pip", "sync", "--require-hashes", "--python", place / "bin" / "python", lock], uv)
+    else:
+        call([python, "-m", "venv", place])
+        call([place / "bin" / "python", "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", lock])
+
+
+def find_uv():
+    """uv: installed, kept in the cache, or fetched there now; None if it can't be had, and pip must do."""
+    own = CACHE / "tools" / "uv" / "bin" / "uv"
+    for uv in filter(None, [shutil.which("uv"), own]):
+        if answers([uv, "--version"]):
+            return str(uv)
+    home = own.parents[1]
+    try:
+        call([sys.executable, "-m", "venv", "--clear", home])
+        call([home / "bin" / "python", "-m", "pip", "install", "--quiet", UV])
+    except subprocess.CalledProcessError as error:
+        print(f"uv can't be had ({error}); installing with pip, which takes longer", flush=True)
+        return None
+    return str(own)
+
+
+def call(command, uv=None):
+    """Runs a command; what uv downloads is kept beside the environments, so that files are shared by linking."""
+    values = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "PYTHONPATH", "VIRTUAL_ENV")}
+    if uv:
+        values["UV_CACHE_DIR"] = str(CACHE / "uv")
+    subprocess.run([str(word) for word in command], env=values, check=True)

@@ -1,0 +1,142 @@
+"""The steps of a test run."""
+
+import shutil
+
+from . import environments
+from .places import LOCKS, ROOT, TARGET
+from .steps import Step
+
+# In full on each run; the others only as far as the tests marked `core`.
+FULL = ("2.4.0", "2.0.1")
+CORE = ("2.2.2", "2.1.2")
+# With --all only.
+MORE = ("2.3.1", "2.11.0")
+
+BUILD = "release build"
+# The environment that steps use which need one, but no certain PyTorch.
+ANY = "torch-2.4.0"
+
+
+def plan(everything, quick, named):
+    """All steps, in order. `named`: those of --all are there too, but each no fuller than without it."""
+    versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
+    steps = rust() + checks()
+    steps += hook()
+    for version in versions:
+        steps += matrix(version, core=not everything and version in CORE, quick=quick)
+    return without_twins(steps)
+
+
+def rust():
+    return [
+        Step("cargo fmt", ["cargo", "fmt", "--all", "--check"]),
+        Step(
+            "cargo clippy",
+            ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            about="a minute or two the first time",
+        ),
+        Step(
+            "cargo test",
+            ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"],
+            counts="cargo",
+            about="some minutes the first time",
+        ),
+        Step(BUILD, ["scripts/build"], about="two or three minutes the first time"),
+    ]
+
+
+def checks():
+    kernels = Step(
+        "check-kernels",
+        [
+            "sh",
+            "-c",
+            'cargo build --release --locked -p zerogpu-image --example kernels && exec "$@"',
+            "-",
+            "scripts/check-kernels",
+            str(environments.folder(ANY) / "lib" / "python3.10" / "site-packages"),
+            str(TARGET / "release" / "examples" / "kernels"),
+        ],
+        needs=(environment(ANY).name,),
+        about="kernel attributes against cuobjdump",
+    )
+    return [
+        Step("check-abi", ["scripts/check-abi"], about="fetches NVIDIA's headers the first time"),
+        Step("check-genuine", ["scripts/check-genuine"], needs=(BUILD,), about="fetches a genuine libcuda the first time"),
+        Step("check-binaries", ["scripts/check-binaries"], needs=(BUILD,)),
+        environment(ANY),
+        kernels,
+    ]
+
+
+def environment(name):
+    mebibytes = {"torch-2.0.1": 1900, "torch-2.11.0": 2400}.get(name, 2500)
+    return Step(
+        f"environment {name}",
+        ["scripts/lib/environment", name],
+        about=f"15 s, and a download of {mebibytes} MB the first time",
+    )
+
+
+def pytest(name, environment_name, arguments, **more):
+    python = environments.interpreter(environment_name)
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rfEs", "--durations=10", *arguments]
+    needs = (environment(environment_name).name, BUILD)
+    # the tests' own bytecode would lie about in the tree
+    return Step(name, command, "pytest", needs, dict({"PYTHONDONTWRITEBYTECODE": "1"}, **more))
+
+
+def hook():
+    shim = TARGET / "dist" / "lib" / "zerogpu"
+    preload = ":".join(str(shim / name) for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"))
+    return [
+        environment(ANY),
+        pytest("hook", ANY, ["tests/python/hook"]),
+        pytest("hook with the shim", ANY, ["tests/python/hook"], ZEROGPU_TEST_PRELOAD=preload),
+    ]
+
+
+def matrix(version, core, quick):
+    name = f"torch-{version}"
+    arguments = ["tests/python", "--ignore=tests/python/hook"]
+    arguments += ["-m", "core"] if core else []
+    arguments += ["--quick"] if quick else []
+    return [environment(name), pytest(f"matrix {name}", name, arguments)]
+
+
+def without_twins(steps):
+    """Each step once, where it stands first."""
+    seen = {}
+    for step in steps:
+        seen.setdefault(step.name, step)
+    return list(seen.values())
+
+
+def chosen(steps, names):
+    """The steps whose name contains one of the names, and those that they need, in order."""
+    by_name = {step.name: step for step in steps}
+    wanted = {step.name for step in steps for name in names if name in step.name}
+    more = list(wanted)
+    while more:
+        for need in by_name[more.pop()].needs:
+            if need not in wanted:
+                wanted.add(need)
+                more.append(need)
+    return [step for step in steps if step.name in wanted]
+
+
+def missing():
+    """What this machine lacks for a run, each with the way to get it."""
+    packages = {"cargo": "install Rust with rustup", "cc": "apt-get install gcc", "git": "apt-get install git"}
+    packages["readelf"] = "apt-get install binutils"
+    lacks = [f"{name} is missing: {how}" for name, how in packages.items() if not shutil.which(name)]
+    for command, component in (("fmt", "rustfmt"), ("clippy", "clippy")):
+        if shutil.which("cargo") and not environments.answers(["cargo", command, "--version"]):
+            lacks.append(f"cargo {command} is missing: rustup component add {component}")
+    try:
+        environments.python_3_10()
+    except environments.Missing as error:
+        lacks.append(str(error))
+    if not (ROOT / "Cargo.lock").exists() or not LOCKS.is_dir():
+        lacks.append(f"{ROOT} is no complete clone of zerogpu")
+    return lacks

@@ -1,0 +1,77 @@
+"""What a program sees: one device, as the profile describes it, however it looks."""
+
+import ctypes.util
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import OBJECTS, each_check
+
+pytestmark = pytest.mark.core
+
+GIB = 1 << 30
+WAYS = {
+    "no driver": dict(driver="none"),
+    "softcuda": dict(driver="soft"),
+    "MIG slice": dict(driver="none", options=["--profile", "a100-mig-3g.40gb"], ZEROGPU_PROFILE="a100-mig-3g.40gb"),
+    "H100": dict(driver="none", options=["--profile", "h100-80gb"], ZEROGPU_PROFILE="h100-80gb"),
+    "10 GiB": dict(driver="none", options=["--vram", "10GiB"], IDENTITY_VRAM=10 * GIB),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def outcome(request, worlds):
+    return worlds("identity").run("identity.py", **WAYS[request.param])
+
+
+@each_check("identity.py")
+def test_identity(outcome, check):
+    outcome.require(check)
+
+
+COUNT = """
+import torch
+print(torch.cuda.is_available(), torch.cuda.device_count(), torch.cuda._device_count_nvml(), torch.cuda.is_initialized())
+"""
+
+
+@pytest.mark.parametrize("nvml_check", [False, True])
+def test_the_device_is_counted_through_cuda_and_through_nvml(world, nvml_check):
+    more = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if nvml_check else {}
+    outcome = world.run([sys.executable, "-c", COUNT], driver="none", **more)
+    outcome.require_end()
+    assert outcome.out.split() == ["True", "1", "1", "False"]
+
+
+@pytest.mark.parametrize("visible, count", [("0", 1), ("", 0), ("-1", 0), ("1", 0), ("0,1", 1)])
+def test_visible_devices_are_chosen_as_cuda_does(world, visible, count):
+    outcome = world.run([sys.executable, "-c", COUNT], driver="none", CUDA_VISIBLE_DEVICES=visible)
+    outcome.require_end()
+    available, through_cuda, _, _ = outcome.out.split()
+    assert (available, through_cuda) == (str(count > 0), str(count))
+
+
+PLAIN = """
+import torch
+assert torch.cuda.get_device_name() == "NVIDIA A100-SXM4-40GB"
+assert torch.cuda._device_count_nvml() == 1
+x = torch.arange(1000)
+assert torch.equal(x.to("cuda").cpu(), x)
+"""
+
+
+@pytest.mark.parametrize("preload", [[OBJECTS[0]], [OBJECTS[0].with_name("libzerogpu.so")], OBJECTS])
+def test_a_plain_preload_is_enough(world, preload):
+    """Without the command line: the shim by itself opens its companions."""
+    values = world.environment(LD_PRELOAD=":".join(map(str, preload)), ZEROGPU_DRIVER="none")
+    done = subprocess.run([sys.executable, "-c", PLAIN], env=values, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_the_shim_there_is_no_device(world):
+    """What the tests above see comes from the shim."""
+    if ctypes.util.find_library("cuda") or os.path.exists("/dev/nvidia0"):
+        pytest.skip("this machine has an NVIDIA driver")
+    done = subprocess.run([sys.executable, "-c", COUNT], env=world.environment(), capture_output=True, text=True)
+    assert done.stdout.split()[:2] == ["False", "0"]
