@@ -1,6 +1,6 @@
 //! The files of cards that this process has open. Each is opened once and never closed (see the crate's page).
 
-use crate::fork::{Owned, ThreadLock};
+use crate::fork::{self, Owned, ThreadLock};
 use crate::layout::{magic, Header, Image, Reading, Table, LENGTH, MAKING};
 use crate::sys;
 use std::fs::{File, OpenOptions};
@@ -35,8 +35,13 @@ impl std::fmt::Debug for Table {
 /// The newest file; a list that only grows, so that a fork at any instant leaves it whole.
 static FILES: AtomicPtr<CardFile> = AtomicPtr::new(std::ptr::null_mut());
 
+/// Held while a file is opened: two threads of a process would share the lock of its making.
+static OPENING: ThreadLock = ThreadLock::new();
+
 impl CardFile {
     pub(crate) fn open(path: &Path, wanted: &Header) -> io::Result<&'static CardFile> {
+        fork::watch()?;
+        let _threads = OPENING.lock();
         let found = match known(path, |file| file.table.is_some()) {
             Some(file) => file,
             None => {
@@ -53,11 +58,20 @@ impl CardFile {
     }
 
     pub(crate) fn look(path: &Path) -> io::Result<&'static CardFile> {
+        fork::watch()?;
+        let _threads = OPENING.lock();
         if let Some(file) = known(path, |_| true) {
             return Ok(file);
         }
         let file = open(path, false).map_err(|error| explain(path, error))?;
-        match read_header(&file)? {
+        let mut reading = read_header(&file)?;
+        if !matches!(reading, Reading::Cards(_)) {
+            // Perhaps it is being made.
+            sys::lock_shared(&file, MAKING)?;
+            reading = read_header(&file)?;
+            sys::unlock(&file, MAKING)?;
+        }
+        match reading {
             Reading::Cards(header) => keep(file, header, None),
             Reading::Unmade => Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -124,21 +138,18 @@ fn read_header(file: &File) -> io::Result<Reading> {
 
 /// The sizes in the file. A file that has none is given `wanted`, by one process while others wait.
 fn read_or_make(path: &Path, file: &File, wanted: &Header) -> io::Result<Header> {
-    let mut reading = read_header(file)?;
-    if reading == Reading::Unmade {
-        sys::lock(file, MAKING)?;
-        reading = read_header(file)?;
-        if reading == Reading::Unmade {
-            make(file, wanted).map_err(|error| explain(path, error))?;
-            reading = Reading::Cards(wanted.clone());
-        }
-        sys::unlock(file, MAKING)?;
+    if let Reading::Cards(header) = read_header(file)? {
+        return Ok(header);
     }
-    match reading {
+    // What is being made reads as anything; under the lock it stands still.
+    sys::lock(file, MAKING)?;
+    let header = match read_header(file)? {
         Reading::Cards(header) => Ok(header),
-        Reading::Unmade => Err(foreign(path, "is still empty")),
+        Reading::Unmade => make(file, wanted).map(|()| wanted.clone()).map_err(|error| explain(path, error)),
         Reading::Foreign(why) => Err(foreign(path, &why)),
-    }
+    };
+    sys::unlock(file, MAKING)?;
+    header
 }
 
 /// Writes every byte, so that the mapping never finds its disk full; the length comes first and the magic last, so that
@@ -164,34 +175,15 @@ fn known(path: &Path, fits: impl Fn(&CardFile) -> bool) -> Option<&'static CardF
     all().find(|file| file.identity == (meta.dev(), meta.ino()) && fits(file))
 }
 
-/// Keeps an opened file for good; if another thread has kept the same meanwhile, that one is the answer.
+/// Keeps an opened file for good.
 fn keep(file: File, header: Header, table: Option<&'static Table>) -> io::Result<&'static CardFile> {
     let meta = file.metadata()?;
     let identity = (meta.dev(), meta.ino());
-    let kept = Box::leak(Box::new(CardFile {
-        identity,
-        file,
-        header,
-        table,
-        own: Owned::default(),
-        slots: ThreadLock::default(),
-        next: None,
-    }));
-    loop {
-        if let Some(earlier) =
-            all().find(|other| other.identity == identity && other.table.is_some() == table.is_some())
-        {
-            // Ours stays open, unused: to close it would drop the locks taken through the other.
-            return Ok(earlier);
-        }
-        let newest = FILES.load(Ordering::Acquire);
-        // SAFETY: as in `all`.
-        kept.next = unsafe { newest.as_ref() };
-        // The list may have grown since it was searched; then search again.
-        if FILES.compare_exchange(newest, kept, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return Ok(kept);
-        }
-    }
+    let (own, slots) = (Owned::default(), ThreadLock::new());
+    let next = all().next();
+    let kept = Box::leak(Box::new(CardFile { identity, file, header, table, own, slots, next }));
+    FILES.store(kept, Ordering::Release);
+    Ok(kept)
 }
 
 fn mismatch(path: &Path, found: &Header, wanted: &Header) -> io::Error {

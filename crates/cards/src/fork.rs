@@ -56,11 +56,16 @@ impl Owned {
 }
 
 /// A lock between the threads of one process. A forked child finds it free, whoever held it in the parent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ThreadLock(Owned);
 
 impl ThreadLock {
-    /// Waits for the lock. It is held for a few system calls at most.
+    /// A free lock.
+    pub(crate) const fn new() -> ThreadLock {
+        ThreadLock(Owned(AtomicU64::new(0)))
+    }
+
+    /// Waits for the lock. It is held for a few system calls.
     pub(crate) fn lock(&self) -> ThreadGuard<'_> {
         while !self.0.set(0) {
             std::thread::yield_now();
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_lock_lets_one_thread_in_at_a_time() {
-        let lock = ThreadLock::default();
+        let lock = ThreadLock::new();
         let count = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -54,7 +54,6 @@ pub struct Slot {
 
 impl Slot {
     pub(crate) fn join(file: &'static CardFile) -> io::Result<Slot> {
-        fork::watch()?;
         let table = file.table()?;
         file.check_length()?;
         let _threads = file.slots.lock();

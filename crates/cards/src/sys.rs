@@ -16,8 +16,17 @@ pub(crate) fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
 
 /// Takes the lock on one byte, waiting for another process to drop it.
 pub(crate) fn lock(file: &File, byte: u64) -> io::Result<()> {
+    wait(file, libc::F_WRLCK, byte)
+}
+
+/// The same together with others who only read; the file need not be open for writing.
+pub(crate) fn lock_shared(file: &File, byte: u64) -> io::Result<()> {
+    wait(file, libc::F_RDLCK, byte)
+}
+
+fn wait(file: &File, kind: libc::c_int, byte: u64) -> io::Result<()> {
     loop {
-        match set(file, libc::F_SETLKW, libc::F_WRLCK, byte) {
+        match set(file, libc::F_SETLKW, kind, byte) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,
         }

@@ -73,6 +73,25 @@ fn a_process_has_one_slot_through_whatever_handle() {
 }
 
 #[test]
+fn threads_that_open_at_once_share_one_slot() {
+    for _ in 0..20 {
+        let (_folder, path) = place();
+        let start = std::sync::Barrier::new(4);
+        let slots: Vec<_> = std::thread::scope(|scope| {
+            let join = || {
+                start.wait();
+                Cards::open(&path, 1, 1000, NAME).unwrap().join()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(join)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let refused = slots.iter().filter_map(|slot| slot.as_ref().err().map(std::io::Error::kind));
+        assert_eq!(refused.collect::<Vec<_>>(), [ErrorKind::AlreadyExists; 3]);
+        slots.into_iter().flatten().next().unwrap().take(0, 1000).unwrap();
+    }
+}
+
+#[test]
 fn who_only_looks_sees_and_can_not_join() {
     let (_folder, path) = place();
     assert_eq!(Cards::look(&path).unwrap_err().kind(), ErrorKind::NotFound);

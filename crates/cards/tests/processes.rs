@@ -18,7 +18,7 @@ fn main() {
     if arguments.get(1).is_some_and(|argument| argument == "worker") {
         return worker(Path::new(&arguments[2]));
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("the_share_of_a_killed_process_is_free", the_share_of_a_killed_process_is_free),
         ("racing_processes_get_the_whole_card_and_no_more", racing_processes_get_the_whole_card_and_no_more),
         ("a_kill_at_any_instant_leaves_the_cards_whole", a_kill_at_any_instant_leaves_the_cards_whole),
@@ -28,6 +28,10 @@ fn main() {
         ("one_of_many_makers_wins", one_of_many_makers_wins),
         ("a_stopped_process_holds_up_nobody", a_stopped_process_holds_up_nobody),
         ("slots_run_out_with_an_error_and_come_back", slots_run_out_with_an_error_and_come_back),
+        (
+            "a_process_of_another_container_is_seen_by_its_id_here",
+            a_process_of_another_container_is_seen_by_its_id_here,
+        ),
     ];
     let trials = tests.map(|(name, test)| {
         Trial::test(name, move || {
@@ -147,13 +151,11 @@ struct Worker {
 
 impl Worker {
     fn start(path: &Path) -> Worker {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg("worker")
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Worker::start_as(Command::new(std::env::current_exe().unwrap()), path)
+    }
+
+    fn start_as(mut command: Command, path: &Path) -> Worker {
+        let mut child = command.arg("worker").arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Worker { child, input, output }
@@ -304,9 +306,8 @@ fn opening_and_looking_again_keeps_the_share() {
 }
 
 fn one_of_many_makers_wins() {
-    let mut workers = Vec::new();
-    for _ in 0..10 {
-        let (folder, path) = place();
+    for _ in 0..20 {
+        let (_folder, path) = place();
         let mut makers: Vec<Worker> = (0..6).map(|_| Worker::start(&path)).collect();
         for (index, maker) in makers.iter_mut().enumerate() {
             maker.say(&format!("open {}", 1000 + index % 2));
@@ -314,7 +315,6 @@ fn one_of_many_makers_wins() {
         let answers: Vec<String> = makers.iter_mut().map(Worker::hear).collect();
         assert_eq!(answers.iter().filter(|answer| *answer == "ok").count(), 3, "{answers:?}");
         assert_eq!(answers.iter().filter(|answer| answer.contains("other sizes")).count(), 3, "{answers:?}");
-        workers.push((folder, makers));
     }
 }
 
@@ -357,4 +357,23 @@ fn slots_run_out_with_an_error_and_come_back() {
     assert_eq!(worker.ask("join"), "512 processes use the software cards; end one of them");
     drop(greedy);
     assert_eq!(worker.ask("join"), "ok");
+}
+
+/// In a pid namespace of its own, as a container's processes are. Where that is not allowed there is nothing to see.
+fn a_process_of_another_container_is_seen_by_its_id_here() {
+    let allowed = Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no pid namespace can be made here");
+        return;
+    }
+    let (_folder, path) = place();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(std::env::current_exe().unwrap());
+    let mut inside = Worker::start_as(command, &path);
+    assert_eq!(inside.ask("join"), "ok");
+    assert_eq!(inside.ask("take 300"), "ok");
+    let children = format!("/proc/{0}/task/{0}/children", inside.child.id());
+    let seen_here: u32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let seen = look(&path);
+    assert_eq!((seen.cards[0].bytes_used, seen.cards[0].processes[0].pid), (300, seen_here));
 }
