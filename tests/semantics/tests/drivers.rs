@@ -1,10 +1,14 @@
 //! Runs each topic, in a fresh process, on each driver: `softcuda`, the shim alone, the shim over softcuda, and, where
-//! `ZEROGPU_TEST_REAL_DRIVER` names one, a real driver on a real card.
+//! `ZEROGPU_TEST_REAL_DRIVER` names one, a real driver on a real card:
+//!
+//!     cargo build --workspace && cargo test -p zerogpu-semantics
+//!     ZEROGPU_TEST_REAL_DRIVER=/usr/lib/x86_64-linux-gnu/libcuda.so.1 cargo test -p zerogpu-semantics -- real::
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 use wait_timeout::ChildExt;
 use zerogpu_semantics::{Scope, Topic, TOPICS};
@@ -72,7 +76,11 @@ fn built(file: &str) -> PathBuf {
     folder.join(file)
 }
 
+/// There is one real card, and topics look at its free memory.
+static REAL_CARD: Mutex<()> = Mutex::new(());
+
 fn run(subject: &Subject, topic: &Topic) -> Result<(), Failed> {
+    let _alone = subject.flags.contains(&"--real").then(|| REAL_CARD.lock());
     if !subject.library.exists() {
         let missing = format!("{} is missing: run `cargo build --workspace` first", subject.library.display());
         return Err(missing.into());

@@ -1,8 +1,8 @@
 //! Before any context, and the context's own state.
-use super::{step, Got, Session, Step};
+use super::{step, Got, Program, Step};
 use zerogpu_abi::*;
 
-fn get_limit(s: &mut Session, limit: u32) -> Got {
+fn get_limit(s: &mut Program, limit: u32) -> Got {
     let code = s.d.cuCtxGetLimit(&mut s.limit, limit);
     Got::value(code, format!("value\t{}", s.limit))
 }

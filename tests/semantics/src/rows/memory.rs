@@ -1,5 +1,5 @@
 //! Device memory, host memory, pointer attributes and mapped memory.
-use super::{step, Got, Session, Step, MIB};
+use super::{step, Got, Program, Step, MIB};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use zerogpu_abi::*;
@@ -22,7 +22,7 @@ fn on_device() -> CUmemAllocationProp {
 }
 
 /// The six attributes that cudaPointerGetAttributes asks for.
-fn pointer_attributes(s: &mut Session, address: CUdeviceptr) -> Got {
+fn pointer_attributes(s: &mut Program, address: CUdeviceptr) -> Got {
     let (mut context, mut kind, mut device, mut host, mut managed, mut ordinal) =
         (1usize, 9u32, 1u64, 1u64, 9u32, 9i32);
     let mut names = [1u32, 2, 3, 4, 8, 9];
@@ -45,7 +45,7 @@ fn pointer_attributes(s: &mut Session, address: CUdeviceptr) -> Got {
     Got::value(code, text)
 }
 
-fn memory_type(s: &Session, address: CUdeviceptr) -> (CUresult, u32) {
+fn memory_type(s: &Program, address: CUdeviceptr) -> (CUresult, u32) {
     let mut kind = 0u32;
     let code = s.d.cuPointerGetAttribute((&raw mut kind).cast(), 2, address);
     (code, kind)

@@ -24,10 +24,10 @@ struct Row {
 /// One row's call. The steps stand in the file's order, each with the row's own text.
 struct Step {
     call: &'static str,
-    run: fn(&mut Session) -> Got,
+    run: fn(&mut Program) -> Got,
 }
 
-const fn step(call: &'static str, run: fn(&mut Session) -> Got) -> Step {
+const fn step(call: &'static str, run: fn(&mut Program) -> Got) -> Step {
     Step { call, run }
 }
 
@@ -50,7 +50,7 @@ impl Got {
 }
 
 /// What the recording program held while it ran.
-struct Session<'a> {
+struct Program<'a> {
     d: &'a Driver,
     image: &'static [u8],
     /// Set-up calls that failed, for the report.
@@ -70,9 +70,9 @@ struct Session<'a> {
     function: CUfunction,
 }
 
-impl<'a> Session<'a> {
+impl<'a> Program<'a> {
     fn new(d: &'a Driver, image: &'static [u8]) -> Self {
-        Session {
+        Program {
             d,
             image,
             broken: Vec::new(),
@@ -121,15 +121,15 @@ pub fn ptx(d: &Driver, t: &mut Check) {
 fn replay(d: &Driver, t: &mut Check, image: &'static [u8], estimated: &[&str]) {
     let rows = recorded();
     t.same("rows and steps", rows.len(), steps().count());
-    let mut session = Session::new(d, image);
+    let mut program = Program::new(d, image);
     for (row, step) in rows.iter().zip(steps()) {
         if row.call != step.call {
             // the steps after this one belong to other rows
             t.same("the step of a row", step.call, row.call);
             return;
         }
-        let got = (step.run)(&mut session);
-        let broken = std::mem::take(&mut session.broken);
+        let got = (step.run)(&mut program);
+        let broken = std::mem::take(&mut program.broken);
         t.note(format_args!("{}: set-up", row.call), broken.is_empty(), || broken.join(", "));
         compare(d, t, row, &got, estimated);
     }

@@ -1,29 +1,29 @@
 //! Modules, kernels, errors and symbols by name.
-use super::{step, Got, Session, Step};
+use super::{step, Got, Program, Step};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use zerogpu_abi::*;
 
-fn parameter(s: &mut Session, index: usize) -> (CUresult, String) {
+fn parameter(s: &mut Program, index: usize) -> (CUresult, String) {
     let (mut offset, mut size) = (99, 99);
     let code = s.d.cuFuncGetParamInfo(s.function, index, &mut offset, &mut size);
     (code, format!("off size\t{offset}\t{size}"))
 }
 
-fn launch(s: &mut Session, function: CUfunction, grid: u32, block: u32, shared: u32) -> Got {
+fn launch(s: &mut Program, function: CUfunction, grid: u32, block: u32, shared: u32) -> Got {
     let (mut pointer, mut number) = (s.p, 1i32);
     let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
     s.d.cuLaunchKernel(function, grid, 1, 1, block, 1, 1, shared, CUstream::NULL, values.as_mut_ptr(), null_mut())
         .into()
 }
 
-fn attribute(s: &mut Session, attribute: u32) -> Got {
+fn attribute(s: &mut Program, attribute: u32) -> Got {
     let mut value = 99;
     let code = s.d.cuFuncGetAttribute(&mut value, attribute, s.function);
     Got::value(code, format!("value\t{value}"))
 }
 
-fn address_of(s: &mut Session, name: &std::ffi::CStr, version: i32) -> Got {
+fn address_of(s: &mut Program, name: &std::ffi::CStr, version: i32) -> Got {
     let (mut address, mut status) = (1 as *mut c_void, 99);
     let code = s.d.cuGetProcAddress_v2(name.as_ptr(), &mut address, version, 0, &mut status);
     Got::value(code, format!("fp={} status={status}", if address.is_null() { "(nil)" } else { "@" }))

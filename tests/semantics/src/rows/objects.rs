@@ -1,10 +1,10 @@
 //! Streams and events.
-use super::{step, Got, Session, Step};
+use super::{step, Got, Program, Step};
 use zerogpu_abi::*;
 
 const DISABLE_TIMING: u32 = 2;
 
-fn elapsed(s: &mut Session, start: CUevent, end: CUevent) -> Got {
+fn elapsed(s: &mut Program, start: CUevent, end: CUevent) -> Got {
     s.d.cuEventElapsedTime(&mut 0.0, start, end).into()
 }
 
