@@ -20,7 +20,7 @@ pub(crate) struct Arch {
 }
 
 /// The place of an image among those of a fat binary: the greatest is loaded. Machine code goes before PTX, then the
-/// nearest architecture, then the more specific code.
+/// nearest architecture, then the more specific code (of sm_90 and sm_90a the latter).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Rank {
     machine_code: bool,

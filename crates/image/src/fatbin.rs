@@ -41,7 +41,7 @@ const FLAG_ZSTD: u64 = 0x8000;
 const FLAG_EXACT: u64 = 0x10_0000;
 const FLAG_FAMILY: u64 = 0x20_0000;
 
-/// No image is larger than this; the largest met has 0.2 GiB.
+/// No image is larger than this.
 const MAX_IMAGE: u64 = 1 << 30;
 /// No fat binary is larger than this.
 const MAX_FATBIN: u64 = u32::MAX as u64;

@@ -24,7 +24,7 @@ pub struct Cluster {
 }
 
 /// Threads of a block that a kernel without launch bounds may have, on every architecture so far.
-pub const MAX_THREADS: u32 = 1024;
+const MAX_THREADS: u32 = 1024;
 /// Shared memory a block may have unless the app opts in to more, on every architecture so far.
 const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 

@@ -28,7 +28,7 @@ const SHT_NOBITS: u32 = 8;
 ///
 /// # Safety
 /// `image` must be readable as far as the image it holds tells that it goes, and, if that is a wrapper, stay so and
-/// unchanged as long as the source lives.
+/// unchanged as long as the source and images made from it live.
 pub unsafe fn open(image: *const u8) -> Result<Source, Error> {
     // SAFETY: the caller's promise is this function's.
     let source = unsafe { locate(image) }?;
@@ -41,7 +41,8 @@ pub unsafe fn open(image: *const u8) -> Result<Source, Error> {
 /// As [`open`], for an app that promises to leave the image in place (`CU_LIBRARY_BINARY_IS_PRESERVED`): copies nothing.
 ///
 /// # Safety
-/// As for [`open`], and the image must stay readable and unchanged as long as the source lives, whatever its kind.
+/// As for [`open`], and the image must stay readable and unchanged, whatever its kind, as long as the source and images
+/// made from it live.
 pub unsafe fn open_preserved(image: *const u8) -> Result<Source, Error> {
     // SAFETY: the caller's promise is this function's.
     let content = match unsafe { locate(image) }? {
