@@ -3,15 +3,15 @@
 //! Bytes move at the call. What a stream would still be busy with is a moment in time (`busy_until`), so that events and
 //! queries answer as a device of the given speed would. Host functions run on a thread of their own, in stream order.
 use crate::exec::{self, now};
-use crate::objects::Stream;
-use crate::op::{HostCall, Launch, Op, Value};
+use crate::objects::{Stream, StreamKind};
+use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch, Value};
 use crate::runtime::{lock, Guard, Scope, State};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::*;
 
 /// The card that the host stands in for.
-pub trait Card {
+pub trait Card: Sync {
     /// Nanoseconds that a command takes on the device.
     fn cost(&self, _op: &Op) -> u64 {
         0
@@ -20,16 +20,78 @@ pub trait Card {
     fn launch(&self, state: &mut State, stream: usize, launch: &Launch) -> Res;
 }
 
-/// Runs a validated command on a stream.
-pub fn run(mut st: Guard, stream: usize, op: &Op, card: &dyn Card) -> Res {
+/// Runs a validated command on a stream. Behind a host function that has not returned, it waits in the worker's queue, so
+/// that the caller goes on, as with a device; a blocking one waits here.
+pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
+    st.join_default_streams(stream)?;
     let ticket = find(&mut st, stream)?.host_ticket;
-    if !worker::is_done(ticket) {
+    if !worker::is_done(ticket) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
+        if let Some(owned) = own(&mut st, op) {
+            find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card))?;
+            return Ok(());
+        }
         drop(st);
         worker::wait(ticket);
         st = lock()?;
     }
-    let start = now().max(find(&mut st, stream)?.busy_until);
-    let end = start + card.cost(op);
+    run_now(st, stream, op, card)
+}
+
+/// The command as one that can wait; None: its caller waits for it.
+fn own(st: &mut State, op: &Op) -> Option<Owned> {
+    match op {
+        Op::Copy(c) if c.blocking => None,
+        Op::Fill(f) if f.blocking => None,
+        Op::Copy(c) => match (st.memory.find(c.dst.at).is_some(), st.memory.find(c.src.at).is_some()) {
+            // pageable memory is the caller's again when the call returns
+            (true, false) => {
+                let span = c.span(&c.src)? as usize;
+                // SAFETY: the app gave this host memory to be read by the copy, from its first byte to its last.
+                let bytes = unsafe { std::slice::from_raw_parts(c.src.at as *const u8, span) };
+                Some(Owned::Upload { copy: *c, bytes: bytes.into() })
+            }
+            (false, _) => None,
+            (true, true) => Some(Owned::Plain(Op::Copy(*c))),
+        },
+        Op::Fill(f) => Some(Owned::Plain(Op::Fill(*f))),
+        Op::Write(v) => Some(Owned::Plain(Op::Write(*v))),
+        Op::Await(v) => Some(Owned::Plain(Op::Await(*v))),
+        Op::Graph(g) => Some(Owned::Plain(Op::Graph(*g))),
+        Op::Launch(l) => {
+            let params = st.pack_params(l.func, &l.params).ok()?;
+            let (func, grid, block, shared, cooperative) = (l.func, l.grid, l.block, l.shared, l.cooperative);
+            let attrs = l.attrs.to_vec();
+            Some(Owned::Launch(OwnedLaunch { func, grid, block, shared, params, attrs, cooperative }))
+        }
+        Op::Host(_) | Op::Record(_) | Op::Wait(_) => None,
+    }
+}
+
+impl State {
+    /// The legacy stream waits for the blocking streams of its context, and they for it.
+    fn join_default_streams(&mut self, stream: usize) -> Res {
+        let s = find(self, stream)?;
+        let (ctx, kind, blocking) = (s.ctx, s.kind, s.flags & 1 == 0);
+        let (mut until, mut ticket) = (s.busy_until, s.host_ticket);
+        if !blocking {
+            return Ok(());
+        }
+        let legacy = StreamKind::Legacy;
+        for other in self.streams.values().filter(|o| o.ctx == ctx && o.flags & 1 == 0) {
+            if kind == legacy || other.kind == legacy {
+                (until, ticket) = (until.max(other.busy_until), ticket.max(other.host_ticket));
+            }
+        }
+        let s = find(self, stream)?;
+        (s.busy_until, s.host_ticket) = (until, ticket);
+        Ok(())
+    }
+}
+
+/// Runs a command whose turn has come.
+fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
+    let busy = st.streams.get(&stream).map_or(0, |s| s.busy_until);
+    let end = now().max(busy) + card.cost(op);
     match op {
         Op::Copy(_) | Op::Fill(_) => {
             let (plan, blocking) = match op {
@@ -37,7 +99,7 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &dyn Card) -> Res {
                 Op::Fill(f) => (exec::plan_fill(&st.memory, f)?, f.blocking),
                 _ => return Err(CUresult::UNKNOWN),
             };
-            find(&mut st, stream)?.busy_until = end;
+            set_busy(&mut st, stream, end);
             drop(st);
             exec::run(&plan);
             if blocking {
@@ -46,9 +108,14 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &dyn Card) -> Res {
         }
         Op::Launch(l) => {
             card.launch(&mut st, stream, l)?;
-            find(&mut st, stream)?.busy_until = end;
+            set_busy(&mut st, stream, end);
         }
-        Op::Host(call) => find(&mut st, stream)?.host_ticket = worker::queue(*call, end)?,
+        // a graph's host function, behind another: its turn has come
+        Op::Host(call) if worker::is_this_thread() => {
+            drop(st);
+            worker::call_host(*call);
+        }
+        Op::Host(call) => find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Call(*call, end))?,
         Op::Record(event) => {
             let ticket = find(&mut st, stream)?.host_ticket;
             let e = st.event(*event)?;
@@ -70,11 +137,23 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &dyn Card) -> Res {
             let ops = st.exec_ops(*g)?;
             drop(st);
             for op in ops.iter() {
-                run(lock()?, stream, &op.as_op(), card)?;
+                run_now(lock()?, stream, &op.as_op(), card)?;
             }
         }
     }
     Ok(())
+}
+
+/// A stream that was destroyed with work in it keeps no time.
+fn set_busy(st: &mut State, stream: usize, until: u64) {
+    if let Some(s) = st.streams.get_mut(&stream) {
+        s.busy_until = until;
+    }
+}
+
+/// Whether everything before an event's last record is done, host functions included.
+pub fn passed(ticket: u64) -> bool {
+    worker::is_done(ticket)
 }
 
 fn find(st: &mut State, stream: usize) -> Res<&mut Stream> {
@@ -89,10 +168,12 @@ pub fn wait(scope: Scope, wait: bool) -> Res {
             Scope::Context => {
                 let ctx = st.current()?;
                 let of = st.streams.values().filter(|s| s.ctx == ctx);
-                of.fold((0, 0), |(t, k), s| (t.max(s.busy_until), k.max(s.host_ticket)))
+                // destroyed streams may have work queued, so everything queued counts
+                of.fold((0, worker::last()), |(t, k), s| (t.max(s.busy_until), k.max(s.host_ticket)))
             }
             Scope::Stream(s) => {
                 let s = st.stream(s)?;
+                st.join_default_streams(s)?;
                 let s = find(&mut st, s)?;
                 (s.busy_until, s.host_ticket)
             }
@@ -165,14 +246,23 @@ fn await_value(v: &Value) -> Res {
 mod worker {
     use super::*;
 
+    /// What waits for its turn.
+    pub enum Job {
+        /// A host function, due at a moment.
+        Call(HostCall, u64),
+        /// A command of a stream behind one.
+        Op(usize, Owned, &'static dyn Card),
+    }
+
     struct Queue {
-        jobs: VecDeque<(HostCall, u64)>,
+        jobs: VecDeque<Job>,
         queued: u64,
         done: u64,
         running: bool,
     }
 
-    // SAFETY: the pointers inside are the app's, for the app's own function, which it gave us to call on another thread.
+    // SAFETY: the pointers inside are the app's, for its own functions and commands, which run on another thread than
+    // the caller's with any driver.
     unsafe impl Send for Queue {}
 
     static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), queued: 0, done: 0, running: false });
@@ -182,25 +272,30 @@ mod worker {
         QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a call that is due at `moment`; its ticket.
-    pub fn queue(call: HostCall, moment: u64) -> Res<u64> {
+    /// Queues a job; its ticket.
+    pub fn queue(job: Job) -> Res<u64> {
         let mut q = locked();
         if !q.running {
             crate::thread::spawn("zerogpu-host", serve).map_err(|_| CUresult::OUT_OF_MEMORY)?;
             q.running = true;
         }
-        q.jobs.push_back((call, moment));
+        q.jobs.push_back(job);
         q.queued += 1;
         CHANGED.notify_all();
         Ok(q.queued)
     }
 
-    /// Whether the call of a ticket has returned.
+    /// The ticket of the last job.
+    pub fn last() -> u64 {
+        locked().queued
+    }
+
+    /// Whether the job of a ticket is done.
     pub fn is_done(ticket: u64) -> bool {
         ticket == 0 || locked().done >= ticket
     }
 
-    /// Waits until the call of a ticket has returned.
+    /// Waits until the job of a ticket is done.
     pub fn wait(ticket: u64) {
         if ticket == 0 {
             return;
@@ -211,9 +306,31 @@ mod worker {
         }
     }
 
+    thread_local! {
+        static HERE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// Whether the caller is the worker.
+    pub fn is_this_thread() -> bool {
+        HERE.get()
+    }
+
+    /// Calls a host function.
+    pub fn call_host(call: HostCall) {
+        // SAFETY: the app's own function with its own data, as it asked.
+        unsafe {
+            match call {
+                HostCall::Func { func: Some(f), data } => f(data),
+                HostCall::Callback { func: Some(f), data, stream } => f(stream, CUresult::SUCCESS, data),
+                _ => {}
+            }
+        }
+    }
+
     fn serve() {
+        HERE.set(true);
         loop {
-            let (call, moment) = {
+            let job = {
                 let mut q = locked();
                 loop {
                     match q.jobs.pop_front() {
@@ -222,13 +339,16 @@ mod worker {
                     }
                 }
             };
-            sleep_until(moment);
-            // SAFETY: the app's own function with its own data, as it asked.
-            unsafe {
-                match call {
-                    HostCall::Func { func: Some(f), data } => f(data),
-                    HostCall::Callback { func: Some(f), data, stream } => f(stream, CUresult::SUCCESS, data),
-                    _ => {}
+            match job {
+                Job::Call(call, moment) => {
+                    sleep_until(moment);
+                    call_host(call);
+                }
+                Job::Op(stream, owned, card) => {
+                    let done = lock().and_then(|st| run_now(st, stream, &owned.as_op(), card));
+                    if let (Err(e), Ok(b)) = (done, crate::runtime::backend()) {
+                        b.tell(&format!("a command behind a host function failed with CUDA error {}", e.0));
+                    }
                 }
             }
             locked().done += 1;

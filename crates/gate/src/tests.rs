@@ -94,7 +94,7 @@ fn a_thread_may_enter_while_it_ends() {
     GATE.close().unwrap();
 }
 
-/// Callers written in C or Rust may be thread-local destructors as well.
+/// Rust and C++ run these before the keys of pthread.
 #[test]
 fn a_thread_may_enter_in_a_thread_local_destructor() {
     static GATE: Gate = Gate::new();

@@ -1,6 +1,6 @@
 //! The child of a fork. A program of its own: the child has only the thread that forked.
+#![allow(unexpected_cfgs)] // `loom`
 #![cfg(not(loom))]
-#![allow(unexpected_cfgs)]
 
 use std::sync::mpsc;
 use std::thread;

@@ -1,6 +1,6 @@
 //! The gate with real threads, one after another and many at once.
+#![allow(unexpected_cfgs)] // `loom`
 #![cfg(not(loom))]
-#![allow(unexpected_cfgs)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! A process that is forbidden `membarrier` while the gate is open. One test: the filter is the whole process's.
+#![allow(unexpected_cfgs)] // `loom`
 #![cfg(not(loom))]
-#![allow(unexpected_cfgs)]
 
 mod support;
 

@@ -117,7 +117,7 @@ impl Engine {
                 continue;
             }
             let image = st.module_image(ours)?;
-            let names: Vec<_> = image.globals().iter().filter(|g| !g.managed).map(|g| g.name.clone()).collect();
+            let names: Vec<_> = image.globals().iter().filter(|g| !g.managed && !g.relocated).map(|g| g.name.clone()).collect();
             for global in names {
                 let Ok(text) = std::ffi::CString::new(global.as_bytes()) else { continue };
                 let (mut address, mut bytes) = (0, 0);

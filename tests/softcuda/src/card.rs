@@ -126,7 +126,7 @@ fn refused(r: Refused) -> CUresult {
 
 impl Backend for Card {
     fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
-        Run::Done(host::run(state, stream, op, self))
+        Run::Done(host::run(state, stream, op, start()))
     }
 
     fn wait(&self, scope: Scope, wait: bool) -> Res {

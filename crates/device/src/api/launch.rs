@@ -78,6 +78,9 @@ pub unsafe fn cuLaunchKernel(
     kernelParams: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> CUresult {
+    if !kernelParams.is_null() && !extra.is_null() {
+        return answer(|| Err(CUresult::INVALID_VALUE));
+    }
     let launch = Launch {
         func: f.0,
         grid: [gridDimX, gridDimY, gridDimZ],
@@ -142,6 +145,9 @@ unsafe fn launch_ex(
 ) -> CUresult {
     answer(|| {
         let c = input(config)?;
+        if !pointers.is_null() && !extra.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
         let launch = Launch {
             func: f.0,
             grid: [c.gridDimX, c.gridDimY, c.gridDimZ],

@@ -161,9 +161,8 @@ fn is_narrow(attr: u32) -> bool {
     (1..=3).contains(&attr)
 }
 
-/// Nothing is kept beyond what is allocated, so there is nothing to trim.
-pub unsafe fn cuMemPoolTrimTo(pool: CUmemoryPool, _minBytesToKeep: usize) -> CUresult {
-    answer(|| lock()?.pool(pool).map(|_| ()))
+pub unsafe fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) -> CUresult {
+    answer(|| lock()?.trim_pool(pool, minBytesToKeep as u64))
 }
 
 pub unsafe fn cuMemPoolGetAccess(flags: *mut u32, memPool: CUmemoryPool, location: *mut CUmemLocation) -> CUresult {

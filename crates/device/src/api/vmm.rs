@@ -126,7 +126,8 @@ pub unsafe fn cuMemMap(
     flags: u64,
 ) -> CUresult {
     answer(|| {
-        if flags != 0 {
+        // cuda.h: the offset has to be 0 for now
+        if flags != 0 || offset != 0 {
             return Err(CUresult::INVALID_VALUE);
         }
         let backend = backend()?;

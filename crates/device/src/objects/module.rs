@@ -166,9 +166,9 @@ impl Modules {
 }
 
 impl State {
-    /// Whether code fits the card: NO_BINARY_FOR_GPU if not.
+    /// Whether code fits the card: NO_BINARY_FOR_GPU if not, INVALID_IMAGE if it is damaged.
     pub fn fits(source: &Source) -> Res {
-        if source.fits(compute_capability()?) { Ok(()) } else { Err(CUresult::NO_BINARY_FOR_GPU) }
+        source.check(compute_capability()?).map_err(|e| e.code())
     }
 
     /// Loads a module into the current context.

@@ -34,16 +34,22 @@ impl Pool {
     }
 
     fn add(&mut self, bytes: u64) {
+        self.attrs[USED] += bytes;
+        self.attrs[RESERVED] = self.attrs[RESERVED].max(self.attrs[USED]);
         for (now, high) in [(RESERVED, RESERVED_HIGH), (USED, USED_HIGH)] {
-            self.attrs[now] += bytes;
             self.attrs[high] = self.attrs[high].max(self.attrs[now]);
         }
     }
 
     fn sub(&mut self, bytes: u64) {
-        for now in [RESERVED, USED] {
-            self.attrs[now] = self.attrs[now].saturating_sub(bytes);
-        }
+        self.attrs[USED] = self.attrs[USED].saturating_sub(bytes);
+        self.trim(self.attrs[RELEASE_THRESHOLD]);
+    }
+
+    /// What is reserved and not used falls to `keep` bytes. Only the number is kept: the bytes themselves go back to the
+    /// card at once, and are taken again when they are needed.
+    fn trim(&mut self, keep: u64) {
+        self.attrs[RESERVED] = self.attrs[USED].max(self.attrs[RESERVED].min(keep));
     }
 }
 
@@ -123,6 +129,12 @@ impl State {
             high @ (RESERVED_HIGH | USED_HIGH) if value == 0 => p.attrs[high] = p.attrs[high - 1],
             _ => return Err(CUresult::INVALID_VALUE),
         }
+        Ok(())
+    }
+
+    /// Gives back what a pool has reserved beyond `keep` bytes.
+    pub fn trim_pool(&mut self, pool: CUmemoryPool, keep: u64) -> Res {
+        self.pool(pool)?.trim(keep);
         Ok(())
     }
 

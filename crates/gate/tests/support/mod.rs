@@ -2,57 +2,70 @@
 #![allow(dead_code)] // each program uses a part
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use zerogpu_gate::Gate;
 
 /// Four threads enter and leave while this one opens and closes the gate. Under a closed gate two words are made
-/// unequal for a while; inside they must be equal. Each thread counts its entries; the gate must agree.
+/// unequal for a while; inside they must be equal. Each thread counts its entries; the gate must agree. One of the four
+/// tries again at once when it is refused, the others wait for the next opening.
 pub fn stress(gate: &'static Gate, rounds: u64) {
     let words = [const { AtomicU64::new(0) }; 2];
-    let done = AtomicBool::new(false);
-    let visitor = || {
+    let opened = (Mutex::new(0), Condvar::new());
+    let visit = |patient: bool| {
         let (mut entries, mut last) = (0, 0);
-        while !done.load(Ordering::Relaxed) {
+        loop {
             let Some(_pass) = gate.enter() else {
-                thread::yield_now();
+                let round = opened.0.lock().unwrap();
+                let seen = *round;
+                if seen == u64::MAX {
+                    return entries;
+                }
+                if patient {
+                    drop(opened.1.wait_while(round, |round| *round == seen).unwrap());
+                }
                 continue;
             };
             let first = words[0].load(Ordering::Relaxed);
             let _nested = gate.enter().expect("already inside");
-            for _ in 0..entries % 16 {
-                black_box(());
-            }
+            linger(entries % 16);
             assert_eq!(first, words[1].load(Ordering::Relaxed), "inside while the gate was closed");
             assert!(first >= last, "the gate was opened before this thread saw what stands before that");
             last = first;
             entries += 2;
         }
-        entries
     };
     let entries: u64 = thread::scope(|scope| {
-        let visitors = [(); 4].map(|()| scope.spawn(visitor));
+        let visitors = [false, true, true, true].map(|patient| scope.spawn(move || visit(patient)));
         for round in 1..=rounds {
             gate.open();
+            *opened.0.lock().unwrap() = round;
+            opened.1.notify_all();
             if round % 8 == 0 {
-                // Let somebody in, now and then.
                 let passes = gate.passes();
-                while gate.passes() == passes && !visitors.iter().any(|visitor| visitor.is_finished()) {
+                while gate.passes() == passes && !visitors.iter().all(|visitor| visitor.is_finished()) {
                     thread::yield_now();
                 }
             }
             gate.close().unwrap();
             words[0].store(round, Ordering::Relaxed);
-            for _ in 0..round % 32 {
-                black_box(());
-            }
+            linger(round % 32);
             words[1].store(round, Ordering::Relaxed);
         }
-        done.store(true, Ordering::Relaxed);
+        *opened.0.lock().unwrap() = u64::MAX;
+        opened.1.notify_all();
         visitors.map(|visitor| visitor.join().unwrap()).iter().sum()
     });
     assert_eq!(gate.passes(), entries);
     assert!(entries >= rounds / 8);
+}
+
+/// Some nanoseconds, so that what the threads do falls together in many ways.
+fn linger(steps: u64) {
+    for step in 0..steps {
+        black_box(step);
+    }
 }
 
 /// The kernel's number of this thread.
