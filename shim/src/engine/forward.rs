@@ -114,11 +114,11 @@ impl Engine {
                     attrs: attrs.as_mut_ptr(),
                     numAttrs: attrs.len() as u32,
                 };
-                (d.cuLaunchKernelEx)(&config, f.real, pointers, extra)
+                (d.cuLaunchKernelEx)(&config, f.real(), pointers, extra)
             } else if l.cooperative {
-                (d.cuLaunchCooperativeKernel)(f.real, gx, gy, gz, bx, by, bz, l.shared, s, pointers)
+                (d.cuLaunchCooperativeKernel)(f.real(), gx, gy, gz, bx, by, bz, l.shared, s, pointers)
             } else {
-                (d.cuLaunchKernel)(f.real, gx, gy, gz, bx, by, bz, l.shared, s, pointers, extra)
+                (d.cuLaunchKernel)(f.real(), gx, gy, gz, bx, by, bz, l.shared, s, pointers, extra)
             }
         })
     }

@@ -3,7 +3,7 @@ use super::{locked, Engine};
 use crate::driver::Driver;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_device::handle::{self, Kind};
@@ -33,18 +33,28 @@ pub struct Live {
     pub modules: Vec<(CUmodule, CUmodule)>,
     /// Module variables: our address to (bytes, real address).
     pub globals: BTreeMap<u64, (u64, u64)>,
-    /// Functions, kept as long as the process: hot paths hold pointers to them.
-    functions: Vec<&'static LiveFunction>,
+    /// Functions by our handle, kept over claims: hot paths hold pointers to them while the gate is open to them.
+    functions: HashMap<usize, &'static LiveFunction>,
+    /// Functions that the app has ended; freed while nobody can be inside the gate.
+    ended: Vec<&'static LiveFunction>,
     /// The event that all recorded ones are timed against, and the host time of its record.
     pub base: Option<(CUevent, u64)>,
 }
 
 /// A real function, with what a launch of it needs to know.
 pub struct LiveFunction {
-    /// The driver's function.
-    pub real: CUfunction,
+    /// The driver's function in the current claim.
+    real: AtomicUsize,
     /// Its parameters, for addresses of module variables in them.
     pub kernel: Arc<Kernel>,
+}
+
+impl LiveFunction {
+    /// The driver's function.
+    #[inline]
+    pub fn real(&self) -> CUfunction {
+        CUfunction(self.real.load(Ordering::Relaxed))
+    }
 }
 
 thread_local! {
@@ -163,14 +173,11 @@ impl Engine {
             }
         }
         let mut live = locked(&self.live);
-        let made = LiveFunction { real, kernel: f.kernel };
-        // hot paths may still hold the one of an earlier claim, so none is ever freed; each is made once and kept by
-        // claims that follow if the driver gives the same function again
-        let known = live.functions.iter().find(|l| l.real == real && Arc::ptr_eq(&l.kernel, &made.kernel)).copied();
-        let kept = known.unwrap_or_else(|| Box::leak(Box::new(made)));
-        if known.is_none() {
-            live.functions.push(kept);
-        }
+        let kept: &'static LiveFunction = *live.functions.entry(func).or_insert_with(|| {
+            Box::leak(Box::new(LiveFunction { real: AtomicUsize::new(0), kernel: f.kernel }))
+        });
+        // nobody reads it before this claim's twin is set
+        kept.real.store(real.0, Ordering::Relaxed);
         handle::set_twin(func, epoch, kept as *const LiveFunction as u64);
         Ok(kept)
     }
@@ -234,6 +241,22 @@ impl Engine {
             locked(&self.live).globals.insert(base, (size, address));
         }
         Ok(find(&locked(&self.live)))
+    }
+
+    /// Frees the functions that have ended. The gate must be closed, so that nobody holds one.
+    pub(super) fn free_ended_functions(&self) {
+        for f in std::mem::take(&mut locked(&self.live).ended) {
+            // SAFETY: leaked by make_function, reachable from no table any more, and nobody is inside the gate.
+            drop(unsafe { Box::from_raw(f as *const LiveFunction as *mut LiveFunction) });
+        }
+    }
+
+    /// A function of ours ends.
+    pub(super) fn end_function(&self, h: usize) {
+        let mut live = locked(&self.live);
+        if let Some(f) = live.functions.remove(&h) {
+            live.ended.push(f);
+        }
     }
 
     /// An object of ours ends: so does its twin.

@@ -310,6 +310,9 @@ impl Backend for Engine {
     }
 
     fn ends(&self, kind: Kind, handle: usize) {
+        if kind == Kind::Function {
+            self.end_function(handle);
+        }
         if self.claimed.load(Ordering::Acquire) {
             self.end_live(kind, handle);
         }

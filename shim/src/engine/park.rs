@@ -66,6 +66,7 @@ impl Engine {
         self.claimed.store(false, Ordering::Release);
         self.let_go(d);
         self.leave_context(d);
+        self.free_ended_functions();
         Ok(bytes)
     }
 
