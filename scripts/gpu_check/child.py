@@ -5,8 +5,8 @@ Talks with the process outside over the socket whose descriptor is in GPU_CHECK_
 """
 
 import copy
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -127,8 +127,10 @@ class Check:
         raise Unable(text)
 
     def needs(self, module):
-        if importlib.util.find_spec(module) is None:
-            self.unable(f"needs {module}")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            self.unable(f"needs {module}: {error}")
 
     def _tell(self, event, answer=False, **details):
         _tell(self._outside, event, answer, **details)
@@ -160,23 +162,25 @@ def main():
         import torch
 
         _tell(outside, "about", torch=version, python=sys.version.split()[0], cuda=torch.version.cuda)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise Unable("torch sees no CUDA device")
+        if device == "cuda":
+            torch.cuda.init()  # fails with PyTorch's own reason
         check = Check(torch, pathlib.Path(folder), device, driver == "real", outside)
         program.run(check)
         check.finish()
-    except (Unable, RuntimeError, ImportError) as error:
-        # Bare, this says that the card or the torch is not up to the program; under the shim it is a failure.
-        traceback.print_exc()
-        _tell(outside, "unable", text=_line(error))
+    except Unable as error:
+        _tell(outside, "unable", text=str(error))
     except Exception as error:
         traceback.print_exc()
-        _tell(outside, "failed", text=_line(error))
+        # Bare, such errors say that the card or the torch is not up to the program.
+        unable = isinstance(error, (RuntimeError, ImportError)) and spaces._shim.find() is None
+        _tell(outside, "unable" if unable else "failed", text=_line(error))
 
 
 def _line(error):
-    text = str(error).strip().splitlines()
-    return type(error).__name__ + (": " + text[0] if text else "")
+    """The error in one line: the first of its text, with the next if it only announces that."""
+    lines = str(error).strip().splitlines()
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return type(error).__name__ + (": " + text if text else "")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import time
 
 from . import card, compare, launch, options, report
 
+NOT_RUNNABLE = "not runnable on this card"
+
 
 def main():
     launch.refuse_preload()
@@ -77,7 +79,7 @@ class _Check:
         if bare is not None:
             result["bare_seconds"] = round(bare.seconds, 1)
             if bare.status == "unable":
-                return dict(result, result="not runnable on this card", text=bare.text)
+                return dict(result, result=NOT_RUNNABLE, text=bare.text)
             if bare.status == "failed":
                 return dict(result, result="fail", text=f"bare: {bare.text}")
         if self._settings.bare:
@@ -92,6 +94,8 @@ class _Check:
         result.update(
             shim_seconds=round(outcome.seconds, 1), claimed_bytes=observer.claimed_bytes, parks=observer.parks
         )
+        if outcome.status == "unable" and bare is None:
+            return dict(result, result=NOT_RUNNABLE, text=outcome.text)
         folder = self._folder / program.name
         errors = list(observer.errors)
         if outcome.status == "done":

@@ -77,8 +77,14 @@ pub extern "C" fn zerogpu_reason() -> *const c_char {
     report::reason()
 }
 
-/// Bytes of the virtual card in use, for the NVML companion; starts nothing.
+/// Bytes of the virtual card in use, as `cuMemGetInfo` counts them, for the NVML companion; starts nothing.
 #[no_mangle]
 pub extern "C" fn zerogpu_memory_used() -> u64 {
-    catch_unwind(|| zerogpu_device::runtime::lock().map_or(0, |st| st.memory.used())).unwrap_or(0)
+    let used = || -> zerogpu_abi::Res<u64> {
+        let mut st = zerogpu_device::runtime::lock()?;
+        let active = st.contexts.values().any(|c| c.active);
+        let (free, total) = st.memory_info()?;
+        Ok(if active { total - free } else { 0 })
+    };
+    catch_unwind(|| used().unwrap_or(0)).unwrap_or(0)
 }

@@ -124,7 +124,6 @@ class World:
             SOFTCUDA_CARDS=str(self.cards),
             SOFTCUDA_STRICT_LOG=str(self.strict),
             SOFTCUDA_LAUNCH_LOG=str(self.launch_log),
-            PYTHONDONTWRITEBYTECODE="1",
             PYTHONFAULTHANDLER="1",
             CHECKS_CLI=str(CLI),
             CHECKS_CUBIN=str(CUBIN),

@@ -1,6 +1,7 @@
 """What a program sees: one device, as the profile describes it, however it looks."""
 
 import ctypes.util
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -28,6 +29,16 @@ def outcome(request, worlds):
 @each_check("identity.py")
 def test_identity(outcome, check):
     outcome.require(check)
+
+
+def test_collect_env_describes_the_device(world):
+    outcome = world.run([sys.executable, "-m", "torch.utils.collect_env"], driver="none")
+    outcome.require_end()
+    shown = dict(line.split(": ", 1) for line in outcome.out.splitlines() if ": " in line)
+    assert shown["Is CUDA available"] == "True"
+    assert shown["PyTorch version"].split("+")[0] == importlib.metadata.version("torch").split("+")[0]
+    # torch sets it when it starts to use the device
+    assert shown.get("CUDA_MODULE_LOADING set to", "LAZY") == "LAZY"
 
 
 COUNT = """

@@ -82,8 +82,7 @@ def pytest(name, environment_name, arguments, **more):
     python = environments.interpreter(environment_name)
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rfEs", "--durations=10", *arguments]
     needs = (environment(environment_name).name, BUILD)
-    # the tests' own bytecode would lie about in the tree
-    return Step(name, command, "pytest", needs, dict({"PYTHONDONTWRITEBYTECODE": "1"}, **more))
+    return Step(name, command, "pytest", needs, more)
 
 
 def hook():

@@ -157,6 +157,7 @@ impl Engine {
     fn make_function(&self, func: usize, epoch: u32) -> Res<&'static LiveFunction> {
         let mut st = lock()?;
         // a kernel of a library is launched as its function in the current context
+        let asked = func;
         let func = match handle::is(func, Kind::Kernel) {
             true => st.kernel_function(CUkernel(func))?.0,
             false => func,
@@ -178,7 +179,9 @@ impl Engine {
         });
         // nobody reads it before this claim's twin is set
         kept.real.store(real.0, Ordering::Relaxed);
-        handle::set_twin(func, epoch, kept as *const LiveFunction as u64);
+        for h in [func, asked] {
+            handle::set_twin(h, epoch, kept as *const LiveFunction as u64);
+        }
         Ok(kept)
     }
 

@@ -1,10 +1,10 @@
 """What torch says of the device, field by field, against what the profile promises."""
 
+import ctypes
 import os
-import subprocess
-import sys
 
 import checks
+import driver
 import torch
 from checks import check, raises
 
@@ -116,7 +116,8 @@ def memory_info_moves_with_allocations():
 
 @check
 def versions():
-    assert torch._C._cuda_getDriverVersion() >= torch._C._cuda_getCompiledVersion()
+    # at least what torch needs, at most the newest that the shim knows
+    assert 12000 <= driver.made("cuDriverGetVersion", kind=ctypes.c_int) <= 13000
     assert f"sm_{EXPECTED['major']}0" in torch.cuda.get_arch_list() or NAME.startswith("h100")
 
 
@@ -132,18 +133,6 @@ def tensors_say_where_they_are():
     assert torch.empty(2).to("cuda:0").device == tensor.device
     with torch.cuda.device(0):
         assert torch.empty(1, device="cuda").get_device() == 0
-
-
-@check
-def collect_env_describes_it():
-    command = [sys.executable, "-m", "torch.utils.collect_env"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "zerogpu" not in done.stderr, done.stderr
-    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
-    assert lines["Is CUDA available"] == "True", done.stdout
-    assert lines["PyTorch version"] == torch.__version__
-    assert lines.get("CUDA_MODULE_LOADING set to", "LAZY") == "LAZY", done.stdout
 
 
 checks.main()
