@@ -31,14 +31,23 @@ pub struct Live {
     pub pins: BTreeMap<u64, u64>,
     /// Real modules by ours, in the order in which they were loaded.
     pub modules: Vec<(CUmodule, CUmodule)>,
-    /// Module variables: our address to (bytes, real address).
-    pub globals: BTreeMap<u64, (u64, u64)>,
+    /// Module variables by our address.
+    pub globals: BTreeMap<u64, LiveGlobal>,
     /// Functions by our handle, kept over claims: hot paths hold pointers to them while the gate is open to them.
     functions: HashMap<usize, &'static LiveFunction>,
     /// Functions that the app has ended; freed while nobody can be inside the gate.
     ended: Vec<&'static LiveFunction>,
     /// The event that all recorded ones are timed against, and the host time of its record.
     pub base: Option<(CUevent, u64)>,
+}
+
+/// A variable of a live module.
+#[derive(Clone, Copy)]
+pub struct LiveGlobal {
+    size: u64,
+    real: u64,
+    /// Our module: with it the addresses end, ours for the next variable and the real one.
+    module: CUmodule,
 }
 
 /// A real function, with what a launch of it needs to know.
@@ -211,7 +220,7 @@ impl Engine {
                 let n = (bytes as u64).min(size) as usize;
                 ok((d.cuMemcpyHtoD_v2)(address, host as *const _, n))?;
             }
-            locked(&self.live).globals.insert(at, (size, address));
+            locked(&self.live).globals.insert(at, LiveGlobal { size, real: address, module });
         }
         locked(&self.live).modules.push((module, real));
         handle::set_twin(module.0, epoch, real.0 as u64);
@@ -221,7 +230,7 @@ impl Engine {
     /// Makes a module's twin because its variable was asked for by address while claimed.
     pub(super) fn live_global(&self, at: u64, len: u64) -> Res<Option<u64>> {
         let find = |live: &Live| {
-            let (&base, &(size, real)) = live.globals.range(..=at).next_back()?;
+            let (&base, &LiveGlobal { size, real, .. }) = live.globals.range(..=at).next_back()?;
             (at - base < size && len <= size - (at - base)).then_some(real + (at - base))
         };
         if let Some(real) = find(&locked(&self.live)) {
@@ -241,7 +250,7 @@ impl Engine {
             let (mut address, mut bytes) = (0, 0);
             // SAFETY: a live module and a NUL-terminated name.
             ok(unsafe { (self.driver()?.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, name.as_ptr()) })?;
-            locked(&self.live).globals.insert(base, (size, address));
+            locked(&self.live).globals.insert(base, LiveGlobal { size, real: address, module });
         }
         Ok(find(&locked(&self.live)))
     }
@@ -275,6 +284,7 @@ impl Engine {
                 Kind::Module => {
                     let mut live = locked(&self.live);
                     live.modules.retain(|m| m.0 .0 != h);
+                    live.globals.retain(|_, g| g.module.0 != h);
                     (d.cuModuleUnload)(CUmodule(twin as usize))
                 }
                 _ => CUresult::SUCCESS,

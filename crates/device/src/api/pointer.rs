@@ -37,9 +37,10 @@ fn known(r: Region, attr: u32, ptr: u64) -> Res<Option<Answer>> {
         3 => Word(ptr),
         4 if device => return Ok(None),
         4 => Word(ptr),
-        6 => Flag(false),
+        // cudart reads these two as 32 bits
+        6 => Int(0),
         7 => Word(r.id),
-        8 => Flag(managed),
+        8 => Int(managed as u32),
         9 => Int(0),
         10 => Flag(matches!(r.kind, RegionKind::Device)),
         11 => Word(r.base),
@@ -69,9 +70,9 @@ fn unknown(attr: u32, ptr: u64, seen: bool) -> Option<Answer> {
     Some(match attr {
         4 if !seen => Word(ptr),
         1 | 3 | 4 | 7 | 11 | 12 | 14 | 17..=20 => Word(0),
-        2 | 16 => Int(0),
+        2 | 6 | 8 | 16 => Int(0),
         9 => Int(-2i32 as u32),
-        6 | 8 | 10 | 13 | 15 => Flag(false),
+        10 | 13 | 15 => Flag(false),
         _ => return None,
     })
 }
