@@ -84,6 +84,8 @@ impl Choices {
         let mut variables = vec![
             ("LD_PRELOAD", in_front(&objects, outer("LD_PRELOAD"), b" :")),
             ("LD_LIBRARY_PATH", in_front(&[install.lib.clone().into()], outer("LD_LIBRARY_PATH"), b":;")),
+            // Triton 2 builds its launchers with `cc -lcuda`, and the compiler does not look where the loader does
+            ("LIBRARY_PATH", in_front(&[install.lib.clone().into()], outer("LIBRARY_PATH"), b":")),
         ];
         if let Some(hook) = &install.hook {
             variables.push(("PYTHONPATH", in_front(&[hook.clone().into()], outer("PYTHONPATH"), b":")));
@@ -97,6 +99,10 @@ impl Choices {
             ("ZEROGPU_OUTSIDE", &self.outside),
         ];
         variables.extend(texts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?.into()))));
+        if let (Some(Driver::Soft), Some(profile)) = (&self.driver, &self.profile) {
+            // the software card is of the kind that the app is shown, as a claimed card must be
+            variables.push(("SOFTCUDA_PROFILE", profile.into()));
+        }
         if let Some(socket) = &self.socket {
             variables.push(("ZEROGPU_SOCKET", std::path::absolute(socket)?.into()));
         }
@@ -158,7 +164,8 @@ mod tests {
         assert_eq!(value(&variables, "LD_LIBRARY_PATH").unwrap(), "/opt/zg");
         assert_eq!(value(&variables, "PYTHONPATH").unwrap(), "/opt/zg/python");
         assert_eq!(value(&variables, "ZEROGPU_LIB").unwrap(), "/opt/zg");
-        assert_eq!(variables.len(), 4, "nothing that was not asked for");
+        assert_eq!(value(&variables, "LIBRARY_PATH").unwrap(), "/opt/zg");
+        assert_eq!(variables.len(), 5, "nothing that was not asked for");
     }
 
     #[test]

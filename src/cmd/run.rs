@@ -14,8 +14,8 @@ use zerogpu_settings::Settings;
 
 /// Start a program that sees one CUDA device
 ///
-/// What is set: LD_PRELOAD, LD_LIBRARY_PATH and PYTHONPATH, each in front of what it holds, and the ZEROGPU_ variables of
-/// the options given. This process becomes the program. With a trace, the program is a child instead: it gets the signals
+/// What is set: LD_PRELOAD, LD_LIBRARY_PATH, LIBRARY_PATH and PYTHONPATH, each in front of what it holds, and the ZEROGPU_
+/// variables of the options given. This process becomes the program. With a trace, the program is a child instead: it gets the signals
 /// sent here, and its trace is completed when it has ended, even by a kill.
 ///
 /// The exit status is the program's: 128 + n if it was a child and signal n ended it. 127: it was not found. 126: it can't
