@@ -30,7 +30,7 @@ fn a_container_gets_only_ours() {
     let mut command = stage.zerogpu(&["env", "--format", "docker", "--at", "/zg", "--driver", "soft"]);
     let output = command.env("LD_LIBRARY_PATH", "/outside").output().unwrap();
     let expected = "LD_PRELOAD=/zg/libcuda.so.1:/zg/libcuda.so:/zg/libnvidia-ml.so.1\n\
-                    LD_LIBRARY_PATH=/zg\nPYTHONPATH=/zg/python\nZEROGPU_LIB=/zg\nZEROGPU_DRIVER=/zg/libsoftcuda.so\n";
+                    LD_LIBRARY_PATH=/zg\nLIBRARY_PATH=/zg\nPYTHONPATH=/zg/python\nZEROGPU_LIB=/zg\nZEROGPU_DRIVER=/zg/libsoftcuda.so\n";
     assert_eq!(text(&output.stdout), expected);
 }
 
@@ -40,7 +40,7 @@ fn json_is_one_object() {
         serde_json::from_str(&stage.prints(&["env", "--format", "json", "--driver", "auto"])).unwrap();
     assert_eq!(object["ZEROGPU_DRIVER"], "auto");
     assert_eq!(object["LD_LIBRARY_PATH"], stage.lib());
-    assert_eq!(object.as_object().unwrap().len(), 5);
+    assert_eq!(object.as_object().unwrap().len(), 6);
 }
 
 fn a_folder_that_is_not_absolute_is_refused() {
