@@ -114,10 +114,7 @@ mod tests {
         for line in recorded.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
             let f: Vec<&str> = line.split('\t').collect();
             let (name, per_thread, since) = (f[0], f[1] == "1", f[2].parse::<u32>().unwrap());
-            let a = answers()
-                .iter()
-                .filter(|a| a.base == name && a.per_thread == per_thread && a.since <= since)
-                .next_back();
+            let a = answers().iter().rfind(|a| a.base == name && a.per_thread == per_thread && a.since <= since);
             let a = a.unwrap_or_else(|| panic!("no answer for {line}"));
             // between two probed versions NVIDIA's headers know the exact one
             let before = PROBED.iter().copied().filter(|&v| v < since).max().unwrap_or(0);
@@ -132,7 +129,9 @@ mod tests {
         // a row that a newer symbol replaced before the next probe left no trace in the record
         let visible = probed.filter(|a| {
             let next = PROBED.iter().copied().find(|&v| v >= a.since).unwrap_or(u32::MAX);
-            !answers().iter().any(|b| (b.base, b.per_thread) == (a.base, a.per_thread) && a.since < b.since && b.since <= next)
+            !answers()
+                .iter()
+                .any(|b| (b.base, b.per_thread) == (a.base, a.per_thread) && a.since < b.since && b.since <= next)
         });
         assert_eq!(visible.count(), seen, "rows the driver does not have");
     }

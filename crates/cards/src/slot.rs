@@ -105,7 +105,7 @@ impl Slot {
                 continue;
             }
             let held = sum(&shares.held);
-            if !held.checked_add(bytes).is_some_and(|sum| sum <= size) {
+            if held.checked_add(bytes).is_none_or(|sum| sum > size) {
                 return Err(full(held));
             }
             // It would fit beside what is held: others were asking at the same instant. Step back, each for another time.

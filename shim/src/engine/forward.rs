@@ -95,7 +95,13 @@ impl Engine {
         if let Some(bytes) = packed.as_mut() {
             self.translate(f, bytes)?;
             // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
-            list = [1 as *mut c_void, bytes.as_mut_ptr().cast(), 2 as *mut c_void, (&mut size as *mut usize).cast(), std::ptr::null_mut()];
+            list = [
+                std::ptr::dangling_mut::<c_void>(),
+                bytes.as_mut_ptr().cast(),
+                2 as *mut c_void,
+                (&mut size as *mut usize).cast(),
+                std::ptr::null_mut(),
+            ];
             (pointers, extra) = (std::ptr::null_mut(), list.as_mut_ptr());
         }
         // SAFETY: live twins of this claim, and the parameters that the app gave or our copy of them.
@@ -151,7 +157,11 @@ impl Engine {
             Params::Extra(_) => true,
             _ => false,
         };
-        if found { zerogpu_device::api::pack(&f.kernel, params).map(Some) } else { Ok(None) }
+        if found {
+            zerogpu_device::api::pack(&f.kernel, params).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Replaces addresses of module variables in packed parameters.
@@ -174,7 +184,11 @@ impl Engine {
     /// The real address of an address of ours.
     #[inline]
     fn address(&self, at: u64, len: u64) -> Res<u64> {
-        if is_global(at) { self.live_global(at, len)?.ok_or(CUresult::INVALID_VALUE) } else { Ok(at) }
+        if is_global(at) {
+            self.live_global(at, len)?.ok_or(CUresult::INVALID_VALUE)
+        } else {
+            Ok(at)
+        }
     }
 
     fn copy(&self, c: &Copy, s: CUstream) -> Res {
@@ -200,7 +214,11 @@ impl Engine {
                 (false, ..) => {
                     let shaped = shaped(c, dst, src);
                     ok((d.cuMemcpy3DAsync_v2)(&shaped, s))?;
-                    if c.blocking { (d.cuStreamSynchronize)(s) } else { CUresult::SUCCESS }
+                    if c.blocking {
+                        (d.cuStreamSynchronize)(s)
+                    } else {
+                        CUresult::SUCCESS
+                    }
                 }
             }
         })
@@ -225,7 +243,11 @@ impl Engine {
             }
         })?;
         // SAFETY: a live stream.
-        if f.blocking { ok(unsafe { (d.cuStreamSynchronize)(s) }) } else { Ok(()) }
+        if f.blocking {
+            ok(unsafe { (d.cuStreamSynchronize)(s) })
+        } else {
+            Ok(())
+        }
     }
 
     fn value(&self, v: &Value, s: CUstream, write: bool) -> Res {
@@ -274,11 +296,19 @@ impl Engine {
                 Scope::Context => (d.cuStreamQuery)(CU_STREAM_LEGACY),
                 Scope::Stream(s) => {
                     let s = self.live_stream(s, epoch)?;
-                    if wait { (d.cuStreamSynchronize)(s) } else { (d.cuStreamQuery)(s) }
+                    if wait {
+                        (d.cuStreamSynchronize)(s)
+                    } else {
+                        (d.cuStreamQuery)(s)
+                    }
                 }
                 Scope::Event(e) if recorded_now(e, epoch) => {
                     let e = self.live_event(CUevent(e), epoch)?;
-                    if wait { (d.cuEventSynchronize)(e) } else { (d.cuEventQuery)(e) }
+                    if wait {
+                        (d.cuEventSynchronize)(e)
+                    } else {
+                        (d.cuEventQuery)(e)
+                    }
                 }
                 Scope::Event(_) => CUresult::SUCCESS,
             }
@@ -341,7 +371,7 @@ unsafe extern "C" fn call_back(data: *mut c_void) {
 /// A 2-D or 3-D copy as the driver takes it: unified addresses, pitches, heights.
 fn shaped(c: &Copy, dst: u64, src: u64) -> CUDA_MEMCPY3D {
     const UNIFIED: u32 = 4;
-    let height = |p: &Plane| if p.pitch == 0 { 0 } else { (p.slice / p.pitch) as usize };
+    let height = |p: &Plane| p.slice.checked_div(p.pitch).unwrap_or(0) as usize;
     CUDA_MEMCPY3D {
         srcXInBytes: 0,
         srcY: 0,

@@ -183,9 +183,10 @@ impl Engine {
             }
         }
         let mut live = locked(&self.live);
-        let kept: &'static LiveFunction = *live.functions.entry(func).or_insert_with(|| {
-            Box::leak(Box::new(LiveFunction { real: AtomicUsize::new(0), kernel: f.kernel }))
-        });
+        let kept: &'static LiveFunction = live
+            .functions
+            .entry(func)
+            .or_insert_with(|| Box::leak(Box::new(LiveFunction { real: AtomicUsize::new(0), kernel: f.kernel })));
         // nobody reads it before this claim's twin is set
         kept.real.store(real.0, Ordering::Relaxed);
         for h in [func, asked] {
@@ -316,7 +317,11 @@ impl Engine {
 
 /// A driver's answer as a result.
 pub(super) fn ok(r: CUresult) -> Res {
-    if r.ok() { Ok(()) } else { Err(r) }
+    if r.ok() {
+        Ok(())
+    } else {
+        Err(r)
+    }
 }
 
 /// Access of the claimed device to a range.
@@ -395,7 +400,8 @@ impl Live {
 
     /// Lets go of the extents that lie wholly in a range; others stay until the park.
     pub(super) fn shrink(&mut self, d: &Driver, va: u64, len: u64) -> Res {
-        let inside: Vec<u64> = self.extents.range(va..va + len).filter(|(&s, &(n, _))| s + n <= va + len).map(|(&s, _)| s).collect();
+        let inside: Vec<u64> =
+            self.extents.range(va..va + len).filter(|(&s, &(n, _))| s + n <= va + len).map(|(&s, _)| s).collect();
         inside.into_iter().try_for_each(|at| self.drop_extent(d, at))
     }
 

@@ -47,7 +47,7 @@ pub const ABSENT: u128 = 0x195BCBF4_D67D_024A_ACC5_1D29CEA631AE;
 
 /// Asks for a table: the code, and where it lies.
 pub fn ask(d: &Driver, uuid: u128) -> (CUresult, *const usize) {
-    let mut found: *const c_void = 1 as *const c_void;
+    let mut found: *const c_void = std::ptr::dangling::<c_void>();
     let code = d.cuGetExportTable(&mut found, &CUuuid { bytes: uuid.to_be_bytes() });
     (code, found.cast())
 }

@@ -42,7 +42,10 @@ pub fn start() -> &'static Card {
         complaints.extend(complaint);
         let open = |path: &Option<std::path::PathBuf>, complaints: &mut Vec<String>| {
             Log::open(path.as_deref()).unwrap_or_else(|e| {
-                complaints.push(format!("{}: {e}; nothing is logged there", path.as_deref().unwrap_or("".as_ref()).display()));
+                complaints.push(format!(
+                    "{}: {e}; nothing is logged there",
+                    path.as_deref().unwrap_or("".as_ref()).display()
+                ));
                 Log::open(None).unwrap_or_else(|_| unreachable!("no file is opened"))
             })
         };
@@ -71,12 +74,8 @@ pub fn start() -> &'static Card {
 }
 
 /// Codes that tell of a handle or context that is not alive.
-const STALE: [CUresult; 4] = [
-    CUresult::INVALID_CONTEXT,
-    CUresult::INVALID_HANDLE,
-    CUresult::CONTEXT_IS_DESTROYED,
-    CUresult::DEINITIALIZED,
-];
+const STALE: [CUresult; 4] =
+    [CUresult::INVALID_CONTEXT, CUresult::INVALID_HANDLE, CUresult::CONTEXT_IS_DESTROYED, CUresult::DEINITIALIZED];
 
 impl Card {
     /// The process's slot in the file of cards; joined at the first use.
@@ -100,7 +99,7 @@ impl Card {
         for (fault, count) in self.settings.faults.iter().zip(&self.counts) {
             if fault.function == name {
                 let n = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if fault.nth.map_or(true, |nth| nth == n) {
+                if fault.nth.is_none_or(|nth| nth == n) {
                     return CUresult(fault.code);
                 }
             }
@@ -170,7 +169,11 @@ impl host::Card for Card {
             _ => return 0,
         };
         let rate = self.settings.copy_rate.unwrap_or(0);
-        if rate == 0 { 0 } else { (bytes as u128 * 1_000_000_000 / rate as u128) as u64 }
+        if rate == 0 {
+            0
+        } else {
+            (bytes as u128 * 1_000_000_000 / rate as u128) as u64
+        }
     }
 
     fn launch(&self, state: &mut State, stream: usize, l: &Launch) -> Res {

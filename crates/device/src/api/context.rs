@@ -172,7 +172,11 @@ pub unsafe fn cuCtxPushCurrent(ctx: CUcontext) -> CUresult {
 /// A context that may become current: any living one, also an inactive primary context.
 fn usable(ctx: CUcontext) -> Res {
     let known = crate::handle::is(ctx.0, crate::handle::Kind::Context);
-    if known { Ok(()) } else { Err(CUresult::INVALID_CONTEXT) }
+    if known {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_CONTEXT)
+    }
 }
 
 pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {

@@ -164,18 +164,14 @@ fn copy_2d(c: &CUDA_MEMCPY2D, blocking: bool) -> Res<Copy> {
 
 /// The copy that a 3-D struct describes (also a graph's copy node).
 pub(crate) fn copy_3d(c: &CUDA_MEMCPY3D, blocking: bool) -> Res<Copy> {
-    let dst =
-        side!(c, dstMemoryType dstHost dstDevice dstArray dstXInBytes dstY dstPitch, c.dstZ, c.dstHeight);
-    let src =
-        side!(c, srcMemoryType srcHost srcDevice srcArray srcXInBytes srcY srcPitch, c.srcZ, c.srcHeight);
+    let dst = side!(c, dstMemoryType dstHost dstDevice dstArray dstXInBytes dstY dstPitch, c.dstZ, c.dstHeight);
+    let src = side!(c, srcMemoryType srcHost srcDevice srcArray srcXInBytes srcY srcPitch, c.srcZ, c.srcHeight);
     shaped(dst, src, [c.WidthInBytes, c.Height, c.Depth], blocking)
 }
 
 fn copy_peer(c: &CUDA_MEMCPY3D_PEER, blocking: bool) -> Res<Copy> {
-    let dst =
-        side!(c, dstMemoryType dstHost dstDevice dstArray dstXInBytes dstY dstPitch, c.dstZ, c.dstHeight);
-    let src =
-        side!(c, srcMemoryType srcHost srcDevice srcArray srcXInBytes srcY srcPitch, c.srcZ, c.srcHeight);
+    let dst = side!(c, dstMemoryType dstHost dstDevice dstArray dstXInBytes dstY dstPitch, c.dstZ, c.dstHeight);
+    let src = side!(c, srcMemoryType srcHost srcDevice srcArray srcXInBytes srcY srcPitch, c.srcZ, c.srcHeight);
     shaped(dst, src, [c.WidthInBytes, c.Height, c.Depth], blocking)
 }
 

@@ -136,7 +136,11 @@ pub unsafe fn cuDeviceGetByPCIBusId(dev: *mut CUdevice, id: *const c_char) -> CU
             format!("{domain:04X}:{bus:02X}:{device:02X}"),
             format!("{bus:02X}:{device:02X}.0"),
         ];
-        if forms.contains(&asked) { out(dev, 0) } else { Err(CUresult::INVALID_DEVICE) }
+        if forms.contains(&asked) {
+            out(dev, 0)
+        } else {
+            Err(CUresult::INVALID_DEVICE)
+        }
     })
 }
 
@@ -186,7 +190,11 @@ pub unsafe fn cuDeviceGetNvSciSyncAttributes(_list: *mut c_void, _dev: CUdevice,
 pub unsafe fn cuDeviceGetGraphMemAttribute(dev: CUdevice, attr: u32, value: *mut c_void) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        if attr > 3 { Err(CUresult::INVALID_VALUE) } else { out(value.cast::<u64>(), 0) }
+        if attr > 3 {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            out(value.cast::<u64>(), 0)
+        }
     })
 }
 
@@ -194,7 +202,11 @@ pub unsafe fn cuDeviceSetGraphMemAttribute(dev: CUdevice, attr: u32, _value: *mu
     answer(|| {
         the_device(dev)?;
         // only the high marks can be reset
-        if attr == 1 || attr == 3 { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+        if attr == 1 || attr == 3 {
+            Ok(())
+        } else {
+            Err(CUresult::INVALID_VALUE)
+        }
     })
 }
 

@@ -88,12 +88,7 @@ pub unsafe fn cuGetProcAddress_v2(
     })())
 }
 
-pub unsafe fn cuGetProcAddress(
-    symbol: *const c_char,
-    pfn: *mut *mut c_void,
-    cudaVersion: i32,
-    flags: u64,
-) -> CUresult {
+pub unsafe fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: i32, flags: u64) -> CUresult {
     code((|| {
         let name = arguments(symbol, pfn, cudaVersion, flags)?;
         match find(name, cudaVersion, flags) {

@@ -46,9 +46,10 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> CUresult {
             let mut st = lock()?;
             st.current()?;
             st.forbid_unsafe()?;
-            let ours = st.memory.find(p as u64).is_some_and(|r| {
-                r.base == p as u64 && matches!(r.kind, RegionKind::Host { registered: false, .. })
-            });
+            let ours = st
+                .memory
+                .find(p as u64)
+                .is_some_and(|r| r.base == p as u64 && matches!(r.kind, RegionKind::Host { registered: false, .. }));
             if !ours {
                 return Err(CUresult::INVALID_VALUE);
             }
@@ -133,12 +134,7 @@ pub unsafe fn cuLaunchHostFunc(stream: CUstream, func: CUhostFn, data: *mut c_vo
     })
 }
 
-pub unsafe fn cuStreamAddCallback(
-    stream: CUstream,
-    func: CUstreamCallback,
-    data: *mut c_void,
-    flags: u32,
-) -> CUresult {
+pub unsafe fn cuStreamAddCallback(stream: CUstream, func: CUstreamCallback, data: *mut c_void, flags: u32) -> CUresult {
     answer(|| {
         if func.is_none() || flags != 0 {
             return Err(CUresult::INVALID_VALUE);

@@ -60,7 +60,11 @@ unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> Res<&'a [u8]> {
 }
 
 fn params<'a>(pointers: *mut *mut c_void, extra: *mut *mut c_void) -> Params<'a> {
-    if pointers.is_null() && !extra.is_null() { Params::Extra(extra) } else { Params::Pointers(pointers) }
+    if pointers.is_null() && !extra.is_null() {
+        Params::Extra(extra)
+    } else {
+        Params::Pointers(pointers)
+    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -161,4 +165,3 @@ unsafe fn launch_ex(
         submit(stream, &Op::Launch(launch))
     })
 }
-

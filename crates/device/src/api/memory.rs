@@ -127,7 +127,11 @@ fn managed(ptr: u64, count: usize, known: bool) -> Res {
     let inside = st.memory.find(ptr).is_some_and(|r| {
         r.kind == RegionKind::Managed && ptr.checked_add(count as u64).is_some_and(|end| end <= r.base + r.size)
     });
-    if known && count > 0 && inside { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+    if known && count > 0 && inside {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
 }
 
 pub unsafe fn cuMemRangeGetAttribute(

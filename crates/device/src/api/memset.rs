@@ -3,7 +3,14 @@ use super::*;
 use crate::op::{Fill, Op};
 use zerogpu_abi::*;
 
-fn fill(dst: u64, pitch: Option<usize>, value: u32, element: u32, shape: [usize; 2], stream: Option<CUstream>) -> CUresult {
+fn fill(
+    dst: u64,
+    pitch: Option<usize>,
+    value: u32,
+    element: u32,
+    shape: [usize; 2],
+    stream: Option<CUstream>,
+) -> CUresult {
     let [width, height] = shape.map(|n| n as u64);
     let pitch = pitch.map_or(width.wrapping_mul(element as u64), |p| p as u64);
     let fill = Fill { dst, pitch, value, element, width, height, blocking: stream.is_none() };

@@ -23,7 +23,9 @@ pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr)
         let mut st = lock()?;
         st.current()?;
         match st.memory.find(dptr) {
-            Some(r) if r.kind == RegionKind::Device => out(pHandle, CUipcMemHandle { reserved: ipc_bytes(r.base, r.id) }),
+            Some(r) if r.kind == RegionKind::Device => {
+                out(pHandle, CUipcMemHandle { reserved: ipc_bytes(r.base, r.id) })
+            }
             _ => Err(CUresult::INVALID_VALUE),
         }
     })

@@ -76,7 +76,11 @@ unsafe fn out_opt<T>(to: *mut T, value: T) {
 
 /// Reads an input struct.
 unsafe fn input<T: Copy>(from: *const T) -> Res<T> {
-    if from.is_null() { Err(CUresult::INVALID_VALUE) } else { Ok(from.read_unaligned()) }
+    if from.is_null() {
+        Err(CUresult::INVALID_VALUE)
+    } else {
+        Ok(from.read_unaligned())
+    }
 }
 
 /// An input array; NULL is allowed for length 0.
@@ -90,7 +94,11 @@ unsafe fn array<'a, T>(from: *const T, len: usize) -> Res<&'a [T]> {
 
 /// Fails unless an output pointer is there, before anything is made.
 fn wanted<T>(to: *mut T) -> Res {
-    if to.is_null() { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+    if to.is_null() {
+        Err(CUresult::INVALID_VALUE)
+    } else {
+        Ok(())
+    }
 }
 
 /// The NUL-terminated text of a caller.
@@ -103,5 +111,9 @@ unsafe fn text<'a>(s: *const std::ffi::c_char) -> Res<&'a str> {
 
 /// Fails unless the device ordinal is the virtual card's.
 fn the_device(dev: zerogpu_abi::CUdevice) -> Res {
-    if dev == 0 { Ok(()) } else { Err(CUresult::INVALID_DEVICE) }
+    if dev == 0 {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_DEVICE)
+    }
 }

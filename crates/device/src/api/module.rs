@@ -100,7 +100,13 @@ pub unsafe fn cuModuleEnumerateFunctions(functions: *mut CUfunction, n: u32, mod
     })
 }
 
-unsafe fn global(st: &mut crate::runtime::State, module: CUmodule, name: *const c_char, dptr: *mut CUdeviceptr, bytes: *mut usize) -> Res {
+unsafe fn global(
+    st: &mut crate::runtime::State,
+    module: CUmodule,
+    name: *const c_char,
+    dptr: *mut CUdeviceptr,
+    bytes: *mut usize,
+) -> Res {
     let name = text(name)?;
     if dptr.is_null() && bytes.is_null() {
         return Err(CUresult::INVALID_VALUE);
@@ -252,7 +258,11 @@ pub unsafe fn cuKernelSetCacheConfig(kernel: CUkernel, config: u32, dev: CUdevic
     answer(|| {
         the_device(dev)?;
         lock()?.kernel(kernel)?;
-        if config > 3 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+        if config > 3 {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -304,14 +314,22 @@ pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> 
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {
     answer(|| {
         lock()?.any_function(hfunc.0)?;
-        if config > 3 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+        if config > 3 {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            Ok(())
+        }
     })
 }
 
 pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: u32) -> CUresult {
     answer(|| {
         lock()?.any_function(hfunc.0)?;
-        if config > 2 { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+        if config > 2 {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            Ok(())
+        }
     })
 }
 

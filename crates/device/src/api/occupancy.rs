@@ -45,15 +45,7 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSize(
     dynamicSMemSize: usize,
     blockSizeLimit: i32,
 ) -> CUresult {
-    cuOccupancyMaxPotentialBlockSizeWithFlags(
-        minGridSize,
-        blockSize,
-        func,
-        toSize,
-        dynamicSMemSize,
-        blockSizeLimit,
-        0,
-    )
+    cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func, toSize, dynamicSMemSize, blockSizeLimit, 0)
 }
 
 pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
@@ -75,9 +67,8 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
             Some(of) => of(block as i32) as u64,
             None => dynamicSMemSize as u64,
         };
-        let (grid, block) = with(func.0, |f, d| {
-            d.potential_block_size(&f.kernel, f.occupancy(), blockSizeLimit as u32, dynamic)
-        })?;
+        let (grid, block) =
+            with(func.0, |f, d| d.potential_block_size(&f.kernel, f.occupancy(), blockSizeLimit as u32, dynamic))?;
         out(minGridSize, grid as i32)?;
         out(blockSize, block as i32)
     })

@@ -119,6 +119,10 @@ pub unsafe fn cuPointerGetAttributes(
 pub unsafe fn cuPointerSetAttribute(value: *const c_void, attribute: u32, ptr: CUdeviceptr) -> CUresult {
     answer(|| {
         let known = lock()?.memory.find(ptr).is_some();
-        if value.is_null() || attribute != 6 || !known { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
+        if value.is_null() || attribute != 6 || !known {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            Ok(())
+        }
     })
 }

@@ -49,9 +49,10 @@ pub unsafe fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
             let mut st = lock()?;
             let s = st.stream(hStream)?;
             st.refuse_in_capture(s)?;
-            let ours = st.memory.find(dptr).is_some_and(|r| {
-                r.base == dptr && matches!(r.kind, RegionKind::Pool(_) | RegionKind::Device)
-            });
+            let ours = st
+                .memory
+                .find(dptr)
+                .is_some_and(|r| r.base == dptr && matches!(r.kind, RegionKind::Pool(_) | RegionKind::Device));
             if !ours {
                 return Err(CUresult::INVALID_VALUE);
             }
@@ -87,7 +88,11 @@ pub unsafe fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult 
 
 unsafe fn of_location(location: *const CUmemLocation) -> Res {
     let l = input(location)?;
-    if l.kind == LOCATION_DEVICE { the_device(l.id) } else { Err(CUresult::NOT_SUPPORTED) }
+    if l.kind == LOCATION_DEVICE {
+        the_device(l.id)
+    } else {
+        Err(CUresult::NOT_SUPPORTED)
+    }
 }
 
 pub unsafe fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, kind: u32) -> CUresult {
@@ -145,7 +150,11 @@ pub unsafe fn cuMemPoolGetAttribute(pool: CUmemoryPool, attr: u32, value: *mut c
     answer(|| {
         wanted(value)?;
         let v = lock()?.pool_attribute(pool, attr)?;
-        if is_narrow(attr) { out(value.cast(), v as i32) } else { out(value.cast(), v) }
+        if is_narrow(attr) {
+            out(value.cast(), v as i32)
+        } else {
+            out(value.cast(), v)
+        }
     })
 }
 

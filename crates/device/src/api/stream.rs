@@ -93,11 +93,7 @@ pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUr
     ask(hStream, device, |_| 0)
 }
 
-pub unsafe fn cuStreamGetAttribute(
-    hStream: CUstream,
-    attr: u32,
-    value_out: *mut CUlaunchAttributeValue,
-) -> CUresult {
+pub unsafe fn cuStreamGetAttribute(hStream: CUstream, attr: u32, value_out: *mut CUlaunchAttributeValue) -> CUresult {
     answer(|| {
         wanted(value_out)?;
         let mut st = lock()?;
@@ -138,7 +134,11 @@ pub unsafe fn cuStreamAttachMemAsync(hStream: CUstream, dptr: CUdeviceptr, _leng
         let mut st = lock()?;
         st.stream(hStream)?;
         let managed = st.memory.find(dptr).is_some_and(|r| r.kind == crate::memory::RegionKind::Managed);
-        if managed && matches!(flags, 1 | 2 | 4) { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+        if managed && matches!(flags, 1 | 2 | 4) {
+            Ok(())
+        } else {
+            Err(CUresult::INVALID_VALUE)
+        }
     })
 }
 

@@ -17,7 +17,8 @@ pub fn submit(stream: CUstream, op: &Op) -> Res {
         let ctx = st.current()?;
         let s = st.stream(stream)?;
         st.validate(op)?;
-        let (captures, kind) = st.streams.get(&s).map(|s| (s.capture.is_some(), s.kind)).ok_or(CUresult::INVALID_HANDLE)?;
+        let (captures, kind) =
+            st.streams.get(&s).map(|s| (s.capture.is_some(), s.kind)).ok_or(CUresult::INVALID_HANDLE)?;
         if let Op::Record(e) = op {
             let of_stream = st.streams.get(&s).map(|s| s.ctx);
             if Some(st.event(*e)?.ctx) != of_stream {
@@ -53,7 +54,11 @@ impl State {
             Op::Write(v) | Op::Await(v) => {
                 let size = if v.wide { 8 } else { 4 };
                 let good = v.at % size == 0 && self.memory.reaches(v.at, size);
-                if good { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+                if good {
+                    Ok(())
+                } else {
+                    Err(CUresult::INVALID_VALUE)
+                }
             }
             Op::Graph(g) => self.exec_ops(*g).map(|_| ()),
             Op::Host(_) => Ok(()),
@@ -72,7 +77,7 @@ impl State {
         if l.shared > f.max_dynamic_shared {
             return Err(CUresult::INVALID_VALUE);
         }
-        if threads > f.kernel.max_threads as u32 {
+        if threads > f.kernel.max_threads {
             return Err(CUresult::LAUNCH_OUT_OF_RESOURCES);
         }
         Ok(())
@@ -92,7 +97,11 @@ fn check_side(m: &Memory, c: &Copy, p: &Plane, device: Option<bool>) -> Res {
         Some(false) => p.at != 0 && (!known || m.reaches(p.at, span)),
         None => p.at != 0 && (!known || m.reaches(p.at, span)),
     };
-    if good { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+    if good {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
 }
 
 fn check_copy(m: &Memory, c: &Copy) -> Res {
@@ -122,5 +131,9 @@ fn check_fill(m: &Memory, f: &Fill) -> Res {
     if f.height > 1 && (f.pitch < row || f.pitch % f.element as u64 != 0) {
         return Err(CUresult::INVALID_VALUE);
     }
-    if m.reaches(f.dst, span) { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+    if m.reaches(f.dst, span) {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
 }

@@ -119,8 +119,13 @@ fn kernel_parameters_are_owned_copies_that_can_be_read_back() {
     // the packed form
     let packed = [7u8; 12];
     let mut size = packed.len();
-    let mut extra =
-        [1 as *mut c_void, packed.as_ptr() as *mut _, 2 as *mut _, (&raw mut size).cast(), std::ptr::null_mut()];
+    let mut extra = [
+        std::ptr::dangling_mut::<c_void>(),
+        packed.as_ptr() as *mut _,
+        2 as *mut _,
+        (&raw mut size).cast(),
+        std::ptr::null_mut(),
+    ];
     (old.kernelParams, old.extra) = (std::ptr::null_mut(), extra.as_mut_ptr());
     ok!(cuGraphKernelNodeSetParams(node, &old));
     ok!(cuGraphKernelNodeGetParams(node, &mut old));

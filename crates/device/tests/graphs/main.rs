@@ -53,7 +53,7 @@ impl host::Card for Card {
 
 impl Backend for Card {
     fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
-        Run::Done(host::run(state, stream, op, self))
+        Run::Done(host::run(state, stream, op, &Card))
     }
     fn wait(&self, scope: Scope, wait: bool) -> Res {
         host::wait(scope, wait)

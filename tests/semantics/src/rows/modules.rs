@@ -24,7 +24,7 @@ fn attribute(s: &mut Program, attribute: u32) -> Got {
 }
 
 fn address_of(s: &mut Program, name: &std::ffi::CStr, version: i32) -> Got {
-    let (mut address, mut status) = (1 as *mut c_void, 99);
+    let (mut address, mut status) = (std::ptr::dangling_mut::<c_void>(), 99);
     let code = s.d.cuGetProcAddress_v2(name.as_ptr(), &mut address, version, 0, &mut status);
     Got::value(code, format!("fp={} status={status}", if address.is_null() { "(nil)" } else { "@" }))
 }

@@ -277,8 +277,13 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     let mut buffer = [0u8; 12];
     let mut size = buffer.len();
     // cuda.h: CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
-    let mut extra: [*mut c_void; 5] =
-        [1 as *mut c_void, buffer.as_mut_ptr().cast(), 2 as *mut c_void, (&raw mut size).cast(), null_mut()];
+    let mut extra: [*mut c_void; 5] = [
+        std::ptr::dangling_mut::<c_void>(),
+        buffer.as_mut_ptr().cast(),
+        2 as *mut c_void,
+        (&raw mut size).cast(),
+        null_mut(),
+    ];
     let packed = d.cuLaunchKernel(probe, 1, 1, 1, 32, 1, 1, 0, stream, null_mut(), extra.as_mut_ptr());
     runs(t, "packed parameters", packed);
     let both = d.cuLaunchKernel(probe, 1, 1, 1, 32, 1, 1, 0, stream, values, extra.as_mut_ptr());
