@@ -1,6 +1,8 @@
 //! Executes copies and fills on the host: planned under the state's lock, moved outside it, large ones by several threads.
 use crate::memory::{Memory, Segment};
 use crate::op::{Copy, Fill, Plane};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use zerogpu_abi::{CUresult, Res};
 
 /// Nanoseconds of the monotonic clock.
@@ -90,6 +92,45 @@ fn zip(dst: &[Segment], src: &[Segment]) -> Vec<(usize, usize, u64)> {
         b = if y.len == n { s.next() } else { Some(rest(y)) };
     }
     moves
+}
+
+/// Plans that are being done, and how many threads wait for there to be none.
+static MOVING: AtomicUsize = AtomicUsize::new(0);
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+static STILL: Mutex<()> = Mutex::new(());
+static STOPPED: Condvar = Condvar::new();
+
+/// A plan that is being done. Made under the lock of the state it was planned in and kept while the bytes move, so that
+/// whoever holds that lock and calls [`settle`] finds every planned byte in its place.
+pub struct Moving(());
+
+impl Moving {
+    /// Counts one more. The state's lock must be held.
+    pub fn begin() -> Self {
+        MOVING.fetch_add(1, Ordering::SeqCst);
+        Moving(())
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        // sequentially consistent with `settle`: either it sees the zero, or this sees that it waits
+        if MOVING.fetch_sub(1, Ordering::SeqCst) == 1 && WAITING.load(Ordering::SeqCst) != 0 {
+            drop(STILL.lock().unwrap_or_else(PoisonError::into_inner));
+            STOPPED.notify_all();
+        }
+    }
+}
+
+/// Waits until the bytes of every plan made so far have moved. The caller holds the state's lock, so none is added; those
+/// that move take no lock to end.
+pub fn settle() {
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    let mut still = STILL.lock().unwrap_or_else(PoisonError::into_inner);
+    while MOVING.load(Ordering::SeqCst) != 0 {
+        still = STOPPED.wait(still).unwrap_or_else(PoisonError::into_inner);
+    }
+    WAITING.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Does a plan. The app vouches for its own memory, and for not freeing device memory that a copy still uses, as it
@@ -183,6 +224,23 @@ mod tests {
         let mut to = vec![0u8; from.len()];
         run(&Plan::Moves(vec![(to.as_mut_ptr() as usize, from.as_ptr() as usize, from.len() as u64)]));
         assert!(from == to);
+    }
+
+    #[test]
+    fn settling_waits_for_bytes_that_move() {
+        let seen = AtomicUsize::new(0);
+        let moving = Moving::begin();
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                settle();
+                assert_eq!(seen.load(Ordering::SeqCst), 1);
+            });
+            while WAITING.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            seen.store(1, Ordering::SeqCst);
+            drop(moving);
+        });
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::objects::{Stream, StreamKind};
 use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch, Value};
 use crate::runtime::{lock, Guard, Scope, State};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::*;
 
@@ -18,6 +19,15 @@ pub trait Card: Sync {
     }
     /// Runs a kernel launch, or says why it can't.
     fn launch(&self, state: &mut State, stream: usize, launch: &Launch) -> Res;
+    /// Whether the bytes have left the host for a GPU. Asked with the state's lock held.
+    fn elsewhere(&self) -> bool {
+        false
+    }
+    /// Runs a command there, to its end; false: the bytes are back. Called without the lock, by a thread whose command
+    /// had to wait (behind a host function, or for a value) while the bytes moved.
+    fn run_elsewhere(&self, _op: &Op) -> Res<bool> {
+        Ok(false)
+    }
 }
 
 /// Runs a validated command on a stream. Behind a host function that has not returned, it waits in the worker's queue, so
@@ -25,7 +35,9 @@ pub trait Card: Sync {
 pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
     st.join_default_streams(stream)?;
     let ticket = find(&mut st, stream)?.host_ticket;
-    if !worker::is_done(ticket) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
+    // a wait for a value that is not there yet blocks the stream, not its caller, who may be the one to write it
+    let blocks = matches!(op, Op::Await(v) if !holds_now(&st, v)?);
+    if (blocks || !worker::is_done(ticket)) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
         if let Some(owned) = own(&mut st, op) {
             find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card))?;
             return Ok(());
@@ -90,6 +102,14 @@ impl State {
 
 /// Runs a command whose turn has come.
 fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
+    // what had to wait may find that a GPU was claimed meanwhile: bytes written here would be lost
+    while card.elsewhere() && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_) | Op::Graph(_)) {
+        drop(st);
+        if card.run_elsewhere(op)? {
+            return Ok(());
+        }
+        st = lock()?;
+    }
     let busy = st.streams.get(&stream).map_or(0, |s| s.busy_until);
     let end = now().max(busy) + card.cost(op);
     match op {
@@ -100,8 +120,10 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
                 _ => return Err(CUresult::UNKNOWN),
             };
             set_busy(&mut st, stream, end);
+            let moving = exec::Moving::begin();
             drop(st);
             exec::run(&plan);
+            drop(moving);
             if blocking {
                 sleep_until(end);
             }
@@ -130,14 +152,22 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
         }
         Op::Write(v) => write(&st, v)?,
         Op::Await(v) => {
-            drop(st);
-            await_value(v)?;
+            while !holds_now(&st, v)? {
+                drop(st);
+                std::thread::yield_now();
+                st = lock()?;
+                if card.elsewhere() {
+                    return run_now(st, stream, op, card);
+                }
+            }
         }
         Op::Graph(g) => {
             let ops = st.exec_ops(*g)?;
             drop(st);
             for op in ops.iter() {
-                run_now(lock()?, stream, &op.as_op(), card)?;
+                // behind a host function of the graph, the rest of it waits too
+                let step = if worker::is_this_thread() { run_now } else { run };
+                step(lock()?, stream, &op.as_op(), card)?;
             }
         }
     }
@@ -154,6 +184,23 @@ fn set_busy(st: &mut State, stream: usize, until: u64) {
 /// Whether everything before an event's last record is done, host functions included.
 pub fn passed(ticket: u64) -> bool {
     worker::is_done(ticket)
+}
+
+/// Waits for what [`passed`] asks about. No lock may be held.
+pub fn pass(ticket: u64) {
+    worker::wait(ticket);
+}
+
+/// Whether host functions, or commands behind them, have not ended.
+pub fn pending() -> bool {
+    !worker::is_done(worker::last())
+}
+
+/// Waits until they have; a host function does not wait for itself.
+pub fn drain() {
+    if !worker::is_this_thread() {
+        worker::wait(worker::last());
+    }
 }
 
 fn find(st: &mut State, stream: usize) -> Res<&mut Stream> {
@@ -228,18 +275,17 @@ fn holds(v: &Value, seen: u64) -> bool {
     }
 }
 
-fn await_value(v: &Value) -> Res {
-    let at = place(&*lock()?, v)?;
-    loop {
-        // SAFETY: validated like a write; another thread or stream changes the value, hence volatile.
-        let seen = unsafe {
-            if v.wide { (at as *const u64).read_volatile() } else { (at as *const u32).read_volatile() as u64 }
-        };
-        if holds(v, seen) {
-            return Ok(());
+fn holds_now(st: &State, v: &Value) -> Res<bool> {
+    let at = place(st, v)?;
+    // SAFETY: validated like a write; another thread or stream changes the value, hence volatile.
+    let seen = unsafe {
+        if v.wide {
+            (at as *const u64).read_volatile()
+        } else {
+            (at as *const u32).read_volatile() as u64
         }
-        std::thread::yield_now();
-    }
+    };
+    Ok(holds(v, seen))
 }
 
 /// The thread that runs host functions, made at the first one.
@@ -256,16 +302,18 @@ mod worker {
 
     struct Queue {
         jobs: VecDeque<Job>,
-        queued: u64,
-        done: u64,
         running: bool,
     }
+
+    /// Tickets given out and done: written under the queue's lock, read without it.
+    static QUEUED: AtomicU64 = AtomicU64::new(0);
+    static DONE: AtomicU64 = AtomicU64::new(0);
 
     // SAFETY: the pointers inside are the app's, for its own functions and commands, which run on another thread than
     // the caller's with any driver.
     unsafe impl Send for Queue {}
 
-    static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), queued: 0, done: 0, running: false });
+    static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), running: false });
     static CHANGED: Condvar = Condvar::new();
 
     fn locked() -> MutexGuard<'static, Queue> {
@@ -280,28 +328,28 @@ mod worker {
             q.running = true;
         }
         q.jobs.push_back(job);
-        q.queued += 1;
+        let ticket = QUEUED.fetch_add(1, Ordering::AcqRel) + 1;
         CHANGED.notify_all();
-        Ok(q.queued)
+        Ok(ticket)
     }
 
     /// The ticket of the last job.
     pub fn last() -> u64 {
-        locked().queued
+        QUEUED.load(Ordering::Acquire)
     }
 
     /// Whether the job of a ticket is done.
     pub fn is_done(ticket: u64) -> bool {
-        ticket == 0 || locked().done >= ticket
+        DONE.load(Ordering::Acquire) >= ticket
     }
 
     /// Waits until the job of a ticket is done.
     pub fn wait(ticket: u64) {
-        if ticket == 0 {
+        if is_done(ticket) {
             return;
         }
         let mut q = locked();
-        while q.done < ticket {
+        while !is_done(ticket) {
             q = CHANGED.wait(q).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -351,7 +399,9 @@ mod worker {
                     }
                 }
             }
-            locked().done += 1;
+            let q = locked();
+            DONE.fetch_add(1, Ordering::AcqRel);
+            drop(q);
             CHANGED.notify_all();
         }
     }

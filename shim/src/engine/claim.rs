@@ -45,12 +45,18 @@ impl Engine {
                 zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
                 zerogpu_trace::counter("bytes on the card", bytes);
                 self.replay();
+                self.hold_back_default_streams();
                 self.gate.open();
                 self.watch.look_again(self);
                 Ok(())
             }
             Err(f) => {
-                report::error(&format!("no GPU could be claimed for {why}: {} failed ({}); {}", f.step, name(f.code), f.remedy));
+                report::error(&format!(
+                    "no GPU could be claimed for {why}: {} failed ({}); {}",
+                    f.step,
+                    name(f.code),
+                    f.remedy
+                ));
                 Err(f.code)
             }
         }
@@ -59,7 +65,8 @@ impl Engine {
     /// Makes everything live; on failure nothing is left of it. Returns the bytes brought in.
     fn claim_now(&'static self) -> Result<u64, Failed> {
         let none = "open the driver";
-        let d = self.below.driver().map_err(|_| Failed { step: none, code: CUresult::NO_DEVICE, remedy: "see above" })?;
+        let d =
+            self.below.driver().map_err(|_| Failed { step: none, code: CUresult::NO_DEVICE, remedy: "see above" })?;
         self.make_ready(d)?;
         let mut ctx = CUcontext::NULL;
         // SAFETY: writes the context.
@@ -69,7 +76,10 @@ impl Engine {
             self.let_go(d);
             // SAFETY: retained above.
             if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)) } {
-                report::error(&format!("the context of a failed claim stays on the card ({}); end the program to free it", name(e)));
+                report::error(&format!(
+                    "the context of a failed claim stays on the card ({}); end the program to free it",
+                    name(e)
+                ));
             }
         }
         claimed
@@ -106,6 +116,8 @@ impl Engine {
     /// Physical memory, mappings, bytes, pins.
     fn bring_in(&'static self, d: &Driver, ctx: CUcontext) -> Result<u64, Failed> {
         let mut st = lock().map_err(Failed::at("locking"))?;
+        // copies of other threads that were planned on the host copy: their bytes have to be in it before it is read
+        zerogpu_device::exec::settle();
         let epoch = self.epoch.load(Ordering::Acquire) + 1;
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
@@ -130,6 +142,19 @@ impl Engine {
         drop(live);
         self.claimed.store(true, Ordering::Release);
         Ok(bytes)
+    }
+
+    /// Host functions that were queued while parked, and the commands behind them, go before later work of their streams:
+    /// each such stream starts its life in this claim with a wait for them (created ones: see `make_stream`). The claim
+    /// itself does not wait: its caller may hold a lock that a host function wants.
+    fn hold_back_default_streams(&self) {
+        use zerogpu_device::objects::StreamKind::Created;
+        let Ok(st) = lock() else { return };
+        let ticket = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket).max().unwrap_or(0);
+        drop(st);
+        if let Err(e) = self.hold_back(CU_STREAM_LEGACY, ticket) {
+            report::error(&format!("work behind a host function may run before it: its stream can't be held back ({})", name(e)));
+        }
     }
 
     /// Waits for a park in progress to end.

@@ -4,7 +4,7 @@ use super::Engine;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
-use zerogpu_device::handle;
+use zerogpu_device::{handle, host};
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::objects::graph::EVER;
 use zerogpu_device::objects::CAPTURES;
@@ -33,6 +33,30 @@ impl Engine {
     pub(super) fn forward_to(&self, stream: CUstream, op: &Op) -> Res {
         let epoch = self.bind()?;
         let s = self.live_stream(stream, epoch)?;
+        self.forward_real(s, epoch, op)
+    }
+
+    /// Runs a command that had to wait while a GPU was claimed: to its end, on a stream of its own, since what the app
+    /// has queued on its streams meanwhile waits for it. False: the bytes are back on the host.
+    pub(super) fn run_late(&self, op: &Op) -> Res<bool> {
+        let Some(_pass) = self.gate.enter() else {
+            // a claim or a park in progress
+            self.settle()?;
+            return Ok(false);
+        };
+        let epoch = self.bind()?;
+        let d = self.driver()?;
+        let mut own = CUstream::NULL;
+        // SAFETY: writes the new stream.
+        ok(unsafe { (d.cuStreamCreateWithPriority)(&mut own, 1, 0) })?;
+        let run = self.forward_real(own, epoch, op);
+        // SAFETY: the stream just made.
+        let ended = unsafe { ok((d.cuStreamSynchronize)(own)).and(super::live::twice(|| (d.cuStreamDestroy_v2)(own))) };
+        run.and(ended).map(|()| true)
+    }
+
+    #[inline]
+    fn forward_real(&self, s: CUstream, epoch: u32, op: &Op) -> Res {
         let d = self.driver()?;
         match op {
             Op::Launch(l) => self.launch(l, s, epoch),
@@ -52,7 +76,7 @@ impl Engine {
             }
             Op::Wait(e) => {
                 if !recorded_now(e.0, epoch) {
-                    return self.known_event(*e);
+                    return self.known_event(*e, s);
                 }
                 let real = self.live_event(*e, epoch)?;
                 // SAFETY: live twins of this claim.
@@ -63,14 +87,15 @@ impl Engine {
             Op::Await(v) => self.value(v, s, false),
             Op::Graph(g) => {
                 let ops = lock()?.exec_ops(*g)?;
-                ops.iter().try_for_each(|op| self.forward_to(stream, &op.as_op()))
+                ops.iter().try_for_each(|op| self.forward_real(s, epoch, &op.as_op()))
             }
         }
     }
 
-    /// An event that this claim has not recorded is passed, if it exists.
-    fn known_event(&self, e: CUevent) -> Res {
-        lock()?.event(e).map(|_| ())
+    /// An event that this claim has not recorded is passed, if it exists; but for host functions before it.
+    fn known_event(&self, e: CUevent, s: CUstream) -> Res {
+        let ticket = lock()?.event(e)?.ticket;
+        self.hold_back(s, ticket)
     }
 
     #[inline]
@@ -269,7 +294,14 @@ impl Engine {
         // SAFETY: the app's function with its data, or ours with a box that it frees.
         ok(unsafe {
             match *call {
-                HostCall::Func { func, data } => (d.cuLaunchHostFunc)(s, func, data),
+                HostCall::Func { func, data } => {
+                    let boxed = Box::into_raw(Box::new((func, data)));
+                    let queued = (d.cuLaunchHostFunc)(s, Some(call_func), boxed.cast());
+                    if !queued.ok() {
+                        drop(Box::from_raw(boxed));
+                    }
+                    queued
+                }
                 HostCall::Callback { func, data, stream } => {
                     let boxed = Box::into_raw(Box::new((func, data, stream)));
                     let queued = (d.cuLaunchHostFunc)(s, Some(call_back), boxed.cast());
@@ -289,6 +321,12 @@ impl Engine {
         }
         let epoch = self.bind()?;
         let d = self.driver()?;
+        if scope == Scope::Context && host::pending() {
+            if !wait {
+                return Err(CUresult::NOT_READY);
+            }
+            host::drain();
+        }
         // SAFETY: live twins of this claim.
         ok(unsafe {
             match scope {
@@ -310,7 +348,7 @@ impl Engine {
                         (d.cuEventQuery)(e)
                     }
                 }
-                Scope::Event(_) => CUresult::SUCCESS,
+                Scope::Event(_) => return host::wait(scope, wait),
             }
         })
     }
@@ -359,9 +397,22 @@ fn recorded_now(e: usize, epoch: u32) -> bool {
     handle::slot(e).is_some_and(|s| s.aux.load(Ordering::Acquire) == epoch as u64)
 }
 
+/// The app's host functions run inside the gate: a park waits for them, so a call that one of them makes (cuda.h forbids
+/// it, programs do it) must not wait for the park.
+unsafe extern "C" fn call_func(data: *mut c_void) {
+    // SAFETY: the box that `host_call` made, freed here once.
+    let (func, data) = *unsafe { Box::from_raw(data as *mut (CUhostFn, *mut c_void)) };
+    let _pass = super::GATE.enter_callback();
+    if let Some(f) = func {
+        // SAFETY: the app's own function with its own data.
+        unsafe { f(data) };
+    }
+}
+
 unsafe extern "C" fn call_back(data: *mut c_void) {
     // SAFETY: the box that `host_call` made, freed here once.
     let (func, data, stream) = *unsafe { Box::from_raw(data as *mut (CUstreamCallback, *mut c_void, CUstream)) };
+    let _pass = super::GATE.enter_callback();
     if let Some(f) = func {
         // SAFETY: the app's own function with its own data.
         unsafe { f(stream, CUresult::SUCCESS, data) };

@@ -126,11 +126,24 @@ impl Engine {
                         ok((d.cuStreamSetAttribute)(real, *id, value))?;
                     }
                 }
+                self.hold_back(real, s.host_ticket)?;
                 handle::set_twin(stream.0, epoch, real.0 as u64);
                 real
             }
         };
         Ok(real)
+    }
+
+    /// Lets a real stream wait for host functions that were queued while parked, and for the commands behind them.
+    pub(super) fn hold_back(&self, real: CUstream, ticket: u64) -> Res {
+        unsafe extern "C" fn pass(ticket: *mut std::ffi::c_void) {
+            zerogpu_device::host::pass(ticket as u64);
+        }
+        if zerogpu_device::host::passed(ticket) {
+            return Ok(());
+        }
+        // SAFETY: a function of ours whose argument is a number.
+        ok(unsafe { (self.driver()?.cuLaunchHostFunc)(real, Some(pass), ticket as *mut std::ffi::c_void) })
     }
 
     /// The real event of an event.

@@ -175,12 +175,13 @@ impl Engine {
                     ));
                     return Run::Done(Err(CUresult::NOT_PERMITTED));
                 }
-                Outside::Defer => {
+                // what waits behind a host function comes first, and is in no record
+                Outside::Defer if !host::pending() => {
                     if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
                         return Run::Done(Ok(()));
                     }
                 }
-                Outside::Borrow => {}
+                Outside::Defer | Outside::Borrow => {}
             }
         }
         let why = what(&mut st, op);
@@ -219,6 +220,17 @@ struct NoCard;
 impl host::Card for NoCard {
     fn launch(&self, _state: &mut State, _stream: usize, _launch: &Launch) -> Res {
         Err(CUresult::NOT_SUPPORTED)
+    }
+
+    fn elsewhere(&self) -> bool {
+        engine().is_some_and(|e| e.claimed.load(Ordering::Acquire))
+    }
+
+    fn run_elsewhere(&self, op: &Op) -> Res<bool> {
+        match engine() {
+            Some(e) => e.run_late(op),
+            None => Ok(false),
+        }
     }
 }
 
@@ -306,7 +318,11 @@ impl Backend for Engine {
     }
 
     fn change(&self, change: Change) -> Res {
-        if self.claimed.load(Ordering::Acquire) { self.change_live(change) } else { Ok(()) }
+        if self.claimed.load(Ordering::Acquire) {
+            self.change_live(change)
+        } else {
+            Ok(())
+        }
     }
 
     fn ends(&self, kind: Kind, handle: usize) {

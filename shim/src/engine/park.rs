@@ -11,7 +11,7 @@ use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::exec::now;
-use zerogpu_device::handle;
+use zerogpu_device::{handle, host};
 use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::{lock, State};
 
@@ -21,7 +21,7 @@ const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
 impl Engine {
     /// Parks, if a GPU is claimed. The error is a sentence for the human; the bytes are safe either way.
     pub(super) fn park(&self) -> Result<(), String> {
-        let mut phase = locked(&self.phase);
+        let mut phase = self.phase_without_late_work();
         if !matches!(*phase, Phase::Claimed { .. }) {
             return Ok(());
         }
@@ -49,8 +49,25 @@ impl Engine {
             }
             Err(code) => {
                 self.gate.open();
-                Err(format!("the GPU could not be given back ({}); its bytes stay on the card and it is tried again", name(code)))
+                Err(format!(
+                    "the GPU could not be given back ({}); its bytes stay on the card and it is tried again",
+                    name(code)
+                ))
             }
+        }
+    }
+
+    /// The phase, locked, at a moment when nothing waits behind a host function of the parked time: such commands still
+    /// have to reach the card, through the gate. While claimed none are added.
+    fn phase_without_late_work(&self) -> std::sync::MutexGuard<'_, Phase> {
+        loop {
+            let phase = locked(&self.phase);
+            if !matches!(*phase, Phase::Claimed { .. }) || !host::pending() {
+                return phase;
+            }
+            // not under the lock: what runs late may wait for a claim to end
+            drop(phase);
+            host::drain();
         }
     }
 
@@ -118,7 +135,8 @@ impl Engine {
                 continue;
             }
             let image = st.module_image(ours)?;
-            let names: Vec<_> = image.globals().iter().filter(|g| !g.managed && !g.relocated).map(|g| g.name.clone()).collect();
+            let names: Vec<_> =
+                image.globals().iter().filter(|g| !g.managed && !g.relocated).map(|g| g.name.clone()).collect();
             for global in names {
                 let Ok(text) = std::ffi::CString::new(global.as_bytes()) else { continue };
                 let (mut address, mut bytes) = (0, 0);
@@ -177,8 +195,12 @@ impl Engine {
         locked(&self.live).ctx = CUcontext::NULL;
         match gone {
             Ok(()) if active == 0 => {}
-            Ok(()) => report::error("the context is still on the card after the park: another library of this process holds it"),
-            Err(e) => report::error(&format!("the context could not be released ({}); end the program if it stays", name(e))),
+            Ok(()) => report::error(
+                "the context is still on the card after the park: another library of this process holds it",
+            ),
+            Err(e) => {
+                report::error(&format!("the context could not be released ({}); end the program if it stays", name(e)))
+            }
         }
     }
 }

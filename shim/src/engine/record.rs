@@ -155,7 +155,13 @@ impl Engine {
             *locked(&self.owed) = Some(code);
         }
         let end = zerogpu_device::exec::now();
-        zerogpu_trace::span(zerogpu_trace::Span::Replay, &format!("{} deferred commands", record.ops.len()), start, end, record.weight);
+        zerogpu_trace::span(
+            zerogpu_trace::Span::Replay,
+            &format!("{} deferred commands", record.ops.len()),
+            start,
+            end,
+            record.weight,
+        );
         self.release_kept(record.kept);
     }
 
@@ -165,7 +171,10 @@ impl Engine {
         for (at, size) in kept {
             let mut told = |c| {
                 if let Err(e) = self.change_live(c) {
-                    report::explain(&format!("freed memory stays on the card until the park ({})", super::claim::name(e)));
+                    report::explain(&format!(
+                        "freed memory stays on the card until the park ({})",
+                        super::claim::name(e)
+                    ));
                 }
             };
             if let Err(e) = st.memory.reclaim(at, size, &mut told) {

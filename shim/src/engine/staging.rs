@@ -91,7 +91,11 @@ impl Pipe<'_> {
                 twice(|| (d.cuEventDestroy_v2)(event))?;
             }
             self.pinned.pop_front();
-            if pinned { twice(|| (d.cuMemHostUnregister)(host as *mut _)) } else { Ok(()) }
+            if pinned {
+                twice(|| (d.cuMemHostUnregister)(host as *mut _))
+            } else {
+                Ok(())
+            }
         }
     }
 

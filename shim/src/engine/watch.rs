@@ -67,7 +67,11 @@ impl Engine {
                 Phase::Claimed { .. } => {
                     let seen = self.gate.passes();
                     let idle = std::mem::replace(&mut passes, seen) == seen;
-                    if idle { self.leave() } else { Some(self.settings.idle) }
+                    if idle {
+                        self.leave()
+                    } else {
+                        Some(self.settings.idle)
+                    }
                 }
                 Phase::Parked | Phase::Lost(_) => None,
             };
