@@ -150,6 +150,7 @@ def out_of_memory_and_on():
 
 @check
 def a_cap_of_torch_itself():
+    empty()
     torch.cuda.set_per_process_memory_fraction(0.25)
     raises(torch.cuda.OutOfMemoryError, "", torch.empty, VRAM // 2, dtype=torch.uint8, device="cuda")
     torch.cuda.set_per_process_memory_fraction(1.0)

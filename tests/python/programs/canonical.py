@@ -1,0 +1,95 @@
+"""The canonical program: a model on 'cuda' at import, a marked function that is called in a loop.
+
+CANONICAL_PARKS: how often. The kernels do nothing on softcuda, so each byte must stay as it is.
+"""
+
+import copy
+import os
+import re
+import threading
+
+import checks
+import shim
+import spaces
+import torch
+from checks import check
+
+PARKS = int(os.environ["CANONICAL_PARKS"])
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(
+    torch.nn.Embedding(8192, 256), torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10)
+).eval()
+originals = copy.deepcopy(model.state_dict())
+model.to("cuda")
+addresses = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+counter = torch.zeros(1000, dtype=torch.int64).to("cuda")
+
+
+@spaces.GPU
+def serve(turn, look):
+    with torch.no_grad():
+        result = model(torch.full((4, 16), turn % 8192).to("cuda", non_blocking=True))
+    assert (counter.cpu() == turn).all(), turn
+    counter.copy_(torch.full((1000,), turn + 1))
+    return result.shape, shim.on_card() if look else None
+
+
+def same_weights():
+    state = model.state_dict()
+    assert {name: tensor.data_ptr() for name, tensor in state.items()} == addresses
+    for name, tensor in state.items():
+        assert torch.equal(tensor.cpu().view(torch.int32), originals[name].view(torch.int32)), name
+
+
+def held():
+    """What a leak would make grow: descriptors, threads, mappings, KiB of memory."""
+    with open("/proc/self/maps") as maps, open("/proc/self/smaps_rollup") as rollup:
+        mappings, size = len(maps.readlines()), int(re.search(r"^Pss:\s+(\d+)", rollup.read(), re.M)[1])
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), mappings, size
+
+
+@check
+def a_model_is_loaded_without_a_gpu():
+    same_weights()
+    assert shim.state()["claims"] == 0
+    shim.require_empty()
+
+
+@check
+def parks_keep_each_byte_and_leave_nothing():
+    early = None
+    for turn in range(PARKS):
+        look = turn < 5 or turn % 50 == 0
+        shape, (used, contexts) = serve(turn, True) if look else (serve(turn, False)[0], (1, 1))
+        assert shape == (4, 16, 10)
+        assert contexts == 1 and used > 0, "the call did not hold the card"
+        state = shim.state()
+        assert (state["level"], state["regions"], state["claims"], state["parks"]) == ("parked", 0, turn + 1, turn + 1), state
+        if look:
+            shim.require_empty()
+            same_weights()
+        if turn == PARKS // 10:
+            early = held()
+    same_weights()
+    assert (counter.cpu() == PARKS).all()
+    late = held()
+    assert late[0] <= early[0], f"descriptors: {early[0]}, later {late[0]}"
+    assert late[1] <= early[1], f"threads: {early[1]}, later {late[1]}"
+    assert late[2] <= early[2] + 20, f"mappings: {early[2]}, later {late[2]}"
+    assert late[3] <= early[3] + 8192, f"KiB of memory: {early[3]}, later {late[3]}"
+
+
+@check
+def calls_from_other_threads_are_the_same():
+    results = []
+    threads = [threading.Thread(target=lambda turn=turn: results.append(serve(PARKS + turn, True))) for turn in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert [seen[1] for _, seen in results] == [1, 1, 1]
+    same_weights()
+    shim.require_empty()
+
+
+checks.main()

@@ -1,0 +1,85 @@
+"""NVIDIA's own driver library is installed but there is no card: all is as without a driver, and it is said why."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from conftest import CLI, ROOT, each_check
+
+
+@pytest.fixture(scope="session")
+def genuine():
+    """NVIDIA's libcuda.so.1, as Debian packages it."""
+    if os.path.exists("/dev/nvidia0"):
+        pytest.skip("this machine has a card")
+    done = subprocess.run([ROOT / "scripts" / "check-genuine", "--path"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if not done.stdout.strip():
+        pytest.skip(done.stderr.strip())
+    return os.path.join(done.stdout.strip(), "libcuda.so.1")
+
+
+@pytest.fixture(scope="module")
+def identity(worlds, genuine):
+    return worlds("identity").run("identity.py", driver=genuine)
+
+
+@each_check("identity.py")
+def test_identity(identity, check):
+    identity.require(check)
+
+
+@pytest.fixture(scope="module")
+def contents(worlds, genuine):
+    return worlds("bytes").run("bytes.py", driver=genuine, BYTES_MODE="default", BYTES_BIG=64 << 20)
+
+
+@each_check("bytes.py")
+def test_bytes(contents, check):
+    contents.require(check)
+
+
+@pytest.fixture(scope="module")
+def device(worlds, genuine):
+    return worlds("device").run("device.py", driver=genuine, options=["--vram", "2GiB"])
+
+
+@each_check("device.py")
+def test_device(device, check):
+    device.require(check)
+
+
+@pytest.fixture(scope="module")
+def refused(worlds, genuine):
+    world = worlds("refused")
+    options = ["--trace", f"json,file={world.folder}/trace.jsonl"]
+    outcome = world.run("refused.py", driver=genuine, options=options)
+    outcome.trace = [json.loads(line) for line in (world.folder / "trace.jsonl").read_text().splitlines()]
+    return outcome
+
+
+@each_check("refused.py")
+def test_a_launch_is_refused_as_without_a_driver(refused, check):
+    if check in refused.told:
+        refused.require(check)
+    else:
+        refused.require_end(messages=True)
+
+
+def test_it_is_said_once_that_there_is_no_card(refused):
+    (message,) = refused.messages()
+    assert re.search(r"kernel \S*CUDAFunctorOnSelf_add", message)
+    assert "there is no card" in message and "--driver soft" in message
+    traced = [record["text"] for record in refused.trace if record["type"] == "message"]
+    assert any("there is no card" in text for text in traced), traced
+
+
+def test_the_doctor_says_that_there_is_no_card(world, genuine):
+    values = world.environment(ZEROGPU_DRIVER=genuine)
+    done = subprocess.run([CLI, "doctor", "--json"], env=values, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    (finding,) = [finding for finding in report["findings"] if finding["topic"] == "cards"]
+    assert "driver installed, no card" in finding["text"] and "--driver soft" in finding["remedy"]
+    assert report["driver"]["cards"] == [] and report["driver"]["init"] == 100
