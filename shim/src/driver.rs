@@ -17,7 +17,8 @@ pub struct Below {
 }
 
 /// What a launch that can't run tells the human to do.
-const REMEDY: &str = "run this where an NVIDIA driver is installed, or use the software driver (zerogpu run --driver soft), \
+const REMEDY: &str =
+    "run this where an NVIDIA driver is installed, or use the software driver (zerogpu run --driver soft), \
     which records launches without running them";
 
 /// Finds the driver below, without opening it.
@@ -86,6 +87,7 @@ functions! {
     cuDevicePrimaryCtxRetain(ctx: *mut CUcontext, device: CUdevice);
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut u32, active: *mut i32);
+    cuGetExportTable(table: *mut *const c_void, id: *const CUuuid);
     cuCtxSetCurrent(ctx: CUcontext);
     cuCtxSynchronize();
     cuCtxSetLimit(limit: u32, value: usize);
@@ -153,7 +155,10 @@ impl Driver {
         // SAFETY: a CUDA driver library: its constructors are made to run in any process.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
         let library = library.map_err(|e| {
-            format!("the CUDA driver {} can't be loaded: {e}; set ZEROGPU_DRIVER to another, or to none", path.display())
+            format!(
+                "the CUDA driver {} can't be loaded: {e}; set ZEROGPU_DRIVER to another, or to none",
+                path.display()
+            )
         })?;
         let driver = Driver::load(&library, path);
         // never unloaded: the app's threads may be inside

@@ -2,6 +2,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use zerogpu_trace::{message, on, Message};
@@ -14,7 +15,8 @@ pub fn error(text: &str) {
     message(Message::Warning, text);
     let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
     if printed.get_or_insert_with(HashSet::new).insert(text.to_string()) {
-        eprintln!("zerogpu: {text}");
+        // a closed stderr is no reason to fail a call; the trace has the sentence
+        let _told = writeln!(std::io::stderr(), "zerogpu: {text}");
     }
 }
 
@@ -22,6 +24,15 @@ pub fn error(text: &str) {
 pub fn explain(text: &str) {
     if on() {
         message(Message::Explain, text);
+    }
+}
+
+/// As [`explain`], but each text once.
+pub fn explain_once(text: &str) {
+    let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if printed.get_or_insert_with(HashSet::new).insert(text.to_string()) {
+        drop(printed);
+        explain(text);
     }
 }
 
@@ -33,7 +44,10 @@ static NAMED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 pub fn unsupported(id: usize, name: &str) {
     let bit = 1 << (id % 64);
     if NAMED[id / 64 % WORDS].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-        message(Message::Unsupported, &format!("{name} is not supported by zerogpu: answered CUDA_ERROR_NOT_SUPPORTED"));
+        message(
+            Message::Unsupported,
+            &format!("{name} is not supported by zerogpu: answered CUDA_ERROR_NOT_SUPPORTED"),
+        );
     }
 }
 

@@ -85,10 +85,11 @@ pub trait Backend: Sync {
     }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
-    /// An undocumented export-table slot that we do not know was called, with the first of its arguments.
-    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> CUresult {
+    /// An undocumented export-table slot that we do not know was called, with the first of its arguments. Most return a
+    /// CUresult, some an address.
+    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
         self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
-        CUresult::NOT_SUPPORTED
+        CUresult::NOT_SUPPORTED.0 as u64
     }
 }
 
@@ -199,7 +200,11 @@ pub fn backend() -> Res<&'static dyn Backend> {
 /// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
 #[inline]
 pub fn ready() -> Res {
-    if PHASE.load(Ordering::Acquire) == READY { Ok(()) } else { Err(CUresult::NOT_INITIALIZED) }
+    if PHASE.load(Ordering::Acquire) == READY {
+        Ok(())
+    } else {
+        Err(CUresult::NOT_INITIALIZED)
+    }
 }
 
 /// Whether this process is a forked child of one that used the device.

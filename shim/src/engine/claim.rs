@@ -1,7 +1,7 @@
 //! Claim: from parked to a GPU that holds every byte at its address.
 use super::live::{ok, twice, Live, DEVICE};
-use super::staging::{self, Way};
-use super::{locked, Engine, Phase};
+use super::staging::Way;
+use super::{cargo, locked, Engine, Phase};
 use crate::driver::Driver;
 use crate::report;
 use std::sync::atomic::Ordering;
@@ -123,18 +123,12 @@ impl Engine {
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
         set_limits(d, &st).map_err(Failed::at("setting the context's limits"))?;
-        let mut ranges = Vec::new();
-        {
-            let mut live = locked(&self.live);
-            for (va, len) in st.memory.in_use() {
-                live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
-                let host = st.memory.arena_host(va).map_err(Failed::at("finding the host copy"))? as u64;
-                ranges.push((va, host, len));
-            }
-            map_all(&mut live, d, &mut st, &mut ranges).map_err(Failed::at("mapping the app's own memory"))?;
-        }
-        let bytes = staging::copy(d, Way::In, &ranges).map_err(Failed::at("copying memory to the card"))?;
         let mut live = locked(&self.live);
+        for (va, len) in st.memory.in_use() {
+            live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
+        }
+        map_all(&mut live, d, &st).map_err(Failed::at("mapping the app's own memory"))?;
+        let bytes = cargo::travel(&live, d, &mut st, Way::In).map_err(Failed::at("copying memory to the card"))?;
         for (at, len) in pinned(&st) {
             live.pin(d, at, len).map_err(Failed::at("page-locking host memory"))?;
         }
@@ -232,23 +226,17 @@ fn set_limits(d: &Driver, st: &State) -> Res {
     Ok(())
 }
 
-/// The app's own handles and mappings, and the ranges whose bytes go in.
-fn map_all(live: &mut Live, d: &Driver, st: &mut State, ranges: &mut Vec<(u64, u64, u64)>) -> Res {
+/// The app's own handles and mappings.
+fn map_all(live: &mut Live, d: &Driver, st: &State) -> Res {
     for (h, p) in st.memory.vmm().handles() {
         live.create(d, h, p.len, p.prop.location.kind != 1)?;
     }
-    let mut seen = std::collections::HashSet::new();
-    let regions: Vec<_> = st.memory.regions().copied().collect();
-    for r in regions {
+    for r in st.memory.regions() {
         let RegionKind::Mapped { physical, off, access } = r.kind else { continue };
         let start = st.memory.vmm().physical(physical).ok_or(CUresult::INVALID_VALUE)?.off;
         live.map(d, r.base, r.size, physical, off - start)?;
         if access != 0 {
             live.access(d, r.base, r.size, access)?;
-            // bytes that are mapped twice go in once
-            if seen.insert((off, r.size)) {
-                ranges.push((r.base, st.memory.backing()?.at(off) as u64, r.size));
-            }
         }
     }
     Ok(())

@@ -209,7 +209,7 @@ impl Engine {
     }
 
     /// The real module of a module: loaded from its recipe, its variables with the contents they had.
-    fn live_module(&self, st: &mut State, module: CUmodule, epoch: u32) -> Res<CUmodule> {
+    pub(super) fn live_module(&self, st: &mut State, module: CUmodule, epoch: u32) -> Res<CUmodule> {
         if let Some(twin) = handle::twin(module.0, Kind::Module, epoch) {
             return Ok(CUmodule(twin as usize));
         }

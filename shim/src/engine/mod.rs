@@ -6,12 +6,14 @@
 //! the streams, brings the bytes home and lets everything go.
 //!
 //! Lock order: `Engine::phase`, then the device's state, then `Engine::live`. The gate is closed holding `phase` only.
+mod cargo;
 mod claim;
 mod forward;
 mod live;
 mod park;
 mod record;
 mod regions;
+mod slots;
 mod staging;
 mod watch;
 
@@ -340,6 +342,17 @@ impl Backend for Engine {
 
     fn defers(&self) -> bool {
         !locked(&self.record).is_empty()
+    }
+
+    fn unknown_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> u64 {
+        match self.forward_slot(table, name, slot, args) {
+            Some(Ok(answer)) => answer,
+            Some(Err(e)) => e.0 as u64,
+            None => {
+                report::explain_once(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
+                CUresult::NOT_SUPPORTED.0 as u64
+            }
+        }
     }
 
     fn tell(&self, message: &str) {

@@ -4,15 +4,14 @@
 //! the process claimed with its bytes on the card, and a later park tries again.
 use super::claim::name;
 use super::live::{ok, twice, DEVICE};
-use super::staging::{self, Way};
-use super::{locked, Engine, Phase};
+use super::staging::Way;
+use super::{cargo, locked, Engine, Phase};
 use crate::driver::Driver;
 use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::exec::now;
 use zerogpu_device::{handle, host};
-use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::{lock, State};
 
 /// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
@@ -92,20 +91,7 @@ impl Engine {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.note_times(d, st, epoch)?;
         self.save_globals(d, st)?;
-        let mut ranges = Vec::new();
-        for (va, len) in st.memory.in_use() {
-            ranges.push((va, st.memory.arena_host(va)? as u64, len));
-        }
-        let mut seen = std::collections::HashSet::new();
-        let regions: Vec<_> = st.memory.regions().copied().collect();
-        for r in regions {
-            if let RegionKind::Mapped { off, access: 1.., .. } = r.kind {
-                if seen.insert((off, r.size)) {
-                    ranges.push((r.base, st.memory.backing()?.at(off) as u64, r.size));
-                }
-            }
-        }
-        staging::copy(d, Way::Out, &ranges)
+        cargo::travel(&locked(&self.live), d, st, Way::Out)
     }
 
     /// Keeps the times of the events that this claim recorded, as offsets from its base event.

@@ -5,7 +5,6 @@ use crate::thread;
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
-
 /// A slot that we do not know: the backend's.
 unsafe extern "C" fn unknown<const TABLE: usize, const SLOT: usize>(
     a: u64,
@@ -16,11 +15,12 @@ unsafe extern "C" fn unknown<const TABLE: usize, const SLOT: usize>(
     f: u64,
     g: u64,
     h: u64,
-) -> CUresult {
-    match backend() {
+) -> u64 {
+    let call = || match crate::runtime::ready().and_then(|()| backend()) {
         Ok(backend) => backend.unknown_slot(TABLE, NAMES[TABLE], SLOT, &[a, b, c, d, e, f, g, h]),
-        Err(e) => e,
-    }
+        Err(e) => e.0 as u64,
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_or(CUresult::UNKNOWN.0 as u64)
 }
 
 /// Fills slots one by one, as a const function can.

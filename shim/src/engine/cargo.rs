@@ -1,0 +1,83 @@
+//! What travels between the host backing and a claimed card: the arena, and the app's own physical handles.
+//!
+//! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
+//! a window, a mapping of ours that lasts for one trip.
+use super::live::{access_desc, ok, twice, Live};
+use super::staging::{self, Way};
+use crate::driver::Driver;
+use std::collections::HashMap;
+use zerogpu_abi::*;
+use zerogpu_device::memory::RegionKind;
+use zerogpu_device::runtime::State;
+
+const READ_WRITE: u32 = 3;
+
+/// Moves all bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
+pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u64> {
+    let mut ranges = Vec::new();
+    for (va, len) in st.memory.in_use() {
+        ranges.push((va, st.memory.arena_host(va)? as u64, len));
+    }
+    let mut windows = Vec::new();
+    let moved = own_memory(live, d, st, &mut ranges, &mut windows).and_then(|()| staging::copy(d, way, &ranges));
+    let closed = windows.into_iter().fold(Ok(()), |all: Res, (va, len)| all.and(close(d, va, len)));
+    let moved = moved?;
+    closed.map(|()| moved)
+}
+
+/// The app's physical handles, each once, however often it is mapped.
+fn own_memory(
+    live: &Live,
+    d: &Driver,
+    st: &mut State,
+    ranges: &mut Vec<(u64, u64, u64)>,
+    windows: &mut Vec<(u64, u64)>,
+) -> Res {
+    let whole: HashMap<(u64, u64), u64> = st
+        .memory
+        .regions()
+        .filter_map(|r| match r.kind {
+            RegionKind::Mapped { off, access: READ_WRITE, .. } => Some(((off, r.size), r.base)),
+            _ => None,
+        })
+        .collect();
+    let handles: Vec<_> = st.memory.vmm().handles().map(|(h, p)| (h, p.off, p.len)).collect();
+    for (h, off, len) in handles {
+        let Some(&(real, _)) = live.physical.get(&h) else { continue };
+        let va = match whole.get(&(off, len)) {
+            Some(&va) => va,
+            None => {
+                let va = open(d, real, len)?;
+                windows.push((va, len));
+                va
+            }
+        };
+        ranges.push((va, st.memory.backing()?.at(off) as u64, len));
+    }
+    Ok(())
+}
+
+/// Maps a whole handle where the driver likes.
+fn open(d: &Driver, real: u64, len: u64) -> Res<u64> {
+    let mut va = 0;
+    // SAFETY: a fresh range of the driver's choice; on failure what was made is let go.
+    unsafe {
+        ok((d.cuMemAddressReserve)(&mut va, len as usize, 0, 0, 0))?;
+        let mapped = ok((d.cuMemMap)(va, len as usize, 0, real, 0));
+        if mapped.is_err() {
+            return twice(|| (d.cuMemAddressFree)(va, len as usize)).and(mapped).map(|()| va);
+        }
+        if let Err(e) = ok((d.cuMemSetAccess)(va, len as usize, &access_desc(READ_WRITE), 1)) {
+            return close(d, va, len).and(Err(e));
+        }
+    }
+    Ok(va)
+}
+
+fn close(d: &Driver, va: u64, len: u64) -> Res {
+    // SAFETY: a window made by `open`, whose copies are over.
+    unsafe {
+        twice(|| (d.cuMemUnmap)(va, len as usize))?;
+        twice(|| (d.cuMemAddressFree)(va, len as usize))
+    }
+}

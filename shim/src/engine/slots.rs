@@ -1,0 +1,70 @@
+//! Undocumented export-table slots that we do not know: the claimed driver's own answer them.
+//!
+//! cuFFT and cuBLASLt of CUDA 13 fail or die if their private tables are refused (recorded). An argument that is one of
+//! our handles is swapped for its live twin; everything else passes as it is.
+use super::Engine;
+use crate::report;
+use std::ffi::c_void;
+use zerogpu_abi::*;
+use zerogpu_device::handle::{self, Kind};
+use zerogpu_device::{dark, runtime};
+
+/// A slot, called with as many registers and stack words as the stub was given.
+type Slot = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
+
+impl Engine {
+    /// Forwards a call of a slot; None: no GPU is claimed, or the driver has no such slot.
+    pub(super) fn forward_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> Option<Res<u64>> {
+        let _pass = self.gate.enter()?;
+        let entry = match self.real_slot(table, slot) {
+            Ok(found) => found?,
+            Err(e) => return Some(Err(e)),
+        };
+        report::explain_once(&format!(
+            "export table {name} slot {slot} is not known to zerogpu: forwarded to the driver; what it makes there does \
+             not outlive the claim"
+        ));
+        let call = || {
+            let mut a = *args;
+            for word in &mut a {
+                *word = self.swapped(*word)?;
+            }
+            let [a, b, c, d, e, f, g, h] = a;
+            // SAFETY: the driver's own function, with the arguments that its caller gave it.
+            Ok(unsafe { entry(a, b, c, d, e, f, g, h) })
+        };
+        Some(call())
+    }
+
+    /// The driver's function behind a slot.
+    fn real_slot(&self, table: usize, slot: usize) -> Res<Option<Slot>> {
+        self.bind()?;
+        let id = CUuuid { bytes: dark::IDS[table] };
+        let mut words: *const c_void = std::ptr::null();
+        // SAFETY: writes the table's address; the id is ours.
+        if !unsafe { (self.driver()?.cuGetExportTable)(&mut words, &id) }.ok() || words.is_null() {
+            return Ok(None);
+        }
+        let words: *const usize = words.cast();
+        // SAFETY: tables whose slots we stub start with their size in bytes, and live as long as the driver.
+        let entry = unsafe { if slot * 8 < *words { *words.add(slot) } else { 0 } };
+        // SAFETY: a nonzero word of a table is a C function.
+        Ok((entry != 0).then(|| unsafe { std::mem::transmute::<usize, Slot>(entry) }))
+    }
+
+    /// An argument, with the live twin in place of a handle of ours.
+    fn swapped(&self, word: u64) -> Res<u64> {
+        let epoch = self.epoch.load(std::sync::atomic::Ordering::Acquire);
+        let h = word as usize;
+        let is = |kind| handle::is(h, kind);
+        Ok(match () {
+            () if handle::kind_of(h).is_none() => word,
+            () if is(Kind::Context) => super::locked(&self.live).ctx.0 as u64,
+            () if is(Kind::Stream) => self.live_stream(CUstream(h), epoch)?.0 as u64,
+            () if is(Kind::Event) => self.live_event(CUevent(h), epoch)?.0 as u64,
+            () if is(Kind::Module) => self.live_module(&mut *runtime::lock()?, CUmodule(h), epoch)?.0 as u64,
+            () if is(Kind::Function) || is(Kind::Kernel) => self.live_function(h, epoch)?.real().0 as u64,
+            () => word,
+        })
+    }
+}
