@@ -1,10 +1,12 @@
 //! What the virtual card looks like: names, sizes and attributes.
 //!
 //! A [`Profile`] is one card. Its attributes are the rows that an H100 answered, except where [`Profile::source`] says
-//! that a row is derived from what NVIDIA publishes about the card. Used inside the shim: nothing beyond std, no I/O.
+//! that a row is derived from what NVIDIA publishes about the card. Used inside the shim: nothing beyond std, and no I/O
+//! but one look at /proc when no profile is named.
 
 mod cards;
 mod limits;
+mod machine;
 mod recorded;
 
 pub use limits::Limits;
@@ -89,11 +91,12 @@ impl Profile {
     }
 
     /// The profile that two settings ask for: a name and a memory size in bytes, each with its default if it is absent.
+    /// Without a name it is the kind of the machine's own GPU, with a workload's share of its memory, else the default.
     /// One place for all who must agree about the card (shim, NVML, software driver). An unknown name gives the default
     /// and a complaint with the way out.
     pub fn chosen(name: Option<&str>, vram: Option<u64>) -> (Profile, Option<String>) {
         let (card, complaint) = match name.map(|name| (name, Profile::by_name(name))) {
-            None => (Profile::default(), None),
+            None => (machine::card().unwrap_or_default(), None),
             Some((_, Some(card))) => (*card, None),
             Some((name, None)) => {
                 let names = Profile::names().collect::<Vec<_>>().join(", ");

@@ -131,7 +131,7 @@ fn uuids_are_of_version_4_and_differ() {
 #[test]
 fn a_card_is_chosen_by_name_and_size() {
     assert_eq!(Profile::names().collect::<Vec<_>>(), ["a100-40gb", "a100-mig-3g.40gb", "h100-80gb"]);
-    assert_eq!(Profile::chosen(None, None), (*card("a100-40gb"), None));
+    assert_eq!(Profile::chosen(Some("a100-40gb"), None), (*card("a100-40gb"), None));
     assert_eq!(Profile::chosen(Some("h100-80gb"), None), (*card("h100-80gb"), None));
     let (small, complaint) = Profile::chosen(Some("h100-80gb"), Some(1 << 30));
     assert_eq!((small.key, small.total_bytes, complaint), ("h100-80gb", 1 << 30, None));
