@@ -5,6 +5,12 @@
 use crate::{engine, report, start};
 use std::ffi::{c_char, c_int};
 use std::panic::catch_unwind;
+use zerogpu_device::runtime;
+
+/// The engine, unless this process is a forked child: the locks that it would take may be held for ever.
+fn own_engine() -> Option<&'static engine::Engine> {
+    engine::engine().filter(|_| !runtime::forked())
+}
 
 /// Opens a region that may last `seconds`; 0: refused, see `zerogpu_reason`.
 #[no_mangle]
@@ -32,7 +38,7 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
 pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
     catch_unwind(|| {
         report::set_reason("");
-        if engine::engine().is_some_and(|e| e.end_region(id)) {
+        if own_engine().is_some_and(|e| e.end_region(id)) {
             return 0;
         }
         report::set_reason("there is no such region: it has ended, or was never begun");
@@ -44,13 +50,13 @@ pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
 /// Lets a region outlive the thread that began it. 0: done; 1: there is no such region.
 #[no_mangle]
 pub extern "C" fn zerogpu_region_movable(id: u64) -> c_int {
-    catch_unwind(|| engine::engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
+    catch_unwind(|| own_engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
 }
 
 /// Whether a region's time is over: 1 yes, 0 no (or no such region).
 #[no_mangle]
 pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
-    catch_unwind(|| engine::engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
+    catch_unwind(|| own_engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
 }
 
 /// Writes the process's state as JSON, cut to `size` bytes with its NUL; returns the whole length without the NUL.
@@ -59,7 +65,8 @@ pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
 /// `text` is NULL or valid for `size` bytes.
 #[no_mangle]
 pub unsafe extern "C" fn zerogpu_state(text: *mut c_char, size: usize) -> c_int {
-    let json = catch_unwind(|| engine::engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
+    let json =
+        catch_unwind(|| own_engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
     if !text.is_null() && size > 0 {
         let n = json.len().min(size - 1);
         // SAFETY: the caller's promise; `n` bytes and a NUL fit.

@@ -3,7 +3,7 @@
 //! One lock guards everything virtual; it is never held while a callback of the app runs, while bulk bytes move, or
 //! across a fork. Copies translate their addresses under it and move the bytes outside.
 use crate::handle;
-use crate::memory::{Change, Layout, Memory};
+use crate::memory::{Change, Layout, Memory, Region};
 use crate::objects::{Context, Event, Graphs, Modules, Pools, Stream};
 use crate::op::Op;
 use std::cell::UnsafeCell;
@@ -57,6 +57,21 @@ pub trait Backend: Sync {
     fn run(&self, state: Guard, stream: usize, op: &Op) -> Run;
     /// Waits (or asks, if `wait` is false: NOT_READY) for work to finish.
     fn wait(&self, scope: Scope, wait: bool) -> Res;
+    /// Waits for work before what it may use is given back: as [`Backend::wait`], but nothing that concerns only new work
+    /// (a deadline, an error that is owed) refuses it.
+    fn drain(&self, scope: Scope) -> Res {
+        self.wait(scope, true)
+    }
+    /// A mapping is about to end or to change. Called without the state's lock.
+    fn before_unmap(&self) -> Res {
+        Ok(())
+    }
+    /// A limit of the primary context was set; called with the state's lock held.
+    fn limit(&self, _limit: u32, _value: usize) -> Res {
+        Ok(())
+    }
+    /// This process is a fresh child of fork. May only touch atomics.
+    fn forked(&self) {}
     /// Milliseconds between two events; None: answer from the recorded times.
     fn elapsed(&self, _start: usize, _end: usize) -> Option<Res<f32>> {
         None
@@ -72,7 +87,7 @@ pub trait Backend: Sync {
     /// An object is about to end; called with the state's lock held, the handle still alive.
     fn ends(&self, _kind: handle::Kind, _handle: usize) {}
     /// Whether memory that the app frees must not be handed out again yet; the backend then reclaims it later.
-    fn keeps(&self, _at: u64, _size: u64) -> bool {
+    fn keeps(&self, _region: &Region) -> bool {
         false
     }
     /// Whether recorded work may still name modules that the app unloads; they end later then.
@@ -285,6 +300,9 @@ extern "C" fn after_fork_in_child() {
     // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
     if PHASE.load(Ordering::Acquire) == READY {
         PHASE.store(FORKED, Ordering::Release);
+        if let Ok(b) = backend() {
+            b.forked();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::exec::now;
-use zerogpu_device::memory::{backing, RegionKind, ARENA_BYTES};
+use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;
 use zerogpu_device::runtime::{config, lock, State};
 
@@ -48,7 +48,9 @@ impl Engine {
                 self.hold_back_default_streams();
                 self.gate.open();
                 self.watch.look_again(self);
-                Ok(())
+                drop(phase);
+                // an error of deferred work is the first call's after it
+                self.owed()
             }
             Err(f) => {
                 report::error(&format!(
@@ -105,10 +107,8 @@ impl Engine {
             hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;
         }
-        if !live.window && st.memory.vmm().has_reservations() {
-            let (base, len) = crate::start::WINDOW;
-            hand_over(d, base, len)?;
-            live.window = true;
+        if st.memory.vmm().has_reservations() {
+            live.hand_over_window(d)?;
         }
         Ok(())
     }
@@ -129,8 +129,8 @@ impl Engine {
         }
         map_all(&mut live, d, &st).map_err(Failed::at("mapping the app's own memory"))?;
         let bytes = cargo::travel(&live, d, &mut st, Way::In).map_err(Failed::at("copying memory to the card"))?;
-        for (at, len) in pinned(&st) {
-            live.pin(d, at, len).map_err(Failed::at("page-locking host memory"))?;
+        for (at, len, flags) in pinned(&st) {
+            live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
         live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
         drop(live);
@@ -157,6 +157,26 @@ impl Engine {
             Phase::Lost(code) => Err(code),
             _ => Ok(()),
         }
+    }
+}
+
+impl Live {
+    /// Gives the addresses of the app's own reservations to the driver, once.
+    fn hand_over_window(&mut self, d: &Driver) -> Result<(), Failed> {
+        if !self.window {
+            let (base, len) = crate::start::WINDOW;
+            hand_over(d, base, len)?;
+            self.window = true;
+        }
+        Ok(())
+    }
+
+    /// As above, for a first reservation that was made while claimed.
+    pub(super) fn want_window(&mut self, d: &Driver) -> Res {
+        self.hand_over_window(d).map_err(|f| {
+            report::error(&format!("{} failed ({}); {}", f.step, name(f.code), f.remedy));
+            f.code
+        })
     }
 }
 
@@ -242,10 +262,14 @@ fn map_all(live: &mut Live, d: &Driver, st: &State) -> Res {
     Ok(())
 }
 
-/// Page-locked host memory.
-fn pinned(st: &State) -> Vec<(u64, u64)> {
-    let host = |r: &&zerogpu_device::memory::Region| matches!(r.kind, RegionKind::Host { .. });
-    st.memory.regions().filter(host).map(|r| (r.base, r.size)).collect()
+/// Host memory that the card reaches: address, bytes, flags of the registration. Managed memory is such memory.
+fn pinned(st: &State) -> Vec<(u64, u64, u32)> {
+    let host = |r: &Region| match r.kind {
+        RegionKind::Host { flags, registered: true } => Some((r.base, r.size, flags)),
+        RegionKind::Host { .. } | RegionKind::Managed => Some((r.base, r.size, 0)),
+        _ => None,
+    };
+    st.memory.regions().filter_map(host).collect()
 }
 
 /// The event that all of this claim are timed against.

@@ -21,7 +21,7 @@ impl Engine {
     /// Runs a command on the claimed GPU; None: something captures, so the device has to look first.
     #[inline]
     pub(super) fn forward_live(&self, stream: CUstream, op: &Op) -> Option<Res> {
-        if self.regions.is_over() {
+        if self.refuses(op) {
             return Some(Err(super::OVER));
         }
         if CAPTURES.load(Ordering::Relaxed) != 0 {
@@ -319,6 +319,11 @@ impl Engine {
         if wait && self.regions.is_over() && !matches!(scope, Scope::Event(_)) {
             return Err(super::OVER);
         }
+        self.sync_live(scope, wait)
+    }
+
+    /// The same, whatever the time.
+    pub(super) fn sync_live(&self, scope: Scope, wait: bool) -> Res {
         let epoch = self.bind()?;
         let d = self.driver()?;
         if scope == Scope::Context && host::pending() {

@@ -289,7 +289,8 @@ impl Engine {
     pub(super) fn end_live(&self, kind: Kind, h: usize) {
         let epoch = self.epoch.load(Ordering::Acquire);
         let Some(twin) = handle::twin(h, kind, epoch) else { return };
-        let Ok(d) = self.driver() else { return };
+        // a module is unloaded in the current context
+        let (Ok(d), Ok(_)) = (self.driver(), self.bind()) else { return };
         // SAFETY: a twin of this claim, whose object the app has just ended; a refusal leaves it to the park.
         let ended = unsafe {
             match kind {
@@ -309,6 +310,13 @@ impl Engine {
         }
     }
 
+    /// A limit of the context, set while claimed.
+    pub(super) fn limit_live(&self, limit: u32, value: usize) -> Res {
+        self.bind()?;
+        // SAFETY: plain numbers.
+        ok(unsafe { (self.driver()?.cuCtxSetLimit)(limit, value) })
+    }
+
     /// A change of memory while claimed, with the state's lock held.
     pub(super) fn change_live(&self, change: Change) -> Res {
         self.bind()?;
@@ -319,10 +327,13 @@ impl Engine {
             Change::Give { va, len } => live.shrink(d, va, len),
             Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
-            Change::Map { va, len, physical, offset } => live.map(d, va, len, physical, offset),
+            Change::Map { va, len, physical, offset } => {
+                live.want_window(d)?;
+                live.map(d, va, len, physical, offset)
+            }
             Change::Unmap { va, len } => live.unmap(d, va, len),
             Change::Access { va, len, flags } => live.access(d, va, len, flags),
-            Change::Pin { at, len, .. } => live.pin(d, at, len),
+            Change::Pin { at, len, flags } => live.pin(d, at, len, flags),
             Change::Unpin { at, .. } => live.unpin(d, at),
         }
     }
@@ -474,9 +485,9 @@ impl Live {
         ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
     }
 
-    pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+    pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {
         // SAFETY: memory of the process that the app allocated or registered for this.
-        ok(unsafe { (d.cuMemHostRegister_v2)(at as *mut _, len as usize, 0) })?;
+        ok(unsafe { (d.cuMemHostRegister_v2)(at as *mut _, len as usize, flags) })?;
         self.pins.insert(at, len);
         Ok(())
     }

@@ -27,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_abi::*;
 use zerogpu_device::handle::Kind;
 use zerogpu_device::host;
-use zerogpu_device::memory::Change;
+use zerogpu_device::memory::{Change, Region};
 use zerogpu_device::op::{Launch, Op};
 use zerogpu_device::runtime::{Guard, Scope, State};
 use zerogpu_device::{Backend, Run};
@@ -194,6 +194,13 @@ impl Engine {
         }
     }
 
+    /// Whether the time of the open regions is over for a command. Events go on succeeding: PyTorch's deleters record
+    /// them, and must not throw.
+    #[inline]
+    fn refuses(&self, op: &Op) -> bool {
+        self.regions.is_over() && !matches!(op, Op::Record(_))
+    }
+
     /// An error that deferred work left behind, told once.
     fn owed(&self) -> Res {
         locked(&self.owed).take().map_or(Ok(()), Err)
@@ -289,6 +296,9 @@ impl Backend for Engine {
         if engine.claimed.load(Ordering::Acquire) {
             drop(state);
             if let Some(_pass) = engine.gate.enter() {
+                if engine.refuses(op) {
+                    return Run::Done(Err(OVER));
+                }
                 return Run::Done(engine.forward_to(CUstream(stream), op));
             }
             // the gate is closing: the park ends first
@@ -336,12 +346,35 @@ impl Backend for Engine {
         }
     }
 
-    fn keeps(&self, at: u64, size: u64) -> bool {
-        locked(&self.record).keep(at, size)
+    fn keeps(&self, region: &Region) -> bool {
+        locked(&self.record).keep(region)
     }
 
     fn defers(&self) -> bool {
-        !locked(&self.record).is_empty()
+        locked(&self.record).holds()
+    }
+
+    fn drain(&self, scope: Scope) -> Res {
+        if let Some(_pass) = self.gate.enter() {
+            return self.sync_live(scope, true);
+        }
+        if self.claimed.load(Ordering::Acquire) { self.settle() } else { host::wait(scope, true) }
+    }
+
+    fn before_unmap(&self) -> Res {
+        let Some(engine) = engine().filter(|_| !locked(&self.record).is_empty()) else { return Ok(()) };
+        // recorded work may name what is mapped there: it runs first
+        engine.claim(!self.regions.any(), "unmapping memory that deferred work may use")
+    }
+
+    fn limit(&self, limit: u32, value: usize) -> Res {
+        if self.claimed.load(Ordering::Acquire) { self.limit_live(limit, value) } else { Ok(()) }
+    }
+
+    fn forked(&self) {
+        self.gate.after_fork_in_child();
+        // the card is the parent's: nothing here may wait for a claim or a park of its threads
+        self.claimed.store(false, Ordering::Release);
     }
 
     fn unknown_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> u64 {

@@ -5,6 +5,7 @@
 //! after one early kernel does not end up in the record. What must give a value to the host, or does not fit, borrows.
 use super::{locked, Engine};
 use crate::report;
+use std::collections::HashSet;
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_device::memory::{Region, RegionKind};
@@ -19,6 +20,10 @@ pub struct Record {
     weight: u64,
     /// Id of the newest region at the last recorded kernel.
     newest: u64,
+    /// Newer regions that other recorded commands name.
+    named: HashSet<u64>,
+    /// Whether recorded commands run right now, and may still name what the app ends.
+    replaying: bool,
     /// Memory that the app freed while recorded work may name it: address and bytes.
     kept: Vec<(u64, u64)>,
 }
@@ -52,7 +57,19 @@ impl Record {
             None => true,
             // handles mapped elsewhere before may be known by another address
             Some(Region { kind: RegionKind::Mapped { .. }, .. }) => false,
-            Some(r) => r.id > self.newest,
+            Some(r) => !self.knows(r),
+        }
+    }
+
+    /// Whether recorded work may name a region.
+    fn knows(&self, r: &Region) -> bool {
+        r.id <= self.newest || self.named.contains(&r.id)
+    }
+
+    /// What a recorded command names waits for it from now on, however new it is.
+    fn name(&mut self, st: &State, at: u64) {
+        if let Some(r) = st.memory.find(at).filter(|r| !self.knows(r)) {
+            self.named.insert(r.id);
         }
     }
 
@@ -63,21 +80,41 @@ impl Record {
         if self.weight + weight > limit {
             return false;
         }
-        if matches!(owned, Owned::Launch(_)) {
-            self.newest = st.memory.newest_id();
+        match op {
+            Op::Launch(_) => self.newest = st.memory.newest_id(),
+            Op::Copy(c) => [c.dst.at, c.src.at].iter().for_each(|&at| self.name(st, at)),
+            Op::Fill(f) => self.name(st, f.dst),
+            Op::Write(v) => self.name(st, v.at),
+            _ => {}
         }
         self.weight += weight;
         self.ops.push(owned);
         true
     }
 
-    /// Keeps memory that the app frees from being handed out again before the replay; false: nothing is recorded.
-    pub fn keep(&mut self, at: u64, size: u64) -> bool {
-        let busy = !self.is_empty();
-        if busy {
-            self.kept.push((at, size));
+    /// Keeps memory that the app frees from being handed out again before the replay; false: no recorded work knows it.
+    pub fn keep(&mut self, r: &Region) -> bool {
+        let keep = self.holds() && self.knows(r);
+        if keep {
+            self.kept.push((r.base, r.size));
         }
-        busy
+        keep
+    }
+
+    /// Whether recorded commands may still name what the app ends.
+    pub fn holds(&self) -> bool {
+        self.replaying || !self.is_empty()
+    }
+
+    /// Hands out the commands and their weight; what they name is held until [`Record::end`].
+    fn begin(&mut self) -> (Vec<Owned>, u64) {
+        self.replaying = true;
+        (std::mem::take(&mut self.ops), std::mem::take(&mut self.weight))
+    }
+
+    /// The commands have run: what was kept for them.
+    fn end(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(self).kept
     }
 }
 
@@ -127,14 +164,18 @@ fn own_copy(st: &State, c: &Copy) -> Option<Owned> {
 impl Engine {
     /// Runs what was recorded, in order, before anyone else uses the claimed GPU.
     pub(super) fn replay(&self) {
-        let record = std::mem::take(&mut *locked(&self.record));
-        if record.is_empty() {
+        if locked(&self.record).is_empty() {
             return;
         }
+        let (ops, weight) = locked(&self.record).begin();
         let start = zerogpu_device::exec::now();
         // one stream keeps the order of the program, whatever streams it used
-        let outcome = record.ops.iter().try_for_each(|op| {
+        let outcome = ops.iter().try_for_each(|op| {
             let op = op.as_op();
+            if self.is_gone(&op) {
+                report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
+                return Ok(());
+            }
             self.forward_to(CU_STREAM_LEGACY, &op).map_err(|e| (e, Some(op)))
         });
         let drained = match self.driver() {
@@ -157,18 +198,25 @@ impl Engine {
         let end = zerogpu_device::exec::now();
         zerogpu_trace::span(
             zerogpu_trace::Span::Replay,
-            &format!("{} deferred commands", record.ops.len()),
+            &format!("{} deferred commands", ops.len()),
             start,
             end,
-            record.weight,
+            weight,
         );
-        self.release_kept(record.kept);
+        self.release_kept();
+    }
+
+    /// Whether a launch's function ended with its context: nobody can see what it would have done.
+    fn is_gone(&self, op: &Op) -> bool {
+        let Op::Launch(l) = op else { return false };
+        lock().is_ok_and(|mut st| st.any_function(l.func).is_err())
     }
 
     /// What the app freed while recorded work could name it is free now.
-    fn release_kept(&self, kept: Vec<(u64, u64)>) {
+    fn release_kept(&self) {
         let Ok(mut st) = lock() else { return };
-        for (at, size) in kept {
+        // with the state's lock held: nothing is kept between this and the end of the replay
+        for (at, size) in locked(&self.record).end() {
             let mut told = |c| {
                 if let Err(e) = self.change_live(c) {
                     report::explain(&format!(

@@ -87,9 +87,7 @@ impl Regions {
 
     /// The moment at which the last of the open regions expires; None: none is open, or one has no deadline.
     pub fn latest_deadline(&self) -> Option<u64> {
-        let open = self.locked();
-        let all: Option<Vec<u64>> = open.values().map(|r| r.deadline).collect();
-        all?.into_iter().max()
+        latest(&self.locked())
     }
 
     /// Whether [`Regions::over`] was found before: one load, for the hot path (the watcher looks at the clock).
@@ -103,7 +101,9 @@ impl Regions {
         if self.over.load(Ordering::Acquire) {
             return true;
         }
-        let over = self.any() && self.latest_deadline().is_some_and(|d| d <= now());
+        // found and noted under one lock: a region that begins meanwhile has time
+        let open = self.locked();
+        let over = latest(&open).is_some_and(|d| d <= now());
         if over {
             self.over.store(true, Ordering::Release);
         }
@@ -111,13 +111,20 @@ impl Regions {
     }
 }
 
+fn latest(open: &HashMap<u64, Region>) -> Option<u64> {
+    open.values().map(|r| r.deadline).collect::<Option<Vec<u64>>>()?.into_iter().max()
+}
+
 /// The key whose destructor tells that a thread with a region has ended. Made at the first region.
 static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
 
 extern "C" fn thread_ended(thread: *mut libc::c_void) {
-    if let Some(e) = super::engine() {
+    // the driver's own records of this thread may be gone already: the watcher parks
+    if let Some(e) = super::engine().filter(|_| !runtime::forked()) {
         for id in e.regions.end_of_thread(thread as u64) {
-            e.end_region(id);
+            if e.regions.end(id) == Some(true) {
+                e.watch.park_now(e);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! tries a failed park again.
 use super::{locked, Engine, Phase};
 use crate::report;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use zerogpu_device::exec::now;
@@ -12,6 +13,8 @@ pub struct Watch {
     /// Whether the thread runs, and whether something changed since it last looked.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
+    /// Whether the last region ended where nobody could park.
+    park: AtomicBool,
 }
 
 /// How long after a failed park it is tried again.
@@ -40,6 +43,12 @@ impl Watch {
         let _ = engine;
     }
 
+    /// Has the watcher park as soon as it can.
+    pub fn park_now(&self, engine: &Engine) {
+        self.park.store(true, Ordering::Release);
+        self.look_again(engine);
+    }
+
     /// Sleeps until something changes, at most `time`.
     fn wait(&self, time: Option<Duration>) {
         let mut s = locked(&self.state);
@@ -63,6 +72,7 @@ impl Engine {
                 Phase::Claimed { .. } if self.regions.any() => {
                     self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
                 }
+                Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
                 // no region: borrowed, or left over from a park that failed
                 Phase::Claimed { .. } => {
                     let seen = self.gate.passes();

@@ -20,6 +20,7 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> C
 pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
+        end_work()?;
         let farewells = lock()?.release_primary()?;
         farewells.run();
         Ok(())
@@ -33,6 +34,7 @@ pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
+        end_work()?;
         let farewells = lock()?.reset_primary()?;
         farewells.run();
         Ok(())
@@ -70,6 +72,14 @@ pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active:
         out(flags, c.flags)?;
         out(active, c.active as i32)
     })
+}
+
+/// Work ends before what it uses does; in a thread without a context there is none to wait for.
+fn end_work() -> Res {
+    match runtime::backend()?.drain(Scope::Context) {
+        Err(CUresult::INVALID_CONTEXT | CUresult::CONTEXT_IS_DESTROYED) => Ok(()),
+        other => other,
+    }
 }
 
 unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
@@ -117,6 +127,7 @@ pub unsafe fn cuCtxCreate_v4(
 
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     answer(|| {
+        end_work()?;
         let farewells = lock()?.destroy_context(ctx)?;
         if thread::current() == ctx {
             thread::pop()?;
@@ -277,7 +288,7 @@ pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
         let mut st = lock()?;
         let ctx = st.current()?;
         st.context(ctx)?.limits[limit_index(limit)?] = value;
-        Ok(())
+        runtime::backend()?.limit(limit, value)
     })
 }
 

@@ -18,7 +18,7 @@ fn allocate(bytes: usize, flags: u32) -> Res<u64> {
     st.forbid_unsafe()?;
     let flags = flags | DEVICE_MAP;
     let at = st.memory.host_alloc(bytes as u64, flags, ctx)?;
-    if let Err(e) = backend()?.change(Change::Pin { at, len: bytes as u64, flags }) {
+    if let Err(e) = backend()?.change(Change::Pin { at, len: bytes as u64, flags: 0 }) {
         st.memory.host_free(at, &mut |_| {})?;
         return Err(e);
     }
@@ -55,8 +55,8 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> CUresult {
             }
         }
         // work that still uses the memory ends first
-        backend()?.wait(runtime::Scope::Context, true)?;
         let backend = backend()?;
+        backend.drain(runtime::Scope::Context)?;
         let mut refused = Ok(());
         lock()?.memory.host_free(p as u64, &mut |c| refused = backend.change(c))?;
         refused
@@ -118,7 +118,7 @@ pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> CUresult {
             st.current()?;
             st.forbid_unsafe()?;
         }
-        backend.wait(runtime::Scope::Context, true)?;
+        backend.drain(runtime::Scope::Context)?;
         let mut refused = Ok(());
         lock()?.memory.host_unregister(p as u64, &mut |c| refused = backend.change(c))?;
         refused

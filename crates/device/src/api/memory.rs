@@ -1,6 +1,6 @@
 //! Device and managed memory.
 use super::*;
-use crate::memory::RegionKind;
+use crate::memory::{Change, RegionKind};
 use crate::runtime::lock;
 use std::ffi::c_void;
 use zerogpu_abi::*;
@@ -57,12 +57,15 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
         match region.ok_or(CUresult::INVALID_VALUE)?.kind {
             RegionKind::Device | RegionKind::Pool(_) => {
                 // a driver waits for the work that may use the memory
-                runtime::backend()?.wait(runtime::Scope::Context, true)?;
+                runtime::backend()?.drain(runtime::Scope::Context)?;
                 lock()?.free(dptr)
             }
             RegionKind::Managed => {
-                runtime::backend()?.wait(runtime::Scope::Context, true)?;
-                lock()?.memory.managed_free(dptr)
+                let backend = runtime::backend()?;
+                backend.drain(runtime::Scope::Context)?;
+                let mut refused = Ok(());
+                lock()?.memory.managed_free(dptr, &mut |c| refused = backend.change(c))?;
+                refused
             }
             _ => Err(CUresult::INVALID_VALUE),
         }
@@ -78,7 +81,13 @@ pub unsafe fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: 
         let mut st = lock()?;
         let ctx = st.current()?;
         st.forbid_unsafe()?;
-        out(dptr, st.memory.managed_alloc(bytesize as u64, ctx)?)
+        let at = st.memory.managed_alloc(bytesize as u64, ctx)?;
+        // a claimed GPU reaches it where it is, as page-locked memory
+        if let Err(e) = runtime::backend()?.change(Change::Pin { at, len: bytesize as u64, flags: 0 }) {
+            st.memory.managed_free(at, &mut |_| {})?;
+            return Err(e);
+        }
+        out(dptr, at)
     })
 }
 

@@ -248,9 +248,8 @@ pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: CUkernel, dev:
     answer(|| {
         the_device(dev)?;
         let mut st = lock()?;
-        st.kernel(kernel)?.function.set_attribute(attrib, val)?;
-        let functions: Vec<CUfunction> = st.kernel(kernel)?.functions.values().copied().collect();
-        functions.into_iter().try_for_each(|f| st.any_function(f.0)?.set_attribute(attrib, val))
+        st.kernel(kernel)?;
+        st.set_function_attribute(kernel.0, attrib, val)
     })
 }
 
@@ -308,7 +307,7 @@ pub unsafe fn cuFuncGetAttribute(pi: *mut i32, attrib: u32, hfunc: CUfunction) -
 }
 
 pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> CUresult {
-    answer(|| lock()?.any_function(hfunc.0)?.set_attribute(attrib, value))
+    answer(|| lock()?.set_function_attribute(hfunc.0, attrib, value))
 }
 
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {

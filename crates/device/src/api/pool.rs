@@ -58,7 +58,7 @@ pub unsafe fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
             }
         }
         // the address may be handed to any stream next, so the work of this one ends first
-        backend()?.wait(Scope::Stream(hStream), true)?;
+        backend()?.drain(Scope::Stream(hStream))?;
         lock()?.free(dptr)
     })
 }

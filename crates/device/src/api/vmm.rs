@@ -140,8 +140,9 @@ pub unsafe fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
         let backend = backend()?;
         // work that may use the mapping ends first, as on a driver
         if crate::thread::current().0 != 0 {
-            backend.wait(runtime::Scope::Context, true)?;
+            backend.drain(runtime::Scope::Context)?;
         }
+        backend.before_unmap()?;
         let mut st = lock()?;
         for h in st.memory.unmap(ptr, size as u64, &mut |c| backend.change(c))? {
             st.end(Kind::Physical, h as usize);

@@ -62,9 +62,48 @@ impl Backing {
         unsafe { std::ptr::write_bytes(self.at(off) as *mut u8, 0, len as usize) }
     }
 
+    /// What fills ranges without memory.
+    pub fn filler(&self) -> Filler {
+        Filler { fd: self.fd(), base: self.base, len: self.len }
+    }
+
     /// The file, for sharing with a process that copies.
     pub fn fd(&self) -> std::os::fd::RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// Fills ranges of a backing that have no memory yet by writing the file: a page made by a write is neither zeroed first
+/// nor faulted in, which takes half the time. Valid as long as its backing.
+#[derive(Clone, Copy)]
+pub struct Filler {
+    fd: std::os::fd::RawFd,
+    base: usize,
+    len: usize,
+}
+
+impl Filler {
+    /// Writes what is at `from` to the backing's host address `to`, if there is no memory there; gives the bytes written,
+    /// from the first on. The rest (all of them where there is memory, or the address is not the backing's) is for the
+    /// caller to copy through the mapping.
+    ///
+    /// # Safety
+    /// `len` bytes at `from` are readable, and nobody writes to the range meanwhile.
+    pub unsafe fn fill(&self, to: usize, from: usize, len: usize) -> usize {
+        const PAGE: usize = 4096;
+        let off = to.wrapping_sub(self.base);
+        if off >= self.len || len > self.len - off {
+            return 0;
+        }
+        let mut there = 0u8;
+        // SAFETY: one page of our mapping, one byte for it.
+        let asked = unsafe { libc::mincore((to & !(PAGE - 1)) as *mut libc::c_void, PAGE, &mut there) };
+        if asked != 0 || there & 1 != 0 {
+            return 0;
+        }
+        // SAFETY: our own descriptor and the caller's bytes; what can't be written is left to the caller.
+        let written = unsafe { libc::pwrite(self.fd, from as *const libc::c_void, len, off as libc::off_t) };
+        usize::try_from(written).unwrap_or(0)
     }
 }
 

@@ -37,10 +37,11 @@ impl Memory {
     }
 
     /// Frees managed memory.
-    pub fn managed_free(&mut self, at: u64) -> Res {
+    pub fn managed_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Managed, .. }) => {
                 self.regions.remove(&at);
+                told(Change::Unpin { at, len: size });
                 backing::unreserve(at, size.next_multiple_of(PAGE));
                 Ok(())
             }

@@ -111,7 +111,7 @@ pub enum Change {
     Unmap { va: u64, len: u64 },
     /// The app set the access of a mapped range.
     Access { va: u64, len: u64, flags: u32 },
-    /// Host memory was page-locked.
+    /// Host memory was page-locked; `flags` of its registration (CU_MEMHOSTREGISTER_*), 0 if it was allocated.
     Pin { at: u64, len: u64, flags: u32 },
     /// Host memory is ordinary again.
     Unpin { at: u64, len: u64 },
@@ -169,6 +169,11 @@ impl Memory {
             self.backing = Some(Backing::new(2 * ARENA_BYTES as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// What fills device memory that has never been written, once there is a backing.
+    pub fn filler(&self) -> Option<backing::Filler> {
+        self.backing.as_ref().map(Backing::filler)
     }
 
     /// Host address of a byte of the arena.

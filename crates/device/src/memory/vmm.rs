@@ -84,7 +84,11 @@ impl Memory {
                 }
                 let free = self.vmm.free.as_mut().ok_or(CUresult::OUT_OF_MEMORY)?;
                 let hinted = hint != 0 && hint % align == 0 && free.take_at(hint, size);
-                if hinted { hint } else { free.take(size, align).ok_or(CUresult::OUT_OF_MEMORY)? }
+                if hinted {
+                    hint
+                } else {
+                    free.take(size, align).ok_or(CUresult::OUT_OF_MEMORY)?
+                }
             }
             None => reserve_mapping(size, align, hint)?,
         };
@@ -163,17 +167,11 @@ impl Memory {
     }
 
     /// Maps a whole handle at `at`, inside a reservation, where nothing is mapped yet.
-    pub fn map(
-        &mut self,
-        at: u64,
-        len: u64,
-        offset: u64,
-        handle: u64,
-        told: &mut dyn FnMut(Change) -> Res,
-    ) -> Res {
+    pub fn map(&mut self, at: u64, len: u64, offset: u64, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let p = *self.vmm.physical.get(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
         let fits = offset.checked_add(len).is_some_and(|end| end <= p.len);
-        if len == 0 || (at | len | offset) % GRANULE != 0 || !fits || !self.reserved(at, len) || self.overlaps(at, len) {
+        if len == 0 || (at | len | offset) % GRANULE != 0 || !fits || !self.reserved(at, len) || self.overlaps(at, len)
+        {
             return Err(CUresult::INVALID_VALUE);
         }
         told(Change::Map { va: at, len, physical: handle, offset })?;
@@ -228,7 +226,11 @@ impl Memory {
             next = base + r.size;
             maps.push((base, physical));
         }
-        if next != end || maps.is_empty() { Err(CUresult::INVALID_VALUE) } else { Ok(maps) }
+        if next != end || maps.is_empty() {
+            Err(CUresult::INVALID_VALUE)
+        } else {
+            Ok(maps)
+        }
     }
 }
 

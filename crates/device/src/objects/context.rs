@@ -66,8 +66,7 @@ impl State {
         self.streams.insert(legacy, Stream::new(ctx, StreamKind::Legacy, 0, 0, legacy_id));
         let (per_thread, storage) = (HashMap::new(), HashMap::new());
         let (limits, cache, banks) = (LIMITS, 0, 0);
-        let c =
-            Context { flags: 0, active: false, retained: 0, id, limits, cache, banks, legacy, per_thread, storage };
+        let c = Context { flags: 0, active: false, retained: 0, id, limits, cache, banks, legacy, per_thread, storage };
         self.contexts.insert(h, c);
         Ok(ctx)
     }
@@ -95,7 +94,11 @@ impl State {
 
     /// `ctx`, or the current context if it is NULL.
     pub fn context_or_current(&mut self, ctx: CUcontext) -> Res<CUcontext> {
-        if ctx.0 == 0 { self.current() } else { self.context(ctx).map(|_| ctx) }
+        if ctx.0 == 0 {
+            self.current()
+        } else {
+            self.context(ctx).map(|_| ctx)
+        }
     }
 
     /// Makes a context (inactive contexts of softcuda cost nothing; an active one is on the card).
@@ -129,7 +132,11 @@ impl State {
             return Err(CUresult::INVALID_CONTEXT);
         }
         c.retained -= 1;
-        if c.retained == 0 { self.reset_primary() } else { Ok(Farewells::default()) }
+        if c.retained == 0 {
+            self.reset_primary()
+        } else {
+            Ok(Farewells::default())
+        }
     }
 
     /// Ends everything in the primary context; its handle stays.
@@ -186,8 +193,9 @@ impl State {
     }
 
     fn free_memory_of(&mut self, ctx: CUcontext) {
-        let all: Vec<_> = self.memory.regions().filter(|r| r.ctx == ctx).map(|r| (r.base, r.kind)).collect();
-        for (base, kind) in all {
+        let all: Vec<_> = self.memory.regions().filter(|r| r.ctx == ctx).copied().collect();
+        for r in all {
+            let (base, kind) = (r.base, r.kind);
             let mut told = |c| {
                 // the context is going: a backend that can't give memory back has nothing left to refuse
                 let _ = backend().and_then(|b| b.change(c));
@@ -196,7 +204,9 @@ impl State {
             let _ended = match kind {
                 Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),
                 Host { .. } => self.memory.host_free(base, &mut told),
-                Managed => self.memory.managed_free(base),
+                Managed => self.memory.managed_free(base, &mut told),
+                // recorded work may still write there: nobody else may get it before
+                Device | Pool(_) if backend().is_ok_and(|b| b.keeps(&r)) => self.memory.hide(base),
                 Mapped { .. } => Ok(()),
                 Device | Pool(_) | Global => self.memory.free(base, &mut told),
             };

@@ -68,6 +68,10 @@ impl State {
 
 impl Event {
     fn time(&self) -> Res<u64> {
-        if self.timed() { self.done_at.ok_or(CUresult::INVALID_HANDLE) } else { Err(CUresult::INVALID_HANDLE) }
+        if self.timed() {
+            self.done_at.ok_or(CUresult::INVALID_HANDLE)
+        } else {
+            Err(CUresult::INVALID_HANDLE)
+        }
     }
 }

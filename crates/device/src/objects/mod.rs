@@ -8,7 +8,7 @@ mod stream;
 
 pub use context::{Context, LIMITS};
 pub use event::Event;
-pub use graph::{CAPTURES, Capture, Graphs};
+pub use graph::{Capture, Graphs, CAPTURES};
 pub use module::{device, Function, Modules};
 pub use pool::{Pool, Pools};
 pub use stream::{Stream, StreamKind};

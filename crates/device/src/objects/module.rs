@@ -2,7 +2,7 @@
 //!
 //! Everything keeps its recipe, the [`Source`] it came from, so that a live twin can be made at any time. Images are
 //! unpacked and read at the first look-up, not at load: cudart 11.7 loads hundreds of fat binaries at start.
-use crate::handle::Kind;
+use crate::handle::{self, Kind};
 use crate::runtime::{backend, config, Map, State};
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -240,8 +240,11 @@ impl State {
         for lib in self.modules.libraries.values_mut() {
             lib.modules.remove(&ctx);
         }
-        for k in self.modules.kernels.values_mut() {
-            k.functions.remove(&ctx);
+        for (&h, k) in &mut self.modules.kernels {
+            if k.functions.remove(&ctx).is_some() {
+                // a kernel's live twin is its function's, which has just ended
+                handle::set_twin(h, 0, 0);
+            }
         }
     }
 
@@ -414,6 +417,18 @@ impl State {
         }
     }
 
+    /// Sets an attribute of a function, or of a kernel and its functions. The live twins are looked up again at their next
+    /// use, which gives them the attribute.
+    pub fn set_function_attribute(&mut self, h: usize, attribute: u32, value: i32) -> Res {
+        let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
+        let functions: Vec<usize> = of_kernel.unwrap_or_default();
+        for f in std::iter::once(h).chain(functions) {
+            self.any_function(f)?.set_attribute(attribute, value)?;
+            handle::set_twin(f, 0, 0);
+        }
+        Ok(())
+    }
+
     /// Tells the human once that attributes of PTX kernels are guesses.
     pub fn note_estimates(&self, f: &Function) {
         static TOLD: std::sync::Once = std::sync::Once::new();
@@ -435,4 +450,3 @@ impl State {
         crate::api::pack(&kernel, params)
     }
 }
-

@@ -1,8 +1,8 @@
 //! Memory pools of stream-ordered allocation. Allocation and free take effect at the call: every stream order allows it,
 //! since the bytes of an allocation that is still in use by earlier work stay with it until that work is done.
 use crate::handle::Kind;
-use crate::runtime::{backend, State};
 use crate::runtime::Map;
+use crate::runtime::{backend, State};
 use zerogpu_abi::{CUmemoryPool, CUresult, Res};
 
 /// Attributes 1 to 8: three reuse flags, release threshold, reserved and used bytes with their high marks.
@@ -52,7 +52,6 @@ impl Pool {
         self.attrs[RESERVED] = self.attrs[USED].max(self.attrs[RESERVED].min(keep));
     }
 }
-
 
 impl State {
     fn new_pool(&mut self) -> Res<usize> {
@@ -111,7 +110,11 @@ impl State {
     pub fn count_pool(&mut self, pool: CUmemoryPool, bytes: u64, taken: bool) {
         // a pool that has ended keeps no counts
         if let Some(p) = self.pools.all.get_mut(&pool.0) {
-            if taken { p.add(bytes) } else { p.sub(bytes) }
+            if taken {
+                p.add(bytes)
+            } else {
+                p.sub(bytes)
+            }
         }
     }
 
@@ -168,7 +171,7 @@ impl State {
         let region = self.memory.find(at).copied();
         let mut refused = Ok(());
         match region {
-            Some(r) if r.base == at && backend.keeps(at, r.size) => self.memory.hide(at)?,
+            Some(r) if r.base == at && backend.keeps(&r) => self.memory.hide(at)?,
             _ => self.memory.free(at, &mut |c| refused = backend.change(c))?,
         }
         if let Some(crate::memory::Region { kind: crate::memory::RegionKind::Pool(p), size, .. }) = region {
