@@ -1,4 +1,5 @@
 //! Executes copies and fills on the host: planned under the state's lock, moved outside it, large ones by several threads.
+use crate::memory::backing::Filler;
 use crate::memory::{Memory, Segment};
 use crate::op::{Copy, Fill, Plane};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,10 @@ pub fn now() -> u64 {
 
 /// Bytes from which a move is worth a second thread.
 const PARALLEL: u64 = 16 << 20;
+/// Bytes from which it is worth asking whether the destination has memory.
+const FILL: u64 = 256 << 10;
+/// Bytes between two such questions.
+const STRIDE: usize = 4 << 20;
 /// Threads of a move at most: memory bandwidth is saturated by few.
 const THREADS: u64 = 4;
 
@@ -22,8 +27,8 @@ const THREADS: u64 = 4;
 pub enum Plan {
     /// Nothing to do.
     Nothing,
-    /// Contiguous pieces: (to, from, bytes).
-    Moves(Vec<(usize, usize, u64)>),
+    /// Contiguous pieces: (to, from, bytes), and what fills the backing where it has no memory yet.
+    Moves(Vec<(usize, usize, u64)>, Option<Filler>),
     /// Rows at fixed distances, each side in one piece.
     Rows {
         /// Host address of the first byte written, with its pitches.
@@ -44,7 +49,7 @@ pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
     }
     if c.is_linear() {
         let (dst, src) = (memory.segments(c.dst.at, c.bytes())?, memory.segments(c.src.at, c.bytes())?);
-        return Ok(Plan::Moves(zip(&dst, &src)));
+        return Ok(Plan::Moves(zip(&dst, &src), memory.filler()));
     }
     let whole = |p: &Plane| -> Res<Option<usize>> {
         let span = c.span(p).ok_or(CUresult::INVALID_VALUE)?;
@@ -62,7 +67,7 @@ pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
             moves.extend(zip(&row(&c.dst)?, &row(&c.src)?));
         }
     }
-    Ok(Plan::Moves(moves))
+    Ok(Plan::Moves(moves, memory.filler()))
 }
 
 /// Plans a fill.
@@ -138,9 +143,9 @@ pub fn settle() {
 pub fn run(plan: &Plan) {
     match plan {
         Plan::Nothing => {}
-        Plan::Moves(moves) => {
+        Plan::Moves(moves, filler) => {
             for &(to, from, len) in moves {
-                move_bytes(to, from, len);
+                move_bytes(to, from, len, filler.as_ref());
             }
         }
         Plan::Rows { dst, src, shape: [width, height, depth] } => {
@@ -159,10 +164,14 @@ pub fn run(plan: &Plan) {
     }
 }
 
-fn move_bytes(to: usize, from: usize, len: u64) {
+fn move_bytes(to: usize, from: usize, len: u64, filler: Option<&Filler>) {
     let apart = to.abs_diff(from) as u64 >= len;
     if apart {
-        split(len, |off, n| move_piece(to + off as usize, from + off as usize, n as usize));
+        let filler = filler.filter(|_| len >= FILL);
+        split(len, |off, n| match filler {
+            Some(filler) => fill_or_move(to + off as usize, from + off as usize, n as usize, filler),
+            None => move_piece(to + off as usize, from + off as usize, n as usize),
+        });
     } else {
         move_piece(to, from, len as usize);
     }
@@ -186,6 +195,16 @@ fn split(len: u64, piece: impl Fn(u64, u64) + Sync) {
         }
         piece(off, len - off);
     });
+}
+
+/// Moves in strides, each filled where there is no memory, copied elsewhere.
+fn fill_or_move(to: usize, from: usize, len: usize, filler: &Filler) {
+    for at in (0..len).step_by(STRIDE) {
+        let n = STRIDE.min(len - at);
+        // SAFETY: see `run`; a page of the app's that can't be read is left to the copy, which faults as any would.
+        let filled = unsafe { filler.fill(to + at, from + at, n) };
+        move_piece(to + at + filled, from + at + filled, n - filled);
+    }
 }
 
 fn cores() -> u64 {
@@ -222,7 +241,7 @@ mod tests {
     fn a_large_move_on_several_threads_moves_every_byte() {
         let from: Vec<u8> = (0..(PARALLEL as usize + 12345)).map(|i| (i * 7 + i / 251) as u8).collect();
         let mut to = vec![0u8; from.len()];
-        run(&Plan::Moves(vec![(to.as_mut_ptr() as usize, from.as_ptr() as usize, from.len() as u64)]));
+        run(&Plan::Moves(vec![(to.as_mut_ptr() as usize, from.as_ptr() as usize, from.len() as u64)], None));
         assert!(from == to);
     }
 
@@ -244,10 +263,45 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_there_and_memory_that_is_not_get_the_same_bytes() {
+        let backing = crate::memory::backing::Backing::new(64 << 20).unwrap();
+        let (to, len) = (backing.at(4096 + 10), (9 << 20) + 77);
+        let byte = |i: usize| (i * 7 + i / 251) as u8;
+        let from: Vec<u8> = (0..len).map(byte).collect();
+        // a neighbour's bytes in the first page, and memory in the middle
+        for there in [4096, 6 << 20] {
+            // SAFETY: inside the mapping, nobody else's.
+            unsafe { (backing.at(there) as *mut u8).write(99) };
+        }
+        run(&Plan::Moves(vec![(to, from.as_ptr() as usize, len as u64)], Some(backing.filler())));
+        // SAFETY: the range just written, of this test's own mapping.
+        let (before, got) =
+            unsafe { (*(backing.at(4096) as *const u8), std::slice::from_raw_parts(to as *const u8, len + 1)) };
+        assert!(before == 99 && got[..len] == from[..] && got[len] == 0);
+    }
+
+    #[test]
+    fn only_memory_that_is_not_there_is_filled() {
+        let backing = crate::memory::backing::Backing::new(1 << 20).unwrap();
+        let from = [7u8; 8192];
+        // SAFETY: inside the mapping, nobody else's; the source is 8192 bytes.
+        unsafe {
+            assert_eq!(backing.filler().fill(backing.at(0), from.as_ptr() as usize, 8192), 8192);
+            assert_eq!(backing.filler().fill(backing.at(0), from.as_ptr() as usize, 8192), 0, "it is there now");
+            assert_eq!(
+                backing.filler().fill(from.as_ptr() as usize, from.as_ptr() as usize, 8192),
+                0,
+                "not the backing's"
+            );
+            assert_eq!(backing.filler().fill(backing.at(65536), 16, 4096), 0, "the source can't be read");
+        }
+    }
+
+    #[test]
     fn overlapping_moves_are_like_memmove() {
         let mut v: Vec<u8> = (0..100).collect();
         let p = v.as_mut_ptr() as usize;
-        run(&Plan::Moves(vec![(p + 10, p, 50)]));
+        run(&Plan::Moves(vec![(p + 10, p, 50)], None));
         assert_eq!(v[10..60], (0..50).collect::<Vec<u8>>()[..]);
     }
 
