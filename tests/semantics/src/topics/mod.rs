@@ -16,6 +16,7 @@ mod pointers;
 mod pools;
 mod proc_address;
 mod process;
+mod regions;
 mod streams;
 mod vmm;
 
@@ -105,6 +106,9 @@ pub const TOPICS: &[Topic] = &[
     ours("handles_wild", handles::wild),
     ours("handles_null", handles::null),
     ours("handles_stale", handles::stale),
+    any("region_stress", regions::stress),
+    any("region_faulted", regions::faulted),
+    any("region_faults", regions::faults),
     any("process_fork", process::fork),
     any("process_exit", process::exit),
 ];

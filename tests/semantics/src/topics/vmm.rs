@@ -24,13 +24,13 @@ fn property(kind: u32) -> CUmemAllocationProp {
     }
 }
 
-fn create(d: &Driver, size: usize) -> CUmemGenericAllocationHandle {
+pub(super) fn create(d: &Driver, size: usize) -> CUmemGenericAllocationHandle {
     let mut handle = 0;
     must("cuMemCreate", d.cuMemCreate(&mut handle, size, &property(ON_DEVICE), 0));
     handle
 }
 
-fn reserve(d: &Driver, size: usize) -> CUdeviceptr {
+pub(super) fn reserve(d: &Driver, size: usize) -> CUdeviceptr {
     let mut address = 0;
     must("cuMemAddressReserve", d.cuMemAddressReserve(&mut address, size, 0, 0, 0));
     address
@@ -41,7 +41,7 @@ fn allow(d: &Driver, address: CUdeviceptr, size: usize) -> CUresult {
     d.cuMemSetAccess(address, size, &access, 1)
 }
 
-fn map(d: &Driver, address: CUdeviceptr, size: usize, handle: CUmemGenericAllocationHandle) {
+pub(super) fn map(d: &Driver, address: CUdeviceptr, size: usize, handle: CUmemGenericAllocationHandle) {
     must("cuMemMap", d.cuMemMap(address, size, 0, handle, 0));
     must("cuMemSetAccess", allow(d, address, size));
 }
