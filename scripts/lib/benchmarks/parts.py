@@ -18,7 +18,7 @@ FORWARDED = {"cuLaunchKernel": "one thread, two parameters", "cuMemsetD8Async": 
 def imports(setting):
     """`import torch`, in processes that alternate; the first pair only fills the page cache."""
     seconds = {False: [], True: []}
-    for _ in range(12):
+    for _ in range(8):
         for preload in seconds:
             start = time.perf_counter()
             subprocess.run([setting.python, "-c", "import torch"], env=setting.environment(preload), check=True)
@@ -127,7 +127,7 @@ def parks(setting):
 
 
 def size(mib, copies):
-    """As many MiB as wished, or the largest half, quarter, ... of which `copies` fit into three quarters of the free memory."""
+    """As many MiB as wished, or the largest half, quarter, ... of that of which `copies` fit into three quarters of the free memory."""
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // 1024
     while mib * copies > free * 3 // 4:
