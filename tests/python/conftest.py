@@ -38,6 +38,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "core: identity, bytes and the canonical program: run on each PyTorch version")
+    config.addinivalue_line("markers", "once: not about PyTorch: run once, whatever its version")
 
 
 def torch_version():

@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import CLI, OBJECTS, PROGRAMS
 
+pytestmark = pytest.mark.once
+
 CALLS = {"cuMemAlloc_v2": 50, "cuMemcpyHtoD_v2": 50, "cuMemcpyDtoH_v2": 50, "cuMemFree_v2": 51, "cuInit": 1}
 ENDS = {"normal": 0, "os._exit": 3, "kill": -signal.SIGKILL, "abort": -signal.SIGABRT}
 

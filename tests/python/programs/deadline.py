@@ -93,7 +93,7 @@ def freeing_and_asking_go_on_after_the_deadline():
     @spaces.GPU(duration=0.2)
     def late():
         kernel()
-        first, second = torch.empty(64 << 20, device="cuda"), torch.empty(64 << 20, device="cuda")
+        first, second = (torch.empty(32 << 20, dtype=torch.uint8, device="cuda") for _ in range(2))
         first.record_stream(stream)
         address = driver.made("cuMemAlloc_v2", 4096)
         own = driver.made("cuEventCreate", 0)
@@ -110,10 +110,9 @@ def freeing_and_asking_go_on_after_the_deadline():
         return torch.cuda.memory_allocated()
 
     raises(RuntimeError, ABORTED, late)
-    assert set(answers.values()) == {0}, answers
-    require_alive()
     torch.cuda.empty_cache()
     require_alive()
+    assert set(answers.values()) == {0}, answers
 
 
 @check
@@ -143,13 +142,15 @@ def other_threads_get_702_until_the_region_has_ended():
 def the_latest_of_the_open_regions_counts():
     short = INTERFACE.begin(0.2)
     long = INTERFACE.begin(60.0)
-    kernel()
-    time.sleep(0.5)
-    assert (INTERFACE.expired(short), INTERFACE.expired(long)) == (1, 0)
-    kernel()
-    assert INTERFACE.end(long) == 0
-    raises(RuntimeError, "timed out", kernel)
-    assert INTERFACE.end(short) == 0
+    try:
+        kernel()
+        time.sleep(0.5)
+        assert (INTERFACE.expired(short), INTERFACE.expired(long)) == (1, 0)
+        kernel()
+        assert INTERFACE.end(long) == 0
+        raises(RuntimeError, "timed out", kernel)
+    finally:
+        assert INTERFACE.end(short) == 0
     require_alive()
 
 
@@ -187,8 +188,8 @@ def many_aborted_calls():
 
 @check
 def a_call_in_time_is_left_alone():
-    assert spaces.GPU(duration=0.5)(lambda: (kernel(), 7)[1])() == 7
-    time.sleep(0.6)
+    assert spaces.GPU(duration=5)(lambda: (kernel(), 7)[1])() == 7
+    time.sleep(5.1)
     require_alive()
 
 

@@ -1,0 +1,104 @@
+"""Each driver function that claim, park and forwarded calls use fails once, at each of its first calls."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.once
+
+OUT_OF_MEMORY, UNKNOWN, ILLEGAL_ADDRESS = 2, 999, 700
+
+
+def functions():
+    """What the shim calls in the driver below: the list in its source."""
+    text = (ROOT / "shim" / "src" / "driver.rs").read_text()
+    (block,) = re.findall(r"^functions! \{\n(.*?)^\}", text, re.M | re.S)
+    names = re.findall(r"^    (cu\w+)\(", block, re.M)
+    assert len(names) > 40
+    return names
+
+
+# Asked before the shim starts to claim, and answered for all its life.
+EARLY = ("cuDriverGetVersion",)
+
+
+@pytest.mark.parametrize("function", [name for name in functions() if name not in EARLY])
+def test_a_function_that_fails_once(world, quick, function):
+    code = OUT_OF_MEMORY if "Mem" in function else UNKNOWN
+    for nth in (1,) if quick else (1, 2, 3):
+        outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}:{nth}={code}", timeout=60)
+        assert outcome.code == 0, f"{function}, call {nth}: {outcome.err}"
+        assert not outcome.left and not outcome.violations
+
+
+# Without these no claim is possible, ...
+CLAIM = [
+    "cuInit",
+    "cuMemAddressReserve",
+    "cuDevicePrimaryCtxRetain",
+    "cuMemCreate",
+    "cuMemMap",
+    "cuMemSetAccess",
+    "cuMemcpyHtoDAsync_v2",
+]
+# ... and without these no launch: the caller must hear of it.
+VITAL = CLAIM + ["cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel"]
+
+
+@pytest.mark.parametrize("function", VITAL)
+def test_the_caller_gets_the_error(world, function):
+    outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}:1={UNKNOWN}", timeout=60)
+    assert outcome.code == 0, outcome.err
+    codes = outcome.told["codes"]["codes"]
+    assert codes[0] in (UNKNOWN, OUT_OF_MEMORY) and codes[1:] == [0, 0, 0], codes
+
+
+@pytest.mark.parametrize("function", VITAL)
+def test_a_function_that_always_fails(world, function):
+    outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}={UNKNOWN}", FAULTS_LASTING=1, timeout=60)
+    assert outcome.code == 0, outcome.err
+    assert not outcome.left and not outcome.violations
+    assert outcome.messages() or function not in CLAIM, "nobody said why"
+
+
+# What fails without the program or its user hearing of it, since there is another way.
+QUIET = {
+}
+# What the program does not make the shim call.
+UNUSED = {
+}
+
+
+@pytest.mark.parametrize("function", [name for name in functions() if name not in EARLY])
+def test_the_program_reaches_the_function(world, function):
+    """Else the tests above would pass whatever the shim does."""
+    outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}={UNKNOWN}", FAULTS_LASTING=1, timeout=60)
+    heard = any(outcome.told["codes"]["codes"]) or outcome.messages()
+    assert bool(heard) == (function not in QUIET and function not in UNUSED), outcome.err
+
+
+# A copy home that fails: the bytes stay where they are until it works.
+@pytest.mark.parametrize("function", ["cuMemcpyDtoHAsync_v2", "cuCtxSynchronize", "cuMemcpyDtoH_v2"])
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_park_that_fails_is_tried_again(world, function, times):
+    faults = ",".join(f"{function}:{nth}={UNKNOWN}" for nth in range(1, times + 1))
+    outcome = world.run("faults.py", SOFTCUDA_FAULT=faults, timeout=60)
+    assert outcome.code == 0, outcome.err
+    assert not outcome.left and not outcome.violations
+
+
+def test_a_lost_device_is_said_and_the_program_ends(world):
+    outcome = world.run("faults.py", SOFTCUDA_FAULT=f"cuCtxSynchronize={ILLEGAL_ADDRESS}", FAULTS_LASTING=1, timeout=60)
+    assert outcome.code >= 0, outcome.err
+    assert any("GPU failed" in message for message in outcome.messages()), outcome.err
+    assert not outcome.left
+
+
+def test_a_card_that_is_full_for_others(world):
+    """A card smaller than what is parked: the claim fails with out of memory, and says so."""
+    outcome = world.run("faults.py", SOFTCUDA_VRAM="8MiB", FAULTS_LASTING=1, options=["--vram", "1GiB"], timeout=60)
+    assert outcome.code == 0, outcome.err
+    assert set(outcome.told["codes"]["codes"]) == {OUT_OF_MEMORY}
+    assert outcome.messages()
+    assert not outcome.left
