@@ -23,6 +23,8 @@ pub struct Live {
     pub ctx: CUcontext,
     /// Physical memory mapped in the arena: address to (bytes, handle).
     pub extents: BTreeMap<u64, (u64, u64)>,
+    /// Physical memory that is mapped nowhere and could not be released yet.
+    unmapped: Vec<u64>,
     /// Real handles of the app's physical handles, and their bytes.
     pub physical: HashMap<u64, (u64, u64)>,
     /// The app's mappings that exist for real: address to bytes.
@@ -433,12 +435,23 @@ impl Live {
     pub(super) fn drop_extent(&mut self, d: &Driver, at: u64) -> Res {
         let Some(&(len, handle)) = self.extents.get(&at) else { return Ok(()) };
         // SAFETY: an extent of ours; nothing runs that uses it.
-        unsafe {
-            twice(|| (d.cuMemUnmap)(at, len as usize))?;
-            twice(|| (d.cuMemRelease)(handle))?;
-        }
+        unsafe { twice(|| (d.cuMemUnmap)(at, len as usize)) }?;
+        // from here on the addresses are free, whatever becomes of the memory
         self.extents.remove(&at);
-        Ok(())
+        self.unmapped.push(handle);
+        self.release_unmapped(d)
+    }
+
+    /// Releases memory that nothing maps; what is refused is tried again at the next call.
+    pub(super) fn release_unmapped(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        self.unmapped.retain(|&handle| {
+            // SAFETY: a handle of ours without mappings.
+            let released = unsafe { twice(|| (d.cuMemRelease)(handle)) };
+            result = result.and(released);
+            released.is_err()
+        });
+        result
     }
 
     pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, host: bool) -> Res {
@@ -454,10 +467,9 @@ impl Live {
 
     pub(super) fn destroy(&mut self, d: &Driver, physical: u64) -> Res {
         let Some(&(handle, _)) = self.physical.get(&physical) else { return Ok(()) };
-        // SAFETY: a handle of ours that the app has released.
-        unsafe { twice(|| (d.cuMemRelease)(handle)) }?;
         self.physical.remove(&physical);
-        Ok(())
+        self.unmapped.push(handle);
+        self.release_unmapped(d)
     }
 
     pub(super) fn map(&mut self, d: &Driver, va: u64, len: u64, physical: u64, offset: u64) -> Res {

@@ -69,6 +69,8 @@ pub struct Engine {
     epoch: AtomicU32,
     /// Whether a GPU is claimed; changes with `phase` and the state's lock held.
     claimed: AtomicBool,
+    /// The error that lost the device, 0 while it is not lost; changes with `phase` and the state's lock held.
+    lost: AtomicU32,
     live: Mutex<Live>,
     record: Mutex<Record>,
     /// Error of a replayed command, due at the next call.
@@ -90,6 +92,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         phase: Mutex::new(Phase::Parked),
         epoch: AtomicU32::new(0),
         claimed: AtomicBool::new(false),
+        lost: AtomicU32::new(0),
         live: Mutex::new(Live::default()),
         record: Mutex::new(Record::default()),
         owed: Mutex::new(None),
@@ -144,7 +147,8 @@ impl Engine {
         };
         let count = |t: &AtomicU64| t.load(Ordering::Relaxed);
         let t = &self.tally;
-        let level = if self.claimed.load(Ordering::Acquire) { "claimed" } else { "parked" };
+        let on_card = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        let level = if on_card { "claimed" } else { "parked" };
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
             "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
@@ -330,10 +334,14 @@ impl Backend for Engine {
     }
 
     fn change(&self, change: Change) -> Res {
-        if self.claimed.load(Ordering::Acquire) {
-            self.change_live(change)
-        } else {
-            Ok(())
+        match self.lost.load(Ordering::Acquire) {
+            0 if self.claimed.load(Ordering::Acquire) => self.change_live(change),
+            0 => Ok(()),
+            // nothing is on the card any more, and nothing comes to it
+            code => match change {
+                Change::Give { .. } | Change::Destroy { .. } | Change::Unmap { .. } | Change::Unpin { .. } => Ok(()),
+                _ => Err(CUresult(code)),
+            },
         }
     }
 
@@ -341,7 +349,7 @@ impl Backend for Engine {
         if kind == Kind::Function {
             self.end_function(handle);
         }
-        if self.claimed.load(Ordering::Acquire) {
+        if self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0 {
             self.end_live(kind, handle);
         }
     }
@@ -368,7 +376,8 @@ impl Backend for Engine {
     }
 
     fn limit(&self, limit: u32, value: usize) -> Res {
-        if self.claimed.load(Ordering::Acquire) { self.limit_live(limit, value) } else { Ok(()) }
+        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        if live { self.limit_live(limit, value) } else { Ok(()) }
     }
 
     fn forked(&self) {

@@ -40,6 +40,7 @@ impl Engine {
             }
             Err(code) if STICKY.contains(&code.0) => {
                 *phase = Phase::Lost(code);
+                self.leave_lost(code);
                 Err(format!(
                     "the GPU failed while the app's work ran ({}): as with any CUDA program, what the card held is lost and \
                      the program must be started again",
@@ -86,16 +87,25 @@ impl Engine {
         Ok(bytes)
     }
 
+    /// A context that failed for good keeps nothing worth keeping: the card is given back, and the device stays lost.
+    fn leave_lost(&self, code: CUresult) {
+        let (Ok(d), Ok(_st)) = (self.driver(), lock()) else { return };
+        // under the state's lock: from here on no change of memory and no end of an object reaches the driver
+        self.lost.store(code.0, Ordering::Release);
+        self.let_go(d);
+        self.leave_context(d);
+    }
+
     /// Event times, module variables and memory.
     fn bring_home(&self, d: &Driver, st: &mut State) -> Res<u64> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        self.note_times(d, st, epoch)?;
+        self.note_times(d, st, epoch);
         self.save_globals(d, st)?;
         cargo::travel(&locked(&self.live), d, st, Way::Out)
     }
 
     /// Keeps the times of the events that this claim recorded, as offsets from its base event.
-    fn note_times(&self, d: &Driver, st: &mut State, epoch: u32) -> Res {
+    fn note_times(&self, d: &Driver, st: &mut State, epoch: u32) {
         let base = locked(&self.live).base;
         for (&h, e) in st.events.iter_mut() {
             let now_recorded = handle::slot(h).is_some_and(|s| s.aux.load(Ordering::Acquire) == epoch as u64);
@@ -104,13 +114,18 @@ impl Engine {
                 Some((base, host)) if e.timed() => {
                     let mut ms = 0f32;
                     // SAFETY: both events are live and, after the synchronize, passed.
-                    ok(unsafe { (d.cuEventElapsedTime)(&mut ms, base, CUevent(twin as usize)) })?;
-                    host + (ms as f64 * 1e6) as u64
+                    match ok(unsafe { (d.cuEventElapsedTime)(&mut ms, base, CUevent(twin as usize)) }) {
+                        Ok(()) => host + (ms as f64 * 1e6) as u64,
+                        Err(e) => {
+                            // bytes matter more than a time: the park goes on
+                            report::error(&format!("an event's time is unknown ({}); it counts as the park's", name(e)));
+                            now()
+                        }
+                    }
                 }
                 _ => now(),
             });
         }
-        Ok(())
     }
 
     /// Brings home the variables of every module that was live, also those that nobody asked for: kernels change them.
@@ -157,6 +172,7 @@ impl Engine {
         for at in live.extents.keys().copied().collect::<Vec<_>>() {
             note(live.drop_extent(d, at));
         }
+        note(live.release_unmapped(d));
         live.modules.clear();
         live.globals.clear();
         live.base = None;

@@ -105,11 +105,15 @@ impl Pipe<'_> {
         // SAFETY: our own stream.
         let drained = unsafe { twice(|| (d.cuStreamSynchronize)(self.stream)) };
         let mut result = drained;
-        while !self.pinned.is_empty() {
-            if let Err(e) = self.retire() {
-                result = result.and(Err(e));
-                self.pinned.pop_front();
-            }
+        for (host, pinned, event) in std::mem::take(&mut self.pinned) {
+            // SAFETY: an event and a registration of ours. The stream is drained, or failed for good: nothing copies, so
+            // each is given back whatever became of the others.
+            let ended = unsafe {
+                let event = if event.0 != 0 { twice(|| (d.cuEventDestroy_v2)(event)) } else { Ok(()) };
+                let pin = if pinned { twice(|| (d.cuMemHostUnregister)(host as *mut _)) } else { Ok(()) };
+                event.and(pin)
+            };
+            result = result.and(ended);
         }
         // SAFETY: our own stream, drained.
         result.and(unsafe { twice(|| (d.cuStreamDestroy_v2)(self.stream)) })
