@@ -2,7 +2,8 @@
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip.
-use super::live::{access_desc, ok, twice, Live};
+use super::live::{ok, twice, Live};
+use super::physical::access_desc;
 use super::staging::{self, Way};
 use crate::driver::Driver;
 use std::collections::HashMap;

@@ -147,7 +147,10 @@ impl Engine {
         let ticket = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket).max().unwrap_or(0);
         drop(st);
         if let Err(e) = self.hold_back(CU_STREAM_LEGACY, ticket) {
-            report::error(&format!("work behind a host function may run before it: its stream can't be held back ({})", name(e)));
+            report::error(&format!(
+                "work behind a host function may run before it: its stream can't be held back ({})",
+                name(e)
+            ));
         }
     }
 

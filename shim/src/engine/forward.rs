@@ -4,12 +4,12 @@ use super::Engine;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
-use zerogpu_device::{handle, host};
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::objects::graph::EVER;
 use zerogpu_device::objects::CAPTURES;
 use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Launch, Op, Params, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
+use zerogpu_device::{handle, host};
 
 /// Where module variables have our addresses: the last GiB of the arena.
 fn is_global(addr: u64) -> bool {

@@ -11,6 +11,7 @@ mod claim;
 mod forward;
 mod live;
 mod park;
+mod physical;
 mod record;
 mod regions;
 mod slots;
@@ -366,7 +367,11 @@ impl Backend for Engine {
         if let Some(_pass) = self.gate.enter() {
             return self.sync_live(scope, true);
         }
-        if self.claimed.load(Ordering::Acquire) { self.settle() } else { host::wait(scope, true) }
+        if self.claimed.load(Ordering::Acquire) {
+            self.settle()
+        } else {
+            host::wait(scope, true)
+        }
     }
 
     fn before_unmap(&self) -> Res {
@@ -377,7 +382,11 @@ impl Backend for Engine {
 
     fn limit(&self, limit: u32, value: usize) -> Res {
         let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        if live { self.limit_live(limit, value) } else { Ok(()) }
+        if live {
+            self.limit_live(limit, value)
+        } else {
+            Ok(())
+        }
     }
 
     fn forked(&self) {
@@ -391,7 +400,9 @@ impl Backend for Engine {
             Some(Ok(answer)) => answer,
             Some(Err(e)) => e.0 as u64,
             None => {
-                report::explain_once(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
+                report::explain_once(&format!(
+                    "export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"
+                ));
                 CUresult::NOT_SUPPORTED.0 as u64
             }
         }

@@ -11,8 +11,8 @@ use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::exec::now;
-use zerogpu_device::{handle, host};
 use zerogpu_device::runtime::{lock, State};
+use zerogpu_device::{handle, host};
 
 /// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
 const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
@@ -118,7 +118,10 @@ impl Engine {
                         Ok(()) => host + (ms as f64 * 1e6) as u64,
                         Err(e) => {
                             // bytes matter more than a time: the park goes on
-                            report::error(&format!("an event's time is unknown ({}); it counts as the park's", name(e)));
+                            report::error(&format!(
+                                "an event's time is unknown ({}); it counts as the park's",
+                                name(e)
+                            ));
                             now()
                         }
                     }

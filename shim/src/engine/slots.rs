@@ -47,7 +47,13 @@ impl Engine {
         }
         let words: *const usize = words.cast();
         // SAFETY: tables whose slots we stub start with their size in bytes, and live as long as the driver.
-        let entry = unsafe { if slot * 8 < *words { *words.add(slot) } else { 0 } };
+        let entry = unsafe {
+            if slot * 8 < *words {
+                *words.add(slot)
+            } else {
+                0
+            }
+        };
         // SAFETY: a nonzero word of a table is a C function.
         Ok((entry != 0).then(|| unsafe { std::mem::transmute::<usize, Slot>(entry) }))
     }

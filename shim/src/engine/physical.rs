@@ -1,0 +1,169 @@
+//! Physical memory, mappings and pins of a claim: what the driver below holds for the process, and how it is let go.
+use super::live::{ok, twice, Live, DEVICE};
+use crate::driver::Driver;
+use zerogpu_abi::*;
+
+/// Access of the claimed device to a range.
+pub(super) fn access_desc(flags: u32) -> CUmemAccessDesc {
+    CUmemAccessDesc { location: CUmemLocation { kind: 1, id: DEVICE }, flags }
+}
+
+/// Pinned memory of the claimed device.
+fn device_prop() -> CUmemAllocationProp {
+    CUmemAllocationProp {
+        kind: 1,
+        requestedHandleTypes: 0,
+        location: CUmemLocation { kind: 1, id: DEVICE },
+        win32HandleMetaData: std::ptr::null_mut(),
+        compressionType: 0,
+        gpuDirectRDMACapable: 0,
+        usage: 0,
+        reserved: [0; 4],
+    }
+}
+
+const READ_WRITE: u32 = 3;
+/// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
+const LARGEST: u64 = 256 << 20;
+
+impl Live {
+    /// Backs a range of the arena with physical memory, where it has none yet.
+    pub(super) fn grow(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        for (at, n) in self.gaps(va, len) {
+            let mut done = 0;
+            while done < n {
+                let part = (n - done).min(LARGEST);
+                self.add_extent(d, at + done, part)?;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+
+    fn gaps(&self, va: u64, len: u64) -> Vec<(u64, u64)> {
+        let (mut at, end) = (va, va + len);
+        let mut gaps = Vec::new();
+        let first = self.extents.range(..=va).next_back().map_or(va, |(&s, _)| s);
+        for (&start, &(size, _)) in self.extents.range(first..end) {
+            if start + size <= at {
+                continue;
+            }
+            if start > at {
+                gaps.push((at, start - at));
+            }
+            at = start + size;
+        }
+        if at < end {
+            gaps.push((at, end - at));
+        }
+        gaps
+    }
+
+    fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+        let (mut handle, prop, desc) = (0, device_prop(), access_desc(READ_WRITE));
+        // SAFETY: the range is reserved and unmapped; on failure what was made is let go.
+        unsafe {
+            ok((d.cuMemCreate)(&mut handle, len as usize, &prop, 0))?;
+            if let Err(e) = ok((d.cuMemMap)(at, len as usize, 0, handle, 0)) {
+                let _first_error_counts = (d.cuMemRelease)(handle);
+                return Err(e);
+            }
+            if let Err(e) = ok((d.cuMemSetAccess)(at, len as usize, &desc, 1)) {
+                let _first_error_counts = ((d.cuMemUnmap)(at, len as usize), (d.cuMemRelease)(handle));
+                return Err(e);
+            }
+        }
+        self.extents.insert(at, (len, handle));
+        Ok(())
+    }
+
+    /// Lets go of the extents that lie wholly in a range; others stay until the park.
+    pub(super) fn shrink(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        let inside: Vec<u64> =
+            self.extents.range(va..va + len).filter(|(&s, &(n, _))| s + n <= va + len).map(|(&s, _)| s).collect();
+        inside.into_iter().try_for_each(|at| self.drop_extent(d, at))
+    }
+
+    /// Unmaps and releases an extent; one that could not be let go is kept in the table, to be tried again.
+    pub(super) fn drop_extent(&mut self, d: &Driver, at: u64) -> Res {
+        let Some(&(len, handle)) = self.extents.get(&at) else { return Ok(()) };
+        // SAFETY: an extent of ours; nothing runs that uses it.
+        unsafe { twice(|| (d.cuMemUnmap)(at, len as usize)) }?;
+        // from here on the addresses are free, whatever becomes of the memory
+        self.extents.remove(&at);
+        self.unmapped.push(handle);
+        self.release_unmapped(d)
+    }
+
+    /// Releases memory that nothing maps; what is refused is tried again at the next call.
+    pub(super) fn release_unmapped(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        self.unmapped.retain(|&handle| {
+            // SAFETY: a handle of ours without mappings.
+            let released = unsafe { twice(|| (d.cuMemRelease)(handle)) };
+            result = result.and(released);
+            released.is_err()
+        });
+        result
+    }
+
+    pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, host: bool) -> Res {
+        if host {
+            return Err(CUresult::NOT_SUPPORTED);
+        }
+        let (mut handle, prop) = (0, device_prop());
+        // SAFETY: writes the new handle.
+        ok(unsafe { (d.cuMemCreate)(&mut handle, len as usize, &prop, 0) })?;
+        self.physical.insert(physical, (handle, len));
+        Ok(())
+    }
+
+    pub(super) fn destroy(&mut self, d: &Driver, physical: u64) -> Res {
+        let Some(&(handle, _)) = self.physical.get(&physical) else { return Ok(()) };
+        self.physical.remove(&physical);
+        self.unmapped.push(handle);
+        self.release_unmapped(d)
+    }
+
+    pub(super) fn map(&mut self, d: &Driver, va: u64, len: u64, physical: u64, offset: u64) -> Res {
+        let &(handle, _) = self.physical.get(&physical).ok_or(CUresult::INVALID_VALUE)?;
+        // SAFETY: a reserved, unmapped range, as the device's tables say.
+        ok(unsafe { (d.cuMemMap)(va, len as usize, offset as usize, handle, 0) })?;
+        self.mappings.insert(va, len);
+        Ok(())
+    }
+
+    pub(super) fn unmap(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        let inside: Vec<u64> = self.mappings.range(va..va + len).map(|(&at, _)| at).collect();
+        for at in inside {
+            let n = self.mappings[&at];
+            // SAFETY: a mapping of ours; the app has stopped using it.
+            unsafe { twice(|| (d.cuMemUnmap)(at, n as usize)) }?;
+            self.mappings.remove(&at);
+        }
+        Ok(())
+    }
+
+    pub(super) fn access(&self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
+        let desc = access_desc(flags);
+        // SAFETY: whole mappings, as the device's tables say.
+        ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
+    }
+
+    pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {
+        // SAFETY: memory of the process that the app allocated or registered for this.
+        ok(unsafe { (d.cuMemHostRegister_v2)(at as *mut _, len as usize, flags) })?;
+        self.pins.insert(at, len);
+        Ok(())
+    }
+
+    pub(super) fn unpin(&mut self, d: &Driver, at: u64) -> Res {
+        if !self.pins.contains_key(&at) {
+            return Ok(());
+        }
+        // SAFETY: registered by `pin`.
+        unsafe { twice(|| (d.cuMemHostUnregister)(at as *mut _)) }?;
+        self.pins.remove(&at);
+        Ok(())
+    }
+}
