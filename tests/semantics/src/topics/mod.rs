@@ -107,6 +107,7 @@ pub const TOPICS: &[Topic] = &[
     ours("handles_null", handles::null),
     ours("handles_stale", handles::stale),
     any("region_stress", regions::stress),
+    any("region_order", regions::order),
     any("region_faulted", regions::faulted),
     any("region_faults", regions::faults),
     any("process_fork", process::fork),

@@ -224,6 +224,36 @@ pub fn stress(d: &'static Driver, t: &mut Check) {
     t.that("every thread had its turn", stress.rounds.load(Ordering::Relaxed) > work.len());
 }
 
+/// Copies that a kernel comes before, between memory older and newer than it: order holds, whoever waits for a GPU.
+pub fn order(d: &'static Driver, t: &mut Check) {
+    d.start();
+    let (kernel, mut numbers) = (Kernel::load(d), Numbers(11));
+    let (first, second, third) = (numbers.bytes(MIB), numbers.bytes(MIB), numbers.bytes(MIB));
+    let old = d.alloc(MIB);
+    d.write(old, &first);
+    if !t.driver.no_kernels {
+        t.code("a launch outside any region", kernel.launch(d, CUstream::NULL), 0);
+    }
+    let (to, from) = (d.alloc(MIB), d.alloc(MIB));
+    t.code("old memory to new", d.cuMemcpyDtoDAsync_v2(to, old, MIB, CUstream::NULL), 0);
+    d.write(from, &second);
+    t.code("new memory to old", d.cuMemcpyDtoDAsync_v2(old, from, MIB, CUstream::NULL), 0);
+    d.write(from, &third);
+    t.that("the new memory has the old one's first bytes", d.read(to, MIB) == first);
+    t.that("the old memory has what the other held at the copy", d.read(old, MIB) == second);
+    t.that("and the other its last bytes", d.read(from, MIB) == third);
+    // freed and taken again before anything runs
+    if !t.driver.no_kernels {
+        t.code("another launch", kernel.launch(d, CUstream::NULL), 0);
+    }
+    t.code("a fill", d.cuMemsetD8_v2(old, 9, MIB), 0);
+    d.free(old);
+    let again = d.alloc(MIB);
+    d.write(again, &third);
+    t.code("everything done", d.cuCtxSynchronize(), 0);
+    t.that("memory taken anew is nobody else's", d.read(again, MIB) == third);
+}
+
 /// Steps with regions around them, on a driver below that may refuse any call: what can be read is what was written.
 pub fn faulted(d: &'static Driver, t: &mut Check) {
     d.start();
