@@ -42,7 +42,9 @@ fn guarded(body: impl FnOnce() -> CUresult) -> CUresult {
 
 #[cold]
 fn panicked() -> CUresult {
-    report::error("a fault inside zerogpu was contained (CUDA error 999); please report it with a trace (ZEROGPU_TRACE=text)");
+    report::error(
+        "a fault inside zerogpu was contained (CUDA error 999); please report it with a trace (ZEROGPU_TRACE=text)",
+    );
     CUresult::UNKNOWN
 }
 

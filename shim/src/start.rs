@@ -90,7 +90,10 @@ fn open_companions(folder: &Path) {
         }
         let file = names.iter().map(|n| folder.join(n)).find(|p| p.is_file());
         let Some(path) = file.and_then(|p| CString::new(p.as_os_str().as_bytes()).ok()) else {
-            report::explain(&format!("{} is not beside the shim: programs that ask for it by name won't find it", names[0]));
+            report::explain(&format!(
+                "{} is not beside the shim: programs that ask for it by name won't find it",
+                names[0]
+            ));
             continue;
         };
         // SAFETY: our own companion, whose constructors do nothing.

@@ -21,7 +21,11 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u
     }
     let mut windows = Vec::new();
     let moved = own_memory(live, d, st, &mut ranges, &mut windows).and_then(|()| staging::copy(d, way, &ranges));
-    let closed = windows.into_iter().fold(Ok(()), |all: Res, (va, len)| all.and(close(d, va, len)));
+    // each is closed, also behind one that could not be
+    let mut closed = Ok(());
+    for (va, len) in windows {
+        closed = closed.and(close(d, va, len));
+    }
     let moved = moved?;
     closed.map(|()| moved)
 }

@@ -267,8 +267,8 @@ impl Engine {
                 _ => (d.cuMemsetD2D32Async)(dst, pitch, f.value, w, h, s),
             }
         })?;
-        // SAFETY: a live stream.
         if f.blocking {
+            // SAFETY: a live stream.
             ok(unsafe { (d.cuStreamSynchronize)(s) })
         } else {
             Ok(())

@@ -5,12 +5,10 @@ use crate::runtime::config;
 use zerogpu_abi::*;
 
 /// Answers for versions whose last digit is 0 and 1 (recorded).
-const FIXED: [[u64; 2]; 2] =
-    [[0x3341181C03CB675C, 0x8ED383AA1F4CD1E8], [0x1841181C03CB675C, 0x8ED383AA1F4CD1E8]];
+const FIXED: [[u64; 2]; 2] = [[0x3341181C03CB675C, 0x8ED383AA1F4CD1E8], [0x1841181C03CB675C, 0x8ED383AA1F4CD1E8]];
 
 /// Key of all others (recorded).
-const KEY: [u8; 16] =
-    [0x14, 0x6A, 0xDD, 0xAE, 0x53, 0xA9, 0xA7, 0x52, 0xAA, 0x08, 0x41, 0x36, 0x0B, 0xF5, 0x5A, 0x9F];
+const KEY: [u8; 16] = [0x14, 0x6A, 0xDD, 0xAE, 0x53, 0xA9, 0xA7, 0x52, 0xAA, 0x08, 0x41, 0x36, 0x0B, 0xF5, 0x5A, 0x9F];
 
 /// The answer to `version` asked at `seconds`, for these identities of process and thread.
 fn answer(version: u32, seconds: u64, pid: u32, thread: u32) -> Res<[u64; 2]> {
