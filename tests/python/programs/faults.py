@@ -37,8 +37,11 @@ driver.upload(mapped + GRAIN, pattern[:GRAIN])
 # two pointers and a size in bytes, as cuda.h's CUDA_MEMCPY2D has them
 DEVICE = 2
 plane = (ctypes.c_uint64 * 16)(0, 0, DEVICE, 0, data, 0, 100, 0, 0, DEVICE, 0, twin + 8192, 0, 100, 50, 10)
-# grid, block, shared memory, stream, attributes: CUlaunchConfig
+# CUlaunchConfig (grid, block, shared memory, stream, attributes and how many) with the launch's priority, -1
+PRIORITY = 8
+priority = (ctypes.c_uint32 * 18)(PRIORITY, 0, 0xFFFFFFFF)
 extended = (ctypes.c_uint32 * 14)(1, 1, 1, 1, 1, 1)
+extended[10:13] = [ctypes.addressof(priority) & 0xFFFFFFFF, ctypes.addressof(priority) >> 32, 1]
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 called = []
 host_function = HOST_FUNCTION(lambda _: called.append(True))
@@ -51,6 +54,8 @@ variable, size = ctypes.c_uint64(), ctypes.c_size_t()
 call("cuModuleGetGlobal_v2", ctypes.byref(variable), ctypes.byref(size), module, b"table")
 driver.upload(variable.value, pattern[:256])
 stream = made("cuStreamCreateWithPriority", 1, -1)
+SYNCHRONIZATION_POLICY = 3
+call("cuStreamSetAttribute", stream, SYNCHRONIZATION_POLICY, (ctypes.c_uint32 * 16)(2))
 start, end = made("cuEventCreate", 0), made("cuEventCreate", 0)
 
 
@@ -77,6 +82,9 @@ def work():
     call("cuLaunchHostFunc", stream, host_function, 0)
     call("cuEventRecord", end, stream)
     call("cuStreamWaitEvent", 0, end, 0)
+    passing = driver.image()
+    driver.launch(made("cuModuleGetFunction", passing, b"empty"))
+    call("cuModuleUnload", passing)
     fresh = made("cuMemAlloc_v2", 3 << 20)
     try:
         call("cuMemcpyDtoHAsync_v2", pinned + 2000, twin, 1000, stream)
@@ -126,7 +134,7 @@ else:
     expected[:1000] = bytes([7]) * 1000
     expected[5000:6000] = expected[6000:7000] = pattern[:1000]
     for row in range(10):
-        expected[8192 + row * 100 :][:50] = pattern[row * 100 :][:50]
+        expected[8192 + row * 100 : 8192 + row * 100 + 50] = pattern[row * 100 : row * 100 + 50]
     expected[16384 : 16384 + 200] = bytes([1, 1]) * 100
     expected[20480 : 20480 + 400] = bytes([1, 1, 0, 0]) * 100
     for at, width in enumerate((1, 2, 4)):
