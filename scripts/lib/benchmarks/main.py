@@ -56,5 +56,8 @@ def measured(options):
         for name, part in parts.PARTS.items():
             if not options.only or name in options.only:
                 print(f"{name} ... (load {os.getloadavg()[0]:.1f})", flush=True)
-                rows += part(setting)
+                made = part(setting)
+                # at once, so that a run that is broken off has shown what it found
+                print("\n".join(row.line() for row in made), flush=True)
+                rows += made
         return rows
