@@ -1,7 +1,7 @@
 """Bytes: what is put on the device comes back bit for bit, with each allocator, with and without a driver."""
 
 import pytest
-from conftest import each_check, torch_version
+from world import each_check, torch_version
 
 pytestmark = pytest.mark.core
 

@@ -1,7 +1,7 @@
 """Streams, events, generators, pinned memory, memory statistics, out of memory and recovery."""
 
 import pytest
-from conftest import each_check
+from world import each_check
 
 WAYS = {"no driver": "none", "softcuda": "soft"}
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CLI, ROOT, torch_version
+from world import CLI, ROOT, torch_version
 
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import ROOT
+from world import ROOT
 
 pytestmark = pytest.mark.once
 

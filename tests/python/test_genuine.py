@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import CLI, ROOT, each_check
+from world import CLI, ROOT, each_check
 
 
 @pytest.fixture(scope="session")

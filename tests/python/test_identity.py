@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import OBJECTS, each_check
+from world import OBJECTS, each_check
 
 pytestmark = pytest.mark.core
 

@@ -4,7 +4,7 @@ import re
 import struct
 
 import pytest
-from conftest import each_check
+from world import each_check
 
 
 @pytest.fixture(scope="module")

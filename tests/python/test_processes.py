@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import OBJECTS, each_check
+from world import OBJECTS, each_check
 
 PRELOAD = ":".join(map(str, OBJECTS))
 

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 
 import pytest
-from conftest import PROGRAMS, each_check, torch_version
+from world import PROGRAMS, each_check, torch_version
 
 
 @pytest.fixture(scope="module")

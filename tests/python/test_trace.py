@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CLI, OBJECTS, PROGRAMS
+from world import CLI, OBJECTS, PROGRAMS
 
 pytestmark = pytest.mark.once
 

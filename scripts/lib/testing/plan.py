@@ -13,6 +13,8 @@ CORE = ("2.2.2", "2.1.2")
 MORE = ("2.3.1", "2.11.0")
 
 BUILD = "release build"
+COMMAND = TARGET / "dist" / "bin" / "zerogpu"
+SHIM = TARGET / "dist" / "lib" / "zerogpu"
 # The environment that steps use which need one, but no certain PyTorch.
 ANY = "torch-2.4.0"
 
@@ -20,8 +22,7 @@ ANY = "torch-2.4.0"
 def plan(everything, quick, named):
     """All steps, in order. `named`: those of --all are there too, but each no fuller than without it."""
     versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
-    steps = rust() + checks()
-    steps += hook()
+    steps = rust() + checks() + hook() + gpu_check() + once(quick)
     for version in versions:
         steps += matrix(version, core=not everything and version in CORE, quick=quick)
     return without_twins(steps)
@@ -86,8 +87,7 @@ def pytest(name, environment_name, arguments, **more):
 
 
 def hook():
-    shim = TARGET / "dist" / "lib" / "zerogpu"
-    preload = ":".join(str(shim / name) for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"))
+    preload = ":".join(str(SHIM / name) for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"))
     return [
         environment(ANY),
         pytest("hook", ANY, ["tests/python/hook"]),
@@ -95,12 +95,30 @@ def hook():
     ]
 
 
+def gpu_check():
+    """The check for machines with a GPU, on softcuda as far as copies go, and its own tests."""
+    python = str(environments.interpreter(ANY))
+    command = [python, "scripts/gpu-check", "--driver", "soft", "--lib", str(SHIM), "--zerogpu", str(COMMAND)]
+    return [
+        pytest("gpu-check tests", ANY, ["tests/python/gpu_check"]),
+        Step("gpu-check on softcuda", command, needs=(environment(ANY).name, BUILD)),
+    ]
+
+
 def matrix(version, core, quick):
+    """The tests of tests/python in one PyTorch version."""
     name = f"torch-{version}"
-    arguments = ["tests/python", "--ignore=tests/python/hook"]
-    arguments += ["-m", "core"] if core else []
-    arguments += ["--quick"] if quick else []
-    return [environment(name), pytest(f"matrix {name}", name, arguments)]
+    return [environment(name), pytest(f"matrix {name}", name, tests("core and not once" if core else "not once", quick))]
+
+
+def once(quick):
+    """Those of them that are not about PyTorch."""
+    return [pytest("faults and traces", ANY, tests("once", quick))]
+
+
+def tests(which, quick):
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "python").glob("test_*.py"))
+    return files + ["-m", which] + ["--quick"] * quick
 
 
 def without_twins(steps):
