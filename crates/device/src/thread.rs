@@ -7,9 +7,14 @@ use zerogpu_abi::{CUcontext, CUresult, Res};
 /// Contexts that a thread can have pushed.
 const DEPTH: usize = 64;
 
+/// One look-up finds all of it: a shared library pays for each thread-local it touches.
+struct Stack {
+    top: Cell<usize>,
+    contexts: [Cell<usize>; DEPTH],
+}
+
 thread_local! {
-    static STACK: [Cell<usize>; DEPTH] = const { [const { Cell::new(0) }; DEPTH] };
-    static TOP: Cell<usize> = const { Cell::new(0) };
+    static STACK: Stack = const { Stack { top: Cell::new(0), contexts: [const { Cell::new(0) }; DEPTH] } };
     static CAPTURE_MODE: Cell<u32> = const { Cell::new(0) };
     static ID: Cell<u64> = const { Cell::new(0) };
 }
@@ -17,41 +22,39 @@ thread_local! {
 /// The thread's current context; NULL if it has none.
 #[inline]
 pub fn current() -> CUcontext {
-    let top = TOP.get();
-    CUcontext(if top == 0 { 0 } else { STACK.with(|s| s[top - 1].get()) })
+    STACK.with(|s| CUcontext(if s.top.get() == 0 { 0 } else { s.contexts[s.top.get() - 1].get() }))
 }
 
 /// Pushes a context.
 pub fn push(ctx: CUcontext) -> Res {
-    let top = TOP.get();
-    if top == DEPTH {
-        return Err(CUresult::OUT_OF_MEMORY);
-    }
-    STACK.with(|s| s[top].set(ctx.0));
-    TOP.set(top + 1);
-    Ok(())
+    STACK.with(|s| {
+        let top = s.top.get();
+        s.contexts.get(top).ok_or(CUresult::OUT_OF_MEMORY)?.set(ctx.0);
+        s.top.set(top + 1);
+        Ok(())
+    })
 }
 
 /// Pops the current context; an empty stack: INVALID_CONTEXT.
 pub fn pop() -> Res<CUcontext> {
-    let top = TOP.get();
-    if top == 0 {
-        return Err(CUresult::INVALID_CONTEXT);
-    }
-    TOP.set(top - 1);
-    Ok(CUcontext(STACK.with(|s| s[top - 1].get())))
+    STACK.with(|s| {
+        let below = s.top.get().checked_sub(1).ok_or(CUresult::INVALID_CONTEXT)?;
+        s.top.set(below);
+        Ok(CUcontext(s.contexts[below].get()))
+    })
 }
 
 /// Replaces the top of the stack; NULL pops it.
 pub fn set(ctx: CUcontext) -> Res {
-    let top = TOP.get();
-    match (ctx.0, top) {
-        (0, 0) => {}
-        (0, _) => TOP.set(top - 1),
-        (_, 0) => return push(ctx),
-        _ => STACK.with(|s| s[top - 1].set(ctx.0)),
-    }
-    Ok(())
+    STACK.with(|s| {
+        match (ctx.0, s.top.get()) {
+            (0, 0) => {}
+            (0, top) => s.top.set(top - 1),
+            (_, 0) => return push(ctx),
+            (_, top) => s.contexts[top - 1].set(ctx.0),
+        }
+        Ok(())
+    })
 }
 
 /// Exchanges the thread's capture mode (0 global, 1 thread local, 2 relaxed).

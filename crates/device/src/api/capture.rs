@@ -50,6 +50,13 @@ pub unsafe fn cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph) -> CU
     })
 }
 
+/// Whether the process captures nothing, for a stream that exists; no lock is taken.
+#[inline]
+pub(super) fn is_known_and_none_captures(stream: CUstream) -> Res<bool> {
+    is_idle(stream)?;
+    Ok(CAPTURES.load(Ordering::Acquire) == 0)
+}
+
 /// Whether a stream certainly takes part in no capture; no lock is taken.
 #[inline]
 fn is_idle(stream: CUstream) -> Res<bool> {

@@ -25,7 +25,7 @@ pub unsafe fn cuStreamDestroy(hStream: CUstream) -> CUresult {
 
 unsafe fn wait(stream: CUstream, wait: bool) -> CUresult {
     answer(|| {
-        {
+        if !super::capture::is_known_and_none_captures(stream)? {
             let mut st = lock()?;
             let s = st.stream(stream)?;
             st.sync_in_capture(s)?;
