@@ -1,16 +1,13 @@
 //! What passing costs. The aim: 3 ns for entering and leaving an open gate.
-#![allow(unexpected_cfgs)]
 
-#[cfg(not(loom))]
-use criterion::{criterion_group, criterion_main, Criterion};
-#[cfg(not(loom))]
+use criterion::Criterion;
 use std::hint::black_box;
-#[cfg(not(loom))]
 use zerogpu_gate::Gate;
 
-#[cfg(not(loom))]
-fn gate(criterion: &mut Criterion) {
-    static GATE: Gate = Gate::new();
+static GATE: Gate = Gate::new();
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
     criterion.bench_function("closed: refused", |bencher| bencher.iter(|| GATE.enter().is_some()));
     GATE.open();
     criterion.bench_function("open: enter and leave", |bencher| bencher.iter(|| black_box(GATE.enter()).is_some()));
@@ -25,12 +22,5 @@ fn gate(criterion: &mut Criterion) {
             closed
         });
     });
+    criterion.final_summary();
 }
-
-#[cfg(not(loom))]
-criterion_group!(benches, gate);
-#[cfg(not(loom))]
-criterion_main!(benches);
-
-#[cfg(loom)]
-fn main() {}

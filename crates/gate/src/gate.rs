@@ -29,7 +29,12 @@ pub struct Gate {
     changed: Event,
 }
 
-/// Leave to be inside; ends when dropped, on the thread that entered.
+/// Leave to be inside; ends when dropped, on the thread that entered:
+///
+/// ```compile_fail,E0277
+/// fn goes_to_another_thread<T: Send>() {}
+/// goes_to_another_thread::<zerogpu_gate::Pass>();
+/// ```
 #[must_use = "the thread leaves as soon as its pass is dropped"]
 pub struct Pass {
     record: &'static Record,
@@ -141,13 +146,14 @@ impl Gate {
         Record::find(self).is_some_and(|record| record.depth() != 0)
     }
 
-    /// Entries so far, of all threads, nested ones included; it never falls. If it stands still, nobody has entered.
+    /// Entries so far, of all threads, nested ones included; it never falls. If it stands still, nobody has entered (but
+    /// somebody may still be inside).
     pub fn passes(&self) -> u64 {
         self.records.iter().map(Record::entries).sum()
     }
 
-    /// Call it in the child of a fork, on its only thread: the gate is closed, and the parent's other threads are
-    /// forgotten. If the fork happened inside, the calling thread still is.
+    /// To be called in the child of a fork, on its only thread, before anything else is done with the gate: it is closed,
+    /// and the parent's other threads are forgotten. If the fork happened inside, the calling thread still is.
     pub fn after_fork_in_child(&self) {
         sys::forget_membarrier();
         let closed = (self.state.load(Ordering::Relaxed) & !KIND).wrapping_add(OPENING) | CLOSED;

@@ -15,6 +15,9 @@
 //! same pairing holds for leaving (`depth = 0`, then look for a closer to wake): no wake-up is lost. Where the kernel
 //! refuses the call (a seccomp filter), open gates say so in their state, and passing uses a real fence in its place.
 //!
+//! Measured on an AMD EPYC, in a shared library: 2.7 ns for entering and leaving together, 7 ns for a refusal. In the
+//! bench, where finding the thread's record needs no call: 2.7 ns and 5.6 ns on a busy machine.
+//!
 //! A thread's record is allocated at its first entry and never freed. A pthread key's destructor hands it to the next
 //! thread that needs one; if the process has no key left, records of ended threads stay unused (128 bytes each).
 //! The library that holds the gate must not be unloaded, since that destructor lies in it.

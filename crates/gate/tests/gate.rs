@@ -7,6 +7,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 use support::{sleeps, stress, tid};
 use zerogpu_gate::{CloseError, Gate};
 
@@ -76,8 +77,10 @@ fn a_thread_inside_holds_the_close_back() {
     });
     let closer_tid = told.recv().unwrap();
     while thread::spawn(|| GATE.enter().is_some()).join().unwrap() {}
+    let begin = Instant::now();
     while !sleeps(closer_tid) {
         assert!(!closer.is_finished(), "it did not wait");
+        assert!(begin.elapsed() < Duration::from_secs(60), "it waits, but does not sleep");
         thread::yield_now();
     }
     drop(GATE.enter().expect("this thread is inside"));
