@@ -1,6 +1,6 @@
 //! The gate: driver calls pass through it while a GPU is claimed, and a park closes it.
 //!
-//! Passing costs a thread two stores to a record of its own and two loads of a word that nobody writes meanwhile: no
+//! Passing costs a thread three stores to a record of its own and two loads of a word that nobody writes meanwhile: no
 //! lock, no atomic read-modify-write, no fence. Closing pays instead: it forbids entry, makes every running thread of
 //! the process execute a memory barrier (`membarrier(2)`), and then waits for each thread that is inside.
 //!
