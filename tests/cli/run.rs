@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -130,12 +131,16 @@ fn signals_reach_the_traced_program() {
     {
         // The reading ends with the signal, or when this test ends.
         let script = format!("trap 'echo got {name}; exit 42' {name}; echo ready; read line");
-        let mut child = stage
-            .zerogpu(&["run", "--trace", "json", "sh", "-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = stage.zerogpu(&["run", "--trace", "json", "sh", "-c", &script]);
+        // A signal that is ignored here (HUP, under nohup) would be ignored by all below, and a shell can't trap it then.
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(signal, libc::SIG_DFL);
+                Ok(())
+            })
+        };
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "ready");
         // SAFETY: kill(2) on a child that has not been waited for.
