@@ -65,8 +65,7 @@ pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
 /// `text` is NULL or valid for `size` bytes.
 #[no_mangle]
 pub unsafe extern "C" fn zerogpu_state(text: *mut c_char, size: usize) -> c_int {
-    let json =
-        catch_unwind(|| own_engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
+    let json = catch_unwind(|| own_engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
     if !text.is_null() && size > 0 {
         let n = json.len().min(size - 1);
         // SAFETY: the caller's promise; `n` bytes and a NUL fit.
