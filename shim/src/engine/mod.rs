@@ -276,8 +276,9 @@ impl Engine {
             if record.defer(&mut st, op, self.settings.record_limit) {
                 return Run::Done(Ok(()));
             }
+            let first = record.first().map_or_else(|| "deferred work".into(), |first| what(&mut st, &first.as_op()));
             drop(record);
-            let why = format!("{} that deferred work comes before", what(&mut st, op));
+            let why = format!("{first} and {} behind it", what(&mut st, op));
             drop(st);
             return match self.claim(!self.regions.any(), &why) {
                 Ok(()) => Run::Again,

@@ -34,6 +34,11 @@ impl Record {
         self.ops.is_empty()
     }
 
+    /// The first recorded launch, which is what made everything behind it wait.
+    pub fn first(&self) -> Option<&Owned> {
+        self.ops.iter().find(|op| matches!(op, Owned::Launch(_)))
+    }
+
     /// Commands and bytes.
     pub fn size(&self) -> (usize, u64) {
         (self.ops.len(), self.weight)
