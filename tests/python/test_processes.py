@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from world import OBJECTS, each_check
+from world import OBJECTS, PROGRAMS, each_check
 
 PRELOAD = ":".join(map(str, OBJECTS))
 
@@ -126,13 +126,25 @@ def test_a_fork_before_the_first_driver_call_may_use_the_device(world):
     outcome.require_end()
 
 
+BEFORE_EXIT = """
+import atexit, os, sys, threading
+import torch, spaces, driver
+
+x, y = torch.arange(1000).to("cuda"), torch.eye(8).to("cuda")
+
+def download_for_ever():
+    driver.start()
+    while True:
+        driver.download(x.data_ptr(), 8000)
+
+"""
 EXITS = {
     "falls off the end": "",
     "sys.exit": "sys.exit(9)",
     "os._exit": "os._exit(9)",
     "exception": "raise ValueError('on purpose')",
     "in a thread": "t = threading.Thread(target=lambda: x.clone()); t.start(); t.join()",
-    "while a thread copies": "threading.Thread(target=lambda: [x.cpu() for _ in range(10**9)], daemon=True).start()",
+    "while a thread is in the driver": "threading.Thread(target=download_for_ever, daemon=True).start()",
     "at exit": "atexit.register(lambda: x.cpu()); atexit.register(torch.cuda.synchronize)",
     "with libraries": "spaces.GPU(lambda: (torch.fft.rfft(x.float()), torch.linalg.svdvals(y), y @ y))()",
 }
@@ -141,11 +153,7 @@ CODES = {"sys.exit": 9, "os._exit": 9, "exception": 1}
 
 @pytest.mark.parametrize("way", EXITS)
 def test_exits_are_clean(world, way):
-    script = (
-        "import atexit, os, sys, threading, torch, spaces\n"
-        "x, y = torch.arange(1000).to('cuda'), torch.eye(8).to('cuda')\n" + EXITS[way]
-    )
-    outcome = world.run([sys.executable, "-c", script], driver="soft", timeout=120)
+    outcome = world.run([sys.executable, "-c", BEFORE_EXIT + EXITS[way]], timeout=120, PYTHONPATH=PROGRAMS)
     assert outcome.code == CODES.get(way, 0), outcome.err
     assert not outcome.messages() and not outcome.violations and not outcome.left
     assert outcome.err == "" or way == "exception", outcome.err

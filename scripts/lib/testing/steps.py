@@ -17,14 +17,13 @@ EVERY = 60
 # Lines of a failed step's log that are shown.
 TAIL = 40
 
-OUTCOMES = {
-    "cargo": re.compile(r"^test result: .*?(?P<passed>\d+) passed; (?P<failed>\d+) failed; (?P<skipped>\d+) ignored", re.M),
-    "pytest": re.compile(
-        r"^=*(?= .*\d+ (?:passed|failed|skipped|error))(?=.*?(?P<failed>\d+) failed)?(?=.*?(?P<passed>\d+) passed)?"
-        r"(?=.*?(?P<skipped>\d+) skipped)?(?=.*?(?P<errors>\d+) error)?.* in [\d.]+s",
-        re.M,
-    ),
+# The lines in which a test runner says how many tests went how.
+SUMS = {
+    "cargo": re.compile(r"^test result: .*$", re.M),
+    "pytest": re.compile(r"^=* ?\d+ (?:passed|failed|skipped|deselected|errors?)\b.* in [\d.]+s.*$", re.M),
 }
+WORDS = {"passed": "passed", "failed": "failed", "error": "failed", "errors": "failed"}
+WORDS.update(skipped="skipped", ignored="skipped")
 
 
 @dataclasses.dataclass
@@ -131,20 +130,19 @@ class Runner:
 
 def judged(step, code, text, seconds):
     """The result of a step that ended with `code` after printing `text`."""
-    passed = failed = skipped = 0
-    for match in OUTCOMES[step.counts].finditer(text) if step.counts else ():
-        found = {name: int(value or 0) for name, value in match.groupdict().items()}
-        passed += found["passed"]
-        failed += found["failed"] + found.get("errors", 0)
-        skipped += found["skipped"]
+    sums = dict.fromkeys(WORDS.values(), 0)
+    for line in SUMS[step.counts].findall(text) if step.counts else ():
+        for number, word in re.findall(r"(\d+) (\w+)", line):
+            if word in WORDS:
+                sums[WORDS[word]] += int(number)
     if not step.counts and code == 0:
-        passed = 1
+        sums["passed"] = 1
     note = ""
-    if code and not failed:
-        failed, note = 1, f"ended with {code}"
-    if not code and not passed:
-        failed, note = 1, "no test was run"
-    return Result(step, passed, failed, skipped, seconds, note)
+    if code and not sums["failed"]:
+        sums["failed"], note = 1, f"ended with {code}"
+    if not code and not sums["passed"]:
+        sums["failed"], note = 1, "no test was run"
+    return Result(step, **sums, seconds=seconds, note=note)
 
 
 def counted(result):
