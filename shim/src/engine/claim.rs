@@ -19,6 +19,10 @@ struct Failed {
     remedy: &'static str,
 }
 
+/// What to do where a driver has no card.
+pub(super) const NO_CARD: &str =
+    "the driver is installed but there is no card: run this on a GPU machine, or with --driver soft";
+
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
         move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory" }
@@ -96,11 +100,7 @@ impl Engine {
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
                 step: "cuInit of the driver",
                 code,
-                remedy: if code == CUresult::NO_DEVICE {
-                    "the driver is installed but there is no card: run this on a GPU machine, or with --driver soft"
-                } else {
-                    "run zerogpu doctor to see why"
-                },
+                remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" },
             })?;
             check_card(d)?;
             let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?.base();

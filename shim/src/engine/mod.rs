@@ -78,6 +78,8 @@ pub struct Engine {
     owed: Mutex<Option<CUresult>>,
     tally: Tally,
     watch: watch::Watch,
+    /// Whether there can be a card, once that was asked.
+    cards: OnceLock<Result<(), String>>,
 }
 
 static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -99,6 +101,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         owed: Mutex::new(None),
         tally: Tally::default(),
         watch: watch::Watch::default(),
+        cards: OnceLock::new(),
     })
 }
 
@@ -136,6 +139,8 @@ impl Engine {
                 report::error(&e);
                 self.watch.look_again(self);
             }
+        } else if self.regions.is_over() {
+            self.watch.look_again(self);
         }
         true
     }
@@ -167,7 +172,7 @@ impl Engine {
 
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
-        if let Err(e) = self.below.driver() {
+        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d)) {
             report::error(&format!("{} can't run: {e}", what(&mut st, op)));
             return Run::Done(Err(CUresult::NO_DEVICE));
         }
@@ -197,6 +202,22 @@ impl Engine {
             Ok(()) => Run::Again,
             Err(e) => Run::Done(Err(e)),
         }
+    }
+
+    /// Whether the driver can have a card: only where the kernel module's device is missing is it asked, since its cuInit
+    /// takes a while where there is one.
+    fn cards_there(&self, d: &crate::driver::Driver) -> Result<(), String> {
+        let ask = || {
+            // SAFETY: no preconditions.
+            let none =
+                !std::path::Path::new("/dev/nvidiactl").exists() && unsafe { (d.cuInit)(0) } == CUresult::NO_DEVICE;
+            if none {
+                Err(claim::NO_CARD.to_string())
+            } else {
+                Ok(())
+            }
+        };
+        self.cards.get_or_init(ask).clone()
     }
 
     /// Whether the time of the open regions is over for a command. Events go on succeeding: PyTorch's deleters record

@@ -53,9 +53,9 @@ impl Regions {
         let mut open = self.locked();
         open.remove(&id)?;
         self.count.store(open.len() as u64, Ordering::Release);
-        if open.is_empty() {
-            self.over.store(false, Ordering::Release);
-        }
+        // of those that stay, the time may be over already
+        let over = latest(&open).is_some_and(|d| d <= now());
+        self.over.store(over, Ordering::Release);
         Some(open.is_empty())
     }
 

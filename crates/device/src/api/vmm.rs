@@ -72,7 +72,9 @@ pub unsafe fn cuMemCreate(
         let backend = backend()?;
         let mut st = lock()?;
         let (size, vram) = (size as u64, config()?.vram);
-        if prop.location.kind == LOCATION_DEVICE && size > vram.saturating_sub(st.memory.used()) {
+        if prop.location.kind == LOCATION_DEVICE
+            && size > vram.saturating_sub(st.memory.used() + config()?.profile.idle_overhead())
+        {
             return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
         }
         let h = st.handle(Kind::Physical)? as u64;

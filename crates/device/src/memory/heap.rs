@@ -88,16 +88,9 @@ impl Heap {
         Some((chunk, len))
     }
 
-    /// Ranges in use, neighbours merged.
+    /// Ranges in use, as they were taken: each can be given back alone.
     pub fn in_use(&self) -> Vec<(u64, u64)> {
-        let mut out: Vec<(u64, u64)> = Vec::new();
-        for (&at, &len) in &self.taken {
-            match out.last_mut() {
-                Some((start, n)) if *start + *n == at => *n += len,
-                _ => out.push((at, len)),
-            }
-        }
-        out
+        self.taken.iter().map(|(&at, &len)| (at, len)).collect()
     }
 }
 

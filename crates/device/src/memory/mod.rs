@@ -153,7 +153,7 @@ impl Memory {
         self.heap.as_ref().map(Heap::base)
     }
 
-    /// The ranges of the arena that hold bytes: (address, bytes), whole granules, neighbours merged.
+    /// The ranges of the arena that hold bytes: (address, bytes), whole granules, as they were taken.
     pub fn in_use(&self) -> Vec<(u64, u64)> {
         self.heap.as_ref().map(Heap::in_use).unwrap_or_default()
     }

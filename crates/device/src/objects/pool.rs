@@ -153,7 +153,7 @@ impl State {
     /// Allocates device memory within the quota.
     pub fn alloc(&mut self, size: u64, kind: crate::memory::RegionKind, ctx: zerogpu_abi::CUcontext) -> Res<u64> {
         let config = crate::runtime::config()?;
-        let room = config.vram.saturating_sub(self.memory.used());
+        let room = config.vram.saturating_sub(self.memory.used() + config.profile.idle_overhead());
         let backend = backend()?;
         let mut grow = |change| match change {
             crate::memory::Change::Take { len, .. } if len > room => Err(CUresult::OUT_OF_MEMORY),
