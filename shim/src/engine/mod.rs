@@ -204,13 +204,13 @@ impl Engine {
         }
     }
 
-    /// Whether the driver can have a card: only where the kernel module's device is missing is it asked, since its cuInit
+    /// Whether the driver can have a card: only where the kernel module is missing is it asked, since its cuInit
     /// takes a while where there is one.
     fn cards_there(&self, d: &crate::driver::Driver) -> Result<(), String> {
         let ask = || {
             // SAFETY: no preconditions.
-            let none =
-                !std::path::Path::new("/dev/nvidiactl").exists() && unsafe { (d.cuInit)(0) } == CUresult::NO_DEVICE;
+            let none = !std::path::Path::new("/proc/driver/nvidia").exists()
+                && unsafe { (d.cuInit)(0) } == CUresult::NO_DEVICE;
             if none {
                 Err(claim::NO_CARD.to_string())
             } else {
