@@ -36,11 +36,14 @@ def rust():
             ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
             about="a minute or two the first time",
         ),
+        # the libraries under test, which are loaded by path: cargo test alone does not make them
+        Step("cargo build", ["cargo", "build", "--workspace", "--locked"], about="a minute or two the first time"),
         Step(
             "cargo test",
             ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"],
             counts="cargo",
-            about="some minutes the first time",
+            needs=("cargo build",),
+            about="a minute or two the first time",
         ),
         Step(BUILD, ["scripts/build"], about="two or three minutes the first time"),
     ]
