@@ -42,8 +42,18 @@ pub enum Plan {
     Fills(Vec<(usize, u64)>, [u8; 4], usize),
 }
 
-/// Plans a copy.
+/// Plans a copy, and notes in the memory what it is going to write.
 pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
+    let plan = copy_plan(memory, c)?;
+    match &plan {
+        Plan::Moves(moves, _) => moves.iter().for_each(|&(to, _, len)| memory.mark(to, len)),
+        Plan::Rows { dst, .. } => memory.mark(dst.at as usize, c.span(&c.dst).ok_or(CUresult::INVALID_VALUE)?),
+        Plan::Nothing | Plan::Fills(..) => {}
+    }
+    Ok(plan)
+}
+
+fn copy_plan(memory: &Memory, c: &Copy) -> Res<Plan> {
     if c.bytes() == 0 {
         return Ok(Plan::Nothing);
     }
@@ -70,7 +80,7 @@ pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
     Ok(Plan::Moves(moves, memory.filler()))
 }
 
-/// Plans a fill.
+/// Plans a fill, and notes in the memory what it is going to write.
 pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
     let row = f.width * f.element as u64;
     let mut pieces = Vec::new();
@@ -81,6 +91,7 @@ pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
     for y in 0..rows {
         pieces.extend(memory.segments(f.dst + y * f.pitch, len)?.iter().map(|s| (s.host, s.len)));
     }
+    pieces.iter().for_each(|&(to, len)| memory.mark(to, len));
     Ok(Plan::Fills(pieces, f.value.to_le_bytes(), f.element as usize))
 }
 

@@ -258,6 +258,7 @@ fn write(st: &State, v: &Value) -> Res {
     let to = place(st, v)?;
     let bytes = v.value.to_le_bytes();
     let size = if v.wide { 8 } else { 4 };
+    st.memory.mark(to, size as u64);
     // SAFETY: the command was validated: `size` bytes of device or page-locked memory are at `to`.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, size) };
     Ok(())

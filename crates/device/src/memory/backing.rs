@@ -1,7 +1,9 @@
 //! The host backing: one memfd, mapped once, whose ranges hold the bytes of device memory.
 //!
 //! The mapping is sparse: a byte costs memory from its first write until its range is punched. It is left out of forked
-//! children (their device is gone, and they must not write into the parent's).
+//! children (their device is gone, and they must not write into the parent's). The file's size is sealed: a broker that maps
+//! it can't be hurt by a shorter one.
+use super::Written;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A sparse file of `len` bytes and its mapping.
@@ -9,6 +11,7 @@ pub struct Backing {
     fd: OwnedFd,
     base: usize,
     len: usize,
+    written: Written,
 }
 
 impl Backing {
@@ -16,7 +19,7 @@ impl Backing {
     pub fn new(len: usize) -> std::io::Result<Self> {
         // SAFETY: the name is a C string; the descriptor that comes back is ours alone.
         let fd = unsafe {
-            let fd = libc::memfd_create(c"zerogpu-backing".as_ptr(), libc::MFD_CLOEXEC);
+            let fd = libc::memfd_create(c"zerogpu-backing".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
             if fd < 0 {
                 return Err(std::io::Error::last_os_error());
             }
@@ -25,6 +28,10 @@ impl Backing {
         // SAFETY: plain calls on our own descriptor; the mapping goes where the kernel likes.
         let base = unsafe {
             if libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+            if libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
             let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
@@ -37,7 +44,7 @@ impl Backing {
             libc::madvise(p, len, libc::MADV_HUGEPAGE);
             p as usize
         };
-        Ok(Self { fd, base, len })
+        Ok(Self { fd, base, len, written: Written::new(len) })
     }
 
     /// Host address of the byte at `off`.
@@ -46,8 +53,22 @@ impl Backing {
         self.base + off as usize
     }
 
+    /// Which chunks were written.
+    pub fn written(&self) -> &Written {
+        &self.written
+    }
+
+    /// Notes that the host is about to write `len` bytes at the host address `to`, if that is the backing's.
+    pub fn mark(&self, to: usize, len: u64) {
+        let off = to.wrapping_sub(self.base);
+        if off < self.len {
+            self.written.mark(off as u64, len);
+        }
+    }
+
     /// Gives the memory of a range back to the system; it reads as zeros afterwards.
     pub fn punch(&self, off: u64, len: u64) {
+        self.written.mark(off, len);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: our own descriptor, a range inside it. Failure leaves memory in use, nothing else.
         let failed = unsafe { libc::fallocate(self.fd.as_raw_fd(), mode, off as i64, len as i64) } != 0;

@@ -7,10 +7,12 @@ mod heap;
 pub mod host;
 mod ranges;
 pub mod vmm;
+mod written;
 
 pub use backing::Backing;
 pub use heap::{Heap, GRANULE};
 pub use ranges::Ranges;
+pub use written::Written;
 
 use std::collections::BTreeMap;
 use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
@@ -169,6 +171,13 @@ impl Memory {
             self.backing = Some(Backing::new(2 * ARENA_BYTES as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Notes that the host is about to write there, if it is device memory. Before the bytes move, with the state locked.
+    pub fn mark(&self, host: usize, len: u64) {
+        if let Some(backing) = &self.backing {
+            backing.mark(host, len);
+        }
     }
 
     /// What fills device memory that has never been written, once there is a backing.
