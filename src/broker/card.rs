@@ -1,0 +1,189 @@
+//! A card's worker: a thread with the card's context, which makes, fills, brings home and drops slabs, one job at a time.
+//!
+//! Jobs come in the order in which the daemon decided them, so an eviction that makes room is done before what needs it.
+//! The worker decides nothing, and keeps all that is on its card.
+use super::slabs::{Card, Moved, Slabs};
+use super::space::Backing;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
+use zerogpu_below::{ok, Driver, Hasher};
+use zerogpu_lease::{LeaseId, SpaceId};
+use zerogpu_protocol::Range;
+
+/// Something to do on a card.
+pub enum Job {
+    /// Make the slabs of a lease, and bring their bytes in.
+    Fill { space: SpaceId, backing: Arc<Backing>, lease: LeaseId, slabs: Vec<Range>, dirty: Vec<Range> },
+    /// One more slab, zeroed.
+    Grow { space: SpaceId, lease: LeaseId, slab: Range },
+    /// Slabs that their owner has let go of.
+    Shrink { space: SpaceId, slabs: Vec<Range> },
+    /// Make the host copy complete.
+    Home { space: SpaceId, backing: Arc<Backing>, lease: LeaseId },
+    /// Unpin a range and, if asked, drop the slabs that touch it.
+    Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
+    /// Drop all slabs of a Space.
+    Evict { space: SpaceId },
+    /// Drop all slabs of a Space that is gone, and let go of its backing.
+    Leave { space: SpaceId, backing: Option<Arc<Backing>> },
+}
+
+/// What became of a job.
+pub enum Done {
+    /// Descriptors of the slabs of a lease: `fds[i]` is that of slab `i`. Their bytes are coming.
+    Slabs { space: SpaceId, lease: LeaseId, fds: Vec<OwnedFd> },
+    /// The bytes are there.
+    Filled { space: SpaceId, lease: LeaseId, moved: Moved, took: Duration },
+    /// A slab that was asked for; the error is the driver's.
+    Grown { space: SpaceId, lease: LeaseId, slab: Range, fd: Res<OwnedFd> },
+    /// The host copy is complete; `resident` bytes are on the card.
+    Home { space: SpaceId, lease: LeaseId, moved: Moved, resident: u64, took: Duration },
+    /// A range may be punched; `dropped` bytes have left the card.
+    Forgotten { space: SpaceId, range: Range, dropped: u64 },
+    /// Nothing of the Space is on the card any more.
+    Evicted { space: SpaceId, bytes: u64 },
+    /// A job failed. Bytes are where they were.
+    Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
+}
+
+/// A card that has a worker.
+pub struct Worker {
+    jobs: Sender<Job>,
+}
+
+impl Worker {
+    /// Makes the context, in a thread of its own that then waits for jobs. `tell` is called there for each result.
+    pub fn start(
+        driver: &'static Driver,
+        device: CUdevice,
+        tell: impl Fn(Done) + Send + 'static,
+    ) -> Result<Worker, String> {
+        let (jobs, inbox) = channel();
+        let (ready, started) = channel();
+        let run = move || match retain(driver, device) {
+            Ok(()) => {
+                let hasher = Hasher::new(driver).inspect_err(|e| {
+                    tracing::warn!(code = e.0, "the hash kernel can't be loaded on card {device}: each park copies everything");
+                });
+                let card = Card { driver, device, hasher: hasher.ok() };
+                let _daemon_is_there = ready.send(Ok(()));
+                Room { card, spaces: HashMap::new(), tell: Box::new(tell) }.serve(&inbox);
+            }
+            Err(e) => {
+                let _daemon_is_there = ready.send(Err(e));
+            }
+        };
+        std::thread::Builder::new().name(format!("card {device}")).spawn(run).map_err(|e| format!("no thread for card {device}: {e}"))?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(Worker { jobs }),
+            Ok(Err(code)) => Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0)),
+            Err(_) => Err(format!("the thread of card {device} ended")),
+        }
+    }
+
+    /// Gives the worker a job; false: its thread has ended.
+    pub fn give(&self, job: Job) -> bool {
+        self.jobs.send(job).is_ok()
+    }
+}
+
+fn retain(d: &Driver, device: CUdevice) -> Res {
+    let mut ctx = CUcontext::NULL;
+    // SAFETY: writes the context, which is then made current in this thread for its whole life.
+    unsafe {
+        ok((d.cuDevicePrimaryCtxRetain)(&mut ctx, device))?;
+        ok((d.cuCtxSetCurrent)(ctx))
+    }
+}
+
+/// What the worker has.
+struct Room {
+    card: Card,
+    spaces: HashMap<SpaceId, Slabs>,
+    tell: Box<dyn Fn(Done) + Send>,
+}
+
+impl Room {
+    fn serve(mut self, inbox: &Receiver<Job>) {
+        while let Ok(job) = inbox.recv() {
+            self.act(job);
+        }
+    }
+
+    fn act(&mut self, job: Job) {
+        match job {
+            Job::Fill { space, backing, lease, slabs, dirty } => self.fill(space, &backing, lease, &slabs, &dirty),
+            Job::Grow { space, lease, slab } => {
+                let of_space = self.spaces.entry(space).or_default();
+                let fd = of_space.make(&self.card, slab).and_then(|()| of_space.share(slab.off));
+                (self.tell)(Done::Grown { space, lease, slab, fd });
+            }
+            Job::Shrink { space, slabs } => {
+                let Some(of_space) = self.spaces.get_mut(&space) else { return };
+                let dropped = slabs.iter().try_for_each(|slab| of_space.drop_range(&self.card, *slab).map(|_| ()));
+                if let Err(code) = dropped {
+                    (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });
+                }
+            }
+            Job::Home { space, backing, lease } => {
+                let start = Instant::now();
+                let of_space = self.spaces.entry(space).or_default();
+                let done = match of_space.bring_home(&self.card, &backing) {
+                    Ok(moved) => Done::Home { space, lease, moved, resident: of_space.bytes(), took: start.elapsed() },
+                    Err(code) => Done::Failed { space, lease: Some(lease), what: "copying memory home", code },
+                };
+                (self.tell)(done);
+            }
+            Job::Forget { space, backing, range, drop } => {
+                let dropped = match self.spaces.get_mut(&space) {
+                    Some(of_space) if drop => of_space.drop_range(&self.card, range),
+                    _ => Ok(0),
+                };
+                let done = match backing.forget(range).and(dropped) {
+                    Ok(dropped) => Done::Forgotten { space, range, dropped },
+                    Err(code) => Done::Failed { space, lease: None, what: "unpinning host memory", code },
+                };
+                (self.tell)(done);
+            }
+            Job::Evict { space } => self.evict(space),
+            Job::Leave { space, backing } => {
+                self.evict(space);
+                drop(backing);
+            }
+        }
+    }
+
+    fn fill(&mut self, space: SpaceId, backing: &Backing, lease: LeaseId, wanted: &[Range], dirty: &[Range]) {
+        let start = Instant::now();
+        let of_space = self.spaces.entry(space).or_default();
+        let failed = |what, code| Done::Failed { space, lease: Some(lease), what, code };
+        match of_space.prepare(&self.card, wanted) {
+            // the Space maps them while their bytes travel
+            Ok(fds) => (self.tell)(Done::Slabs { space, lease, fds }),
+            Err(code) => return (self.tell)(failed("making memory on the card", code)),
+        }
+        let done = match of_space.fill(&self.card, backing, dirty) {
+            Ok(moved) => Done::Filled { space, lease, moved, took: start.elapsed() },
+            Err(code) => failed("copying memory to the card", code),
+        };
+        (self.tell)(done);
+    }
+
+    fn evict(&mut self, space: SpaceId) {
+        let Some(mut slabs) = self.spaces.remove(&space) else {
+            return (self.tell)(Done::Evicted { space, bytes: 0 });
+        };
+        let bytes = slabs.bytes();
+        match slabs.clear(&self.card) {
+            Ok(()) => (self.tell)(Done::Evicted { space, bytes }),
+            Err(code) => {
+                self.spaces.insert(space, slabs);
+                (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The broker's loop: connections, workers, signals and clocks, one event at a time.
+//!
+//! One thread decides everything; the workers of the cards do what takes time. Nothing here waits: clients that do not
+//! read are dropped, and so is whoever breaks the protocol. What a client asks is in `desk`, what the scheduler and the
+//! workers answer in `outcome`.
+use super::card::{Done, Job, Worker};
+use super::client::{Client, Role};
+use super::config::Config;
+use super::metrics::Metrics;
+use super::Node;
+use anyhow::{Context, Result};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zerogpu_lease::{CardId, Scheduler, SpaceId};
+use zerogpu_protocol::{peer, pidfd, Endpoint, Error, Listener, Packet, Reason, ToClient};
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+const SIGNALS: Token = Token(2);
+/// Clients have two tokens each: the socket's, which is even, and the process's.
+const CLIENTS: usize = 16;
+
+/// How long a connection may take to say hello.
+const HELLO: Duration = Duration::from_secs(5);
+/// Messages of one client that are read before others have their turn.
+const TURN: usize = 64;
+/// How often places in the queue are told.
+const PLACES: Duration = Duration::from_millis(250);
+/// How long the end waits for bytes that are on their way home.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// What other threads send to the loop.
+enum Letter {
+    /// A worker's result.
+    Done(CardId, Done),
+    /// A scraper wants the metrics.
+    Scrape(Sender<String>),
+}
+
+/// How they send it.
+#[derive(Clone)]
+struct Letters {
+    outbox: Sender<Letter>,
+    waker: Arc<Waker>,
+}
+
+impl Letters {
+    fn send(&self, letter: Letter) {
+        // no loop any more: the process ends
+        if self.outbox.send(letter).is_ok() {
+            let _it_wakes_already = self.waker.wake();
+        }
+    }
+}
+
+/// The daemon.
+pub struct Daemon {
+    pub(super) config: Config,
+    file: Option<PathBuf>,
+    started: Instant,
+    /// Tells brokers apart.
+    pub(super) id: u64,
+    pub(super) node: Node,
+    pub(super) workers: Vec<Worker>,
+    inbox: Receiver<Letter>,
+    letters: Letters,
+    poll: Poll,
+    listener: Listener,
+    signals: SignalFd,
+    pub(super) scheduler: Scheduler,
+    pub(super) clients: BTreeMap<usize, Client>,
+    pub(super) spaces: HashMap<SpaceId, usize>,
+    next: usize,
+    /// Clients with messages left to read.
+    busy: VecDeque<usize>,
+    places_told: Instant,
+    /// Bytes of host memory for all Spaces.
+    pub(super) host_memory: u64,
+    pub(super) metrics: Metrics,
+    buffer: Packet,
+    leaving: bool,
+}
+
+impl Daemon {
+    /// Opens everything; from then on clients can connect.
+    pub fn open(config: Config, file: Option<PathBuf>, node: Node, listener: Listener, hold: Duration) -> Result<Daemon> {
+        let poll = Poll::new().context("epoll is not there")?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("eventfd is not there")?);
+        let mut set = SigSet::empty();
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
+        set.thread_block().context("signals can't be blocked")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&set, flags).context("signals can't be read")?;
+        let registry = poll.registry();
+        for (fd, token) in [(listener.as_fd().as_raw_fd(), LISTENER), (signals.as_fd().as_raw_fd(), SIGNALS)] {
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
+        let (outbox, inbox) = channel();
+        let letters = Letters { outbox, waker };
+        let start = |card: &super::CardOfNode| {
+            let (letters, id) = (letters.clone(), card.id);
+            let tell = move |done| letters.send(Letter::Done(id, done));
+            Worker::start(node.driver, card.device, tell).map_err(anyhow::Error::msg)
+        };
+        let workers = node.cards.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let specs: Vec<_> = node.specs()?;
+        let mut scheduler = Scheduler::new(config.policy()?, &specs);
+        scheduler.hold(hold);
+        let host_memory = config.host_memory()?;
+        let id = random()?;
+        Ok(Daemon {
+            config,
+            file,
+            started: Instant::now(),
+            id,
+            node,
+            workers,
+            inbox,
+            letters,
+            poll,
+            listener,
+            signals,
+            scheduler,
+            clients: BTreeMap::new(),
+            spaces: HashMap::new(),
+            next: CLIENTS,
+            busy: VecDeque::new(),
+            places_told: Instant::now(),
+            host_memory,
+            metrics: Metrics::default(),
+            buffer: Packet::new(),
+            leaving: false,
+        })
+    }
+
+    /// Serves Prometheus on an address.
+    pub fn serve_metrics(&self, address: std::net::SocketAddr) -> Result<()> {
+        let letters = self.letters.clone();
+        Metrics::serve(address, move || {
+            let (answer, text) = channel();
+            letters.send(Letter::Scrape(answer));
+            text.recv().ok()
+        })
+    }
+
+    /// The scheduler's clock.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Serves until a signal ends it. True: no card is held by anyone, so a new broker need not ask around.
+    pub fn serve(&mut self) -> Result<bool> {
+        let mut events = Events::with_capacity(256);
+        while !self.leaving {
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result.context("epoll failed")?,
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    WAKER => {}
+                    SIGNALS => self.signal()?,
+                    Token(token) if token % 2 == 1 => self.leave(token - 1, "its process has ended"),
+                    Token(token) => {
+                        self.flush(token);
+                        self.busy.push_back(token);
+                    }
+                }
+            }
+            self.read_letters();
+            for token in std::mem::take(&mut self.busy) {
+                self.read(token);
+            }
+            self.dismiss_silent();
+            self.decide();
+            self.tell_places();
+        }
+        Ok(self.farewell())
+    }
+
+    /// How long the loop may sleep.
+    fn patience(&self) -> Option<Duration> {
+        if !self.busy.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.now();
+        let scheduler = self.scheduler.next_wake(now).map(|at| at.saturating_sub(now));
+        let silent = self.clients.values().filter_map(|client| match client.role {
+            Role::New(until) => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        });
+        let waiting = self.clients.values().any(|c| matches!(&c.role, Role::Space(space) if space.claim.is_some()));
+        let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
+        // rounded up, since epoll counts milliseconds and an early wake would spin
+        scheduler.into_iter().chain(silent.min()).chain(places).min().map(|t| t + Duration::from_millis(1))
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let socket = match self.listener.accept() {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(e) => return tracing::warn!("a connection could not be accepted: {e}"),
+            };
+            let Ok(peer) = peer(socket.as_fd()) else { continue };
+            let pidfd = pidfd(socket.as_fd(), peer.pid).ok();
+            let token = self.next;
+            self.next += 2;
+            let registry = self.poll.registry();
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let mut watched = registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(token), both);
+            if let Some(process) = &pidfd {
+                let end = registry.register(&mut SourceFd(&process.as_raw_fd()), Token(token + 1), Interest::READABLE);
+                watched = watched.and(end);
+            }
+            if let Err(e) = watched {
+                tracing::warn!("a connection could not be watched: {e}");
+                continue;
+            }
+            let endpoint = Endpoint::new(socket, Endpoint::QUEUE);
+            let role = Role::New(Instant::now() + HELLO);
+            self.clients.insert(token, Client { endpoint, peer, pidfd, role });
+        }
+    }
+
+    /// Reads what a client says, up to a turn's worth.
+    fn read(&mut self, token: usize) {
+        for _ in 0..TURN {
+            let Some(client) = self.clients.get_mut(&token) else { return };
+            let result = match client.role {
+                Role::New(_) => match client.endpoint.recv_hello(&mut self.buffer) {
+                    Ok(Some((_, hello, backing))) => self.hello(token, hello, backing),
+                    Ok(None) => return,
+                    Err(e) => Err(e.to_string()),
+                },
+                _ => match client.endpoint.recv(&mut self.buffer) {
+                    Ok(Some(message)) => self.message(token, message),
+                    Ok(None) => return,
+                    Err(Error::Closed) => Err("it has closed the connection".into()),
+                    Err(e) => Err(e.to_string()),
+                },
+            };
+            if let Err(why) = result {
+                return self.leave(token, &why);
+            }
+        }
+        self.busy.push_back(token);
+    }
+
+    fn flush(&mut self, token: usize) {
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        if let Err(e) = client.endpoint.flush() {
+            self.leave(token, &e.to_string());
+        }
+    }
+
+    /// Sends a message; a client that can't be told is dropped.
+    pub(super) fn send(&mut self, token: usize, message: &ToClient) {
+        self.send_with(token, message, &[] as &[std::os::fd::OwnedFd]);
+    }
+
+    pub(super) fn send_with(&mut self, token: usize, message: &ToClient, fds: &[impl AsFd]) {
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        if let Err(e) = client.endpoint.send(message, fds) {
+            self.leave(token, &e.to_string());
+        }
+    }
+
+    /// A client is gone, or has to go: so is all that it held.
+    pub(super) fn leave(&mut self, token: usize, why: &str) {
+        let Some(client) = self.clients.remove(&token) else { return };
+        let registry = self.poll.registry();
+        // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
+        for fd in std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd())) {
+            let _closed_below = registry.deregister(&mut SourceFd(&fd));
+        }
+        let Role::Space(space) = client.role else {
+            if !matches!(client.role, Role::Observer) {
+                tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");
+            }
+            return;
+        };
+        self.spaces.remove(&space.id);
+        let now = self.now();
+        let ended = self.scheduler.detach(now, space.id);
+        if let Some(lease) = &space.lease {
+            self.lease_ended(&space, lease, ended, why);
+        }
+        tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        let mut backing = Some(space.backing);
+        let last = self.workers.len().saturating_sub(1);
+        for (i, worker) in self.workers.iter().enumerate() {
+            // the last one gets ours: whoever ends last is a worker, with a context to unpin in
+            let share = if i == last { backing.take() } else { backing.clone() };
+            worker.give(Job::Leave { space: space.id, backing: share });
+        }
+    }
+
+    /// Drops connections that never said hello.
+    fn dismiss_silent(&mut self) {
+        let now = Instant::now();
+        let silent = |client: &Client| matches!(client.role, Role::New(until) if until <= now);
+        let tokens: Vec<usize> = self.clients.iter().filter(|(_, c)| silent(c)).map(|(&token, _)| token).collect();
+        tokens.into_iter().for_each(|token| self.leave(token, "it said no hello in time"));
+    }
+
+    /// Takes what other threads have sent.
+    fn read_letters(&mut self) {
+        while let Ok(letter) = self.inbox.try_recv() {
+            self.letter(letter);
+        }
+    }
+
+    fn letter(&mut self, letter: Letter) {
+        match letter {
+            Letter::Done(card, done) => self.result(card, done),
+            Letter::Scrape(answer) => {
+                let text = self.metrics.text(&self.scheduler.report(self.now()));
+                if let Ok(text) = text {
+                    let _a_scraper_that_left = answer.send(text);
+                }
+            }
+        }
+    }
+
+    /// Tells those that wait where they are, now and then.
+    fn tell_places(&mut self) {
+        if self.places_told.elapsed() < PLACES {
+            return;
+        }
+        self.places_told = Instant::now();
+        let places: HashMap<_, _> = self.scheduler.positions(self.now()).into_iter().collect();
+        let mut news = Vec::new();
+        for (&token, client) in &mut self.clients {
+            let Role::Space(space) = &mut client.role else { continue };
+            let Some((id, place)) = space.claim.and_then(|(id, request)| Some((id, places.get(&request)?))) else {
+                continue;
+            };
+            if space.told != place.place {
+                space.told = place.place;
+                let seconds = place.estimate.map(zerogpu_protocol::clamp_seconds);
+                news.push((token, ToClient::Queued { id, position: place.place, of: place.of, seconds }));
+            }
+        }
+        news.iter().for_each(|(token, message)| self.send(*token, message));
+    }
+
+    fn signal(&mut self) -> Result<()> {
+        while let Some(signal) = self.signals.read_signal().context("signals can't be read")? {
+            if signal.ssi_signo == Signal::SIGHUP as u32 {
+                self.reload();
+            } else {
+                tracing::info!("asked to end");
+                self.leaving = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) {
+        let Some(file) = &self.file else { return tracing::info!("there is no configuration file to read again") };
+        let read = Config::read(file).and_then(|config| Ok((config.policy()?, config.host_memory()?, config)));
+        match read {
+            Ok((policy, host_memory, config)) => {
+                let now = self.now();
+                self.scheduler.set_policy(now, policy);
+                (self.host_memory, self.config) = (host_memory, config);
+                tracing::info!("read {} again; socket, driver and metrics stay as they are", file.display());
+            }
+            Err(e) => tracing::error!("{e:#}; the settings stay as they are"),
+        }
+    }
+
+    /// Lets bytes that travel arrive, then closes. Spaces keep computing; they find the next broker by themselves.
+    fn farewell(&mut self) -> bool {
+        let until = Instant::now() + FAREWELL;
+        while self.moving() {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(letter) => self.letter(letter),
+                Err(_) => break,
+            }
+        }
+        let held = self.clients.values().any(|c| matches!(&c.role, Role::Space(space) if space.lease.is_some()));
+        let text = "the broker goes; the program finds the next one by itself".to_string();
+        let message = ToClient::Closing { reason: Reason::Restart, text };
+        for client in self.clients.values_mut() {
+            if !matches!(client.role, Role::New(_)) {
+                let _who_does_not_read_sees_the_end = client.endpoint.send(&message, &[] as &[std::os::fd::OwnedFd]);
+            }
+        }
+        self.clients.clear();
+        !held
+    }
+
+    fn moving(&self) -> bool {
+        use super::client::Stage::{Filling, Homing};
+        let moves = |client: &Client| match &client.role {
+            Role::Space(space) => space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Filling | Homing)),
+            _ => false,
+        };
+        self.clients.values().any(moves)
+    }
+}
+
+/// A number that no other broker has.
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    // SAFETY: writes the eight bytes.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    anyhow::ensure!(n == 8, "the system gives no random numbers: {}", std::io::Error::last_os_error());
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,358 @@
+//! What clients ask, checked and answered. The error of each function is why its client is dropped.
+use super::card::Job;
+use super::client::{in_order, Lease, Role, Space, Stage};
+use super::daemon::Daemon;
+use super::space::Backing;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use zerogpu_lease::{Claim, Denial, Reason as Why, SpaceSpec};
+use zerogpu_protocol::{
+    check_backing, clamp_seconds, clip, report_packets, Answer, Hello, Range, Reason, Refused, Role as Kind, ToBroker,
+    ToClient, Welcome, TEXT_BYTES, VERSIONS,
+};
+
+/// What a lease may hold beyond the quota: slabs are whole, and memory freed inside a lease may stay in one.
+const SLACK: u64 = 512 << 20;
+
+type Dropped = Result<(), String>;
+
+/// The number on the wire of a reason of the scheduler.
+fn reason(why: &Why) -> Reason {
+    match why {
+        Why::Spaces | Why::Vram | Why::Seconds { .. } => Reason::Quota,
+        Why::TooLong => Reason::TooLong,
+        Why::NoCard => Reason::NoCard,
+        Why::TooLarge | Why::Room => Reason::Memory,
+        Why::Busy | Why::Overdue | Why::Invalid | Why::Unknown => Reason::Protocol,
+        Why::OthersWait => Reason::Busy,
+    }
+}
+
+/// A sentence that fits a message.
+pub(super) fn sentence(text: &str) -> String {
+    clip(text, TEXT_BYTES).to_string()
+}
+
+impl Daemon {
+    pub(super) fn space_mut(&mut self, token: usize) -> Option<&mut Space> {
+        match &mut self.clients.get_mut(&token)?.role {
+            Role::Space(space) => Some(space),
+            _ => None,
+        }
+    }
+
+    /// A client introduces itself.
+    pub(super) fn hello(&mut self, token: usize, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+        let role = match (hello.role, backing) {
+            (Kind::Observer, _) => Ok(Role::Observer),
+            (Kind::Space, Some(file)) => self.admit(token, &hello, file).map(|space| Role::Space(Box::new(space))),
+            (Kind::Space, None) => return Err("it brought no backing".into()),
+        };
+        let (broker, version) = (self.id, VERSIONS.highest);
+        let Some(client) = self.clients.get_mut(&token) else { return Ok(()) };
+        match role {
+            Ok(role) => {
+                client.role = role;
+                client.endpoint.answer(&Answer::Welcome(Welcome { broker, version })).map_err(|e| e.to_string())?;
+            }
+            Err((reason, text)) => {
+                let refused = Refused { reason, text: sentence(&text) };
+                client.endpoint.answer(&Answer::Refused(refused)).map_err(|e| e.to_string())?;
+                return Err(format!("it was refused: {text}"));
+            }
+        }
+        if let Some(holds) = hello.holds {
+            self.adopt(token, holds);
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, token: usize, hello: &Hello, file: OwnedFd) -> Result<Space, (Reason, String)> {
+        let size = check_backing(file.as_fd()).map_err(|e| (Reason::Protocol, e.to_string()))?;
+        let backing = Backing::map(self.node.driver, &file, size)
+            .map_err(|e| (Reason::Memory, format!("the broker can't map the program's memory ({e}); end other programs, or raise the broker's limit of address space")))?;
+        let Some(client) = self.clients.get(&token) else { return Err((Reason::Internal, "it is gone".into())) };
+        let (tenant, pid) = (self.config.tenant_of(client.peer.uid), client.peer.pid);
+        let spec = SpaceSpec { kind: hello.cc, vram: hello.vram };
+        let now = self.now();
+        let id = self.scheduler.attach(now, &tenant, spec).map_err(|e| (reason(&e.reason), e.text))?;
+        self.spaces.insert(id, token);
+        tracing::info!(space = id.0, name = %hello.name, pid, tenant, "Space joined");
+        Ok(Space {
+            id,
+            name: hello.name.clone(),
+            tenant,
+            vram: hello.vram,
+            backing: Arc::new(backing),
+            reserved: 0,
+            claim: None,
+            told: 0,
+            lease: None,
+            home: None,
+        })
+    }
+
+    /// A Space that computes on a card since before this broker. What it says is a fact, as far as it can be one.
+    fn adopt(&mut self, token: usize, holds: zerogpu_protocol::Holding) {
+        let Some(space) = self.space_mut(token).map(|space| space.id) else { return };
+        let card = self.node.cards.iter().find(|card| card.uuid == holds.card).map(|card| card.id);
+        let now = self.now();
+        let adopted = match card {
+            Some(card) => self.scheduler.adopt(now, space, card, holds.seconds_left, holds.bytes).map(|id| (id, card)),
+            None => Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() }),
+        };
+        match adopted {
+            Ok((id, card)) => {
+                if let Some(space) = self.space_mut(token) {
+                    space.lease = Some(Lease::new(id, card, 0, Stage::Adopted, 0.0));
+                }
+                tracing::info!(space = space.0, lease = id.0, "lease taken over from an earlier broker");
+                let seconds = clamp_seconds(holds.seconds_left);
+                self.send(token, &ToClient::Granted { id: 0, lease: id.0, card: holds.card, seconds });
+            }
+            Err(denial) => self.deny(token, 0, &denial),
+        }
+    }
+
+    pub(super) fn deny(&mut self, token: usize, id: u32, denial: &Denial) {
+        let text = sentence(&denial.text);
+        self.metrics.denied();
+        self.send(token, &ToClient::Denied { id, reason: reason(&denial.reason), text });
+    }
+
+    /// A client says something.
+    pub(super) fn message(&mut self, token: usize, message: ToBroker) -> Dropped {
+        if matches!(message, ToBroker::Status) {
+            let json = self.status();
+            report_packets(&json).for_each(|packet| self.send(token, &packet));
+            return Ok(());
+        }
+        if self.space_mut(token).is_none() {
+            return Err("an observer may only ask for the status".into());
+        }
+        match message {
+            ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes } => {
+                let wait = (wait_seconds > 0.0).then(|| Duration::from_secs_f64(wait_seconds));
+                self.claim(token, id, Claim { seconds, bytes, wait, borrowed })
+            }
+            ToBroker::Slabs { lease, slabs, dirty, more } => self.slabs(token, lease, &slabs, &dirty, more),
+            ToBroker::Cancel { id } => self.cancel(token, id),
+            ToBroker::Extend { lease, seconds } => self.extend(token, lease, seconds),
+            ToBroker::Grow { lease, slab } => self.grow(token, lease, slab),
+            ToBroker::Shrink { lease, slabs } => self.shrink(token, lease, &slabs),
+            ToBroker::Drained { lease } => self.drained(token, lease),
+            ToBroker::Released { lease } => self.released(token, lease),
+            ToBroker::Forget { range } => self.forget(token, range),
+            ToBroker::Reserve { bytes } => self.reserve(token, bytes),
+            ToBroker::Status => Ok(()),
+        }
+    }
+
+    fn claim(&mut self, token: usize, id: u32, claim: Claim) -> Dropped {
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let (number, vram) = (space.id, space.vram);
+        let asked = if claim.bytes > vram.saturating_add(SLACK) {
+            let text = format!("{} bytes were claimed by a program that was shown {vram}: it breaks its own quota", claim.bytes);
+            Err(Denial { reason: Why::TooLarge, text })
+        } else {
+            self.scheduler.claim(now, number, claim)
+        };
+        match asked {
+            Ok(request) => {
+                if let Some(space) = self.space_mut(token) {
+                    (space.claim, space.told) = (Some((id, request)), 0);
+                }
+            }
+            Err(denial) => self.deny(token, id, &denial),
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, token: usize, id: u32) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        // a grant may be on its way: then there is nothing to cancel
+        let Some((_, request)) = space.claim.take_if(|(waiting, _)| *waiting == id) else { return Ok(()) };
+        self.scheduler.cancel(request);
+        let text = "the program took the claim back".to_string();
+        self.send(token, &ToClient::Denied { id, reason: Reason::Cancelled, text });
+        Ok(())
+    }
+
+    /// The list of slabs of a lease.
+    fn slabs(&mut self, token: usize, number: u64, slabs: &[Range], dirty: &[Range], more: bool) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let (size, vram, id, backing) = (space.backing.size(), space.vram, space.id, space.backing.clone());
+        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Granted).ok_or("it listed slabs without a lease")?;
+        lease.request.push(slabs, dirty, more).map_err(|e| e.to_string())?;
+        let Some(request) = lease.request.take() else { return Ok(()) };
+        if !in_order(&request.slabs, size) || !in_order(&request.dirty, size) {
+            return Err("its ranges are out of order, overlap, or lie outside its backing".into());
+        }
+        lease.slabs = request.slabs;
+        lease.stage = Stage::Filling;
+        let (bytes, claim, lease_id, card, slabs) = (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
+        space.home = Some(card);
+        if bytes > vram.saturating_add(SLACK) {
+            return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}"));
+        }
+        // what it claimed was an estimate
+        let planned = self.scheduler.leased_bytes(lease_id).unwrap_or(0);
+        self.scheduler.shrink(lease_id, planned.saturating_sub(bytes));
+        if bytes > planned {
+            match self.scheduler.grow(lease_id, bytes - planned) {
+                Ok(evicts) => self.evict(&evicts),
+                Err(denial) => {
+                    self.give_up(token, "its memory does not fit");
+                    self.deny(token, claim, &denial);
+                    return Ok(());
+                }
+            }
+        }
+        self.give(card, Job::Fill { space: id, backing, lease: lease_id, slabs, dirty: request.dirty })
+    }
+
+    fn extend(&mut self, token: usize, number: u64, seconds: f64) -> Dropped {
+        let now = self.now();
+        let lease = self.lease(token, number)?;
+        let deadline = match self.scheduler.extend(now, lease, seconds) {
+            Ok(deadline) => deadline,
+            // it stays as it was
+            Err(_) => self.scheduler.deadline(lease).unwrap_or(now),
+        };
+        let seconds = clamp_seconds(deadline.saturating_sub(now).as_secs_f64());
+        self.send(token, &ToClient::Extended { lease: number, seconds });
+        Ok(())
+    }
+
+    fn grow(&mut self, token: usize, number: u64, slab: Range) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let (id, vram, size) = (space.id, space.vram, space.backing.size());
+        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Ready).ok_or("it grew without a lease")?;
+        let (lease_id, card) = (lease.id, lease.card);
+        if slab.end() > size || !lease.add(slab) {
+            return Err("it grew by a slab that overlaps another or lies outside its backing".into());
+        }
+        let bytes = lease.bytes();
+        let room = if bytes > vram.saturating_add(SLACK) {
+            Err(format!("{bytes} bytes are more than the {vram} that the program was shown"))
+        } else {
+            self.scheduler.grow(lease_id, slab.len).map_err(|denial| denial.text)
+        };
+        match room {
+            Ok(evicts) => {
+                self.evict(&evicts);
+                self.give(card, Job::Grow { space: id, lease: lease_id, slab })
+            }
+            Err(text) => {
+                if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(number)) {
+                    lease.remove(slab);
+                }
+                self.send(token, &ToClient::NotGrown { lease: number, slab, text: sentence(&text) });
+                Ok(())
+            }
+        }
+    }
+
+    fn shrink(&mut self, token: usize, number: u64, slabs: &[Range]) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let id = space.id;
+        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Ready).ok_or("it shrank without a lease")?;
+        if !slabs.iter().all(|slab| lease.remove(*slab)) {
+            return Err("it gave back a slab that it does not have".into());
+        }
+        let (lease_id, card, bytes) = (lease.id, lease.card, slabs.iter().map(|slab| slab.len).sum());
+        self.scheduler.shrink(lease_id, bytes);
+        self.give(card, Job::Shrink { space: id, slabs: slabs.to_vec() })
+    }
+
+    fn drained(&mut self, token: usize, number: u64) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let (id, backing) = (space.id, space.backing.clone());
+        let lease = space.lease_mut(number).ok_or("it drained a lease that it does not have")?;
+        let (lease_id, card) = (lease.id, lease.card);
+        match lease.stage {
+            Stage::Ready => {
+                lease.stage = Stage::Homing;
+                self.give(card, Job::Home { space: id, backing, lease: lease_id })
+            }
+            // its memory was never ours: it copies home itself
+            Stage::Adopted => {
+                self.send(token, &ToClient::Home { lease: number, bytes: 0, unchanged: 0, micros: 0 });
+                Ok(())
+            }
+            _ => Err("it drained a lease that was not ready".into()),
+        }
+    }
+
+    /// A Space has let go of its card.
+    fn released(&mut self, token: usize, number: u64) -> Dropped {
+        let lease = self.lease(token, number)?;
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        let (id, Some(held)) = (space.id, space.lease.take()) else { return Ok(()) };
+        let warm = match held.stage {
+            Stage::Home { resident } => resident,
+            _ => 0,
+        };
+        space.home = (warm > 0).then_some(held.card);
+        let ended = self.scheduler.release(now, lease, warm);
+        if warm == 0 && held.stage != Stage::Adopted {
+            // bytes that did not go home were of no use to it
+            self.give(held.card, Job::Evict { space: id })?;
+        }
+        if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
+            self.lease_ended(space, &held, ended, "released");
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, token: usize, range: Range) -> Dropped {
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        if range.end() > space.backing.size() {
+            return Err("it wants a range outside its backing forgotten".into());
+        }
+        let (id, backing) = (space.id, space.backing.clone());
+        // while it computes, the slab is in use although its host copy is not
+        let drop = space.lease.is_none();
+        let card = space.home.unwrap_or(zerogpu_lease::CardId(0));
+        self.give(card, Job::Forget { space: id, backing, range, drop })
+    }
+
+    fn reserve(&mut self, token: usize, bytes: u64) -> Dropped {
+        let reserved = |role: &Role| match role {
+            Role::Space(space) => space.reserved,
+            _ => 0,
+        };
+        let others: u64 =
+            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| reserved(&client.role)).sum();
+        let limit = self.host_memory;
+        let fits = others.checked_add(bytes).is_some_and(|all| all <= limit);
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        if fits || bytes <= space.reserved {
+            space.reserved = bytes;
+            self.send(token, &ToClient::Reserved { bytes });
+        } else {
+            let mib = |n: u64| n >> 20;
+            let text = format!(
+                "the program wants {} MiB of host memory, and {} of the node's {} MiB are spoken for: end other programs, or raise host-memory in the broker's configuration",
+                mib(bytes), mib(others), mib(limit)
+            );
+            self.send(token, &ToClient::NotReserved { bytes, text });
+        }
+        Ok(())
+    }
+
+    /// The lease of this number, if the client has it.
+    fn lease(&mut self, token: usize, number: u64) -> Result<zerogpu_lease::LeaseId, String> {
+        let lease = self.space_mut(token).and_then(|space| space.lease_mut(number));
+        lease.map(|lease| lease.id).ok_or_else(|| "it named a lease that it does not have".into())
+    }
+
+    /// Gives a card's worker a job.
+    pub(super) fn give(&self, card: zerogpu_lease::CardId, job: Job) -> Dropped {
+        let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job));
+        given.then_some(()).ok_or_else(|| format!("the worker of {card} has ended"))
+    }
+}

@@ -1,0 +1,201 @@
+//! What the scheduler decides and the workers have done, carried on to the clients.
+use super::card::{Done, Job};
+use super::client::{Lease, Role, Space, Stage};
+use super::daemon::Daemon;
+use super::desk::sentence;
+use std::os::fd::AsRawFd;
+use zerogpu_lease::{Action, CardId, Ended, Evict, Grant, LeaseId, SpaceId};
+use zerogpu_protocol::{clamp_seconds, Reason, ToClient, PACKET_FDS};
+
+impl Daemon {
+    /// Carries out what the scheduler decides now.
+    pub(super) fn decide(&mut self) {
+        let now = self.now();
+        for action in self.scheduler.poll(now) {
+            match action {
+                Action::Grant(grant) => self.granted(grant),
+                Action::TimedOut { space, .. } => self.timed_out(space),
+                Action::Overdue { lease, space } => self.overdue(lease, space),
+                Action::Kill { space, .. } => self.kill(space),
+                Action::Evict(evict) => self.evict(&[evict]),
+            }
+        }
+    }
+
+    fn granted(&mut self, grant: Grant) {
+        self.evict(&grant.evict);
+        let Some(&token) = self.spaces.get(&grant.space) else { return };
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return };
+        let Some((id, _)) = space.claim.take() else { return };
+        let waited = grant.waited.as_secs_f64();
+        space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
+        let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };
+        let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
+        self.metrics.granted(waited);
+        self.send(token, &ToClient::Granted { id, lease: grant.lease.0, card, seconds });
+    }
+
+    fn timed_out(&mut self, space: SpaceId) {
+        let Some(&token) = self.spaces.get(&space) else { return };
+        let Some((id, _)) = self.space_mut(token).and_then(|space| space.claim.take()) else { return };
+        let text = "no GPU was free in time: try again later, or allow a longer wait (ZEROGPU_WAIT)".to_string();
+        self.metrics.denied();
+        self.send(token, &ToClient::Denied { id, reason: Reason::Busy, text });
+    }
+
+    fn overdue(&mut self, lease: LeaseId, space: SpaceId) {
+        let Some(&token) = self.spaces.get(&space) else { return };
+        let grace = self.scheduler.policy().grace.as_secs_f64();
+        if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
+            lease.tally.revoked = true;
+        }
+        let text = format!("the lease has had its time; the process is ended if it keeps the card for {grace} s more");
+        self.send(token, &ToClient::Revoked { lease: lease.0, text, grace });
+    }
+
+    /// Ends a process that keeps its card beyond the grace time: a kernel that never ends can't be stopped otherwise.
+    fn kill(&mut self, space: SpaceId) {
+        let Some(&token) = self.spaces.get(&space) else { return };
+        let Some(client) = self.clients.get(&token) else { return };
+        let ended = client.pidfd.as_ref().is_some_and(|process| {
+            // SAFETY: a descriptor of ours, and numbers; no signal information.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) == 0 }
+        });
+        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept its card beyond the grace time: its process is ended");
+        self.metrics.killed();
+        self.leave(token, "it kept its card beyond the grace time");
+    }
+
+    /// Has warm bytes leave.
+    pub(super) fn evict(&mut self, evicts: &[Evict]) {
+        for evict in evicts {
+            let token = self.spaces.get(&evict.space).copied();
+            if let Some(space) = token.and_then(|token| self.space_mut(token)) {
+                space.home = space.home.filter(|&home| home != evict.card);
+            }
+            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space }) {
+                tracing::error!("{e}; restart the broker");
+            }
+        }
+    }
+
+    /// A worker's result.
+    pub(super) fn result(&mut self, card: CardId, done: Done) {
+        match done {
+            Done::Evicted { space, bytes } => self.scheduler.evicted(space, card, bytes),
+            Done::Slabs { space, lease, fds } => {
+                let Some(token) = self.holder(space, lease) else { return };
+                for (i, part) in fds.chunks(PACKET_FDS).enumerate() {
+                    let first = (i * PACKET_FDS) as u32;
+                    self.send_with(token, &ToClient::SlabFds { lease: lease.0, first }, part);
+                }
+            }
+            Done::Filled { space, lease, moved, took } => {
+                let Some(token) = self.holder(space, lease) else { return };
+                if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
+                    held.stage = Stage::Ready;
+                    (held.tally.brought, held.tally.warm) = (moved.bytes, moved.spared);
+                }
+                self.metrics.brought(moved.bytes, took);
+                let micros = took.as_micros() as u64;
+                self.send(token, &ToClient::Ready { lease: lease.0, bytes: moved.bytes, warm: moved.spared, micros });
+            }
+            Done::Grown { space, lease, slab, fd } => {
+                let Some(token) = self.holder(space, lease) else { return };
+                match fd {
+                    Ok(fd) => self.send_with(token, &ToClient::Grown { lease: lease.0, slab }, &[fd]),
+                    Err(code) => {
+                        self.scheduler.shrink(lease, slab.len);
+                        if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
+                            held.remove(slab);
+                        }
+                        let text = format!("the card has no room for {} bytes more (CUDA error {}): free memory", slab.len, code.0);
+                        self.send(token, &ToClient::NotGrown { lease: lease.0, slab, text });
+                    }
+                }
+            }
+            Done::Home { space, lease, moved, resident, took } => {
+                let Some(token) = self.holder(space, lease) else { return };
+                if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
+                    held.stage = Stage::Home { resident };
+                    (held.tally.taken, held.tally.unchanged) = (moved.bytes, moved.spared);
+                }
+                self.metrics.taken(moved.bytes, took);
+                let (bytes, unchanged, micros) = (moved.bytes, moved.spared, took.as_micros() as u64);
+                self.send(token, &ToClient::Home { lease: lease.0, bytes, unchanged, micros });
+            }
+            Done::Forgotten { space, range, dropped } => {
+                if dropped > 0 {
+                    self.scheduler.evicted(space, card, dropped);
+                }
+                let Some(&token) = self.spaces.get(&space) else { return };
+                self.send(token, &ToClient::Forgotten { range });
+            }
+            Done::Failed { space, lease, what, code } => self.failed(space, lease, what, code.0),
+        }
+    }
+
+    /// A job failed. Bytes that could not go home are still on the card: their owner, who has the slabs mapped, takes them
+    /// home itself, as it does when the broker dies.
+    fn failed(&mut self, space: SpaceId, lease: Option<LeaseId>, what: &str, code: u32) {
+        tracing::error!(space = space.0, code, "{what} failed");
+        let Some(&token) = self.spaces.get(&space) else { return };
+        let Some(number) = lease else { return self.leave(token, &format!("{what} failed")) };
+        let held = self.space_mut(token).and_then(|space| space.lease_mut(number.0));
+        match held.map(|held| (held.stage, held.claim)) {
+            Some((Stage::Filling, id)) => {
+                self.give_up(token, what);
+                let text = sentence(&format!("{what} failed (CUDA error {code}): the bytes are kept in host memory; call again"));
+                let reason = if code == zerogpu_abi::CUresult::OUT_OF_MEMORY.0 { Reason::Memory } else { Reason::Internal };
+                self.metrics.denied();
+                self.send(token, &ToClient::Denied { id, reason, text });
+            }
+            Some(_) => self.leave(token, &format!("{what} failed")),
+            None => {}
+        }
+    }
+
+    /// Ends a lease that came to nothing.
+    pub(super) fn give_up(&mut self, token: usize, why: &str) {
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return };
+        let (id, Some(held)) = (space.id, space.lease.take()) else { return };
+        space.home = None;
+        let ended = self.scheduler.release(now, held.id, 0);
+        if let Err(e) = self.give(held.card, Job::Evict { space: id }) {
+            tracing::error!("{e}; restart the broker");
+        }
+        if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
+            self.lease_ended(space, &held, ended, why);
+        }
+    }
+
+    /// The client that has a lease.
+    fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
+        let token = *self.spaces.get(&space)?;
+        self.space_mut(token)?.lease_mut(lease.0).map(|_| token)
+    }
+
+    /// One line of the log for each lease.
+    pub(super) fn lease_ended(&self, space: &Space, lease: &Lease, ended: Option<Ended>, why: &str) {
+        let lasted = ended.map_or_else(|| lease.tally.granted.elapsed(), |ended| ended.lasted);
+        let tally = &lease.tally;
+        self.metrics.ended(lasted);
+        tracing::info!(
+            lease = lease.id.0,
+            space = space.id.0,
+            name = %space.name,
+            tenant = %space.tenant,
+            card = lease.card.0,
+            waited_s = tally.waited,
+            held_s = lasted.as_secs_f64(),
+            bytes_in = tally.brought,
+            bytes_warm = tally.warm,
+            bytes_out = tally.taken,
+            bytes_unchanged = tally.unchanged,
+            revoked = tally.revoked,
+            "lease ended: {why}"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! What one Space has on one card: slabs, each with its bytes, its descriptor, and the hashes of what the host copy holds.
+//!
+//! Every function is called by the card's worker, with the card's context current. What fails leaves nothing half made:
+//! a slab is in the table with right bytes, or its memory is given back.
+use super::space::Backing;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use zerogpu_abi::{CUdevice, CUresult, Res};
+use zerogpu_below::{copy, ok, physical, Driver, Hasher, Pinning, Trip, Way};
+use zerogpu_hash::CHUNK;
+use zerogpu_protocol::Range;
+
+/// Physical memory behind a range of a backing.
+struct Slab {
+    len: u64,
+    handle: u64,
+    /// Where the broker sees it.
+    va: u64,
+    fd: OwnedFd,
+    /// The hash of each chunk of the host copy; None: not known to be what the card holds.
+    hashes: Vec<Option<[u64; 2]>>,
+}
+
+/// The card, and how its bytes are hashed.
+pub struct Card {
+    /// The driver.
+    pub driver: &'static Driver,
+    /// Its ordinal.
+    pub device: CUdevice,
+    /// The kernel that hashes; None: it could not be loaded, and everything is copied.
+    pub hasher: Option<Hasher>,
+}
+
+/// Slabs by their offset in the backing.
+#[derive(Default)]
+pub struct Slabs(BTreeMap<u64, Slab>);
+
+/// What a move did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// Bytes that did not have to be.
+    pub spared: u64,
+}
+
+impl Slabs {
+    /// Bytes on the card.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().map(|slab| slab.len).sum()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Drops what is not wanted, makes what is missing (zeroed, so that nothing of others is ever seen), and gives a
+    /// descriptor for each slab wanted, in order. The new slabs have no bytes yet: see [`Slabs::fill`].
+    pub fn prepare(&mut self, card: &Card, wanted: &[Range]) -> Res<Vec<OwnedFd>> {
+        let kept = |off: u64, len: u64| wanted.binary_search_by_key(&off, |w| w.off).is_ok_and(|i| wanted[i].len == len);
+        let old: Vec<u64> = self.0.iter().filter(|(&off, slab)| !kept(off, slab.len)).map(|(&off, _)| off).collect();
+        old.into_iter().try_for_each(|off| self.drop_one(card, off))?;
+        for range in wanted {
+            self.make(card, *range)?;
+        }
+        let share = |range: &Range| self.0.get(&range.off).ok_or(CUresult::UNKNOWN)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY);
+        wanted.iter().map(share).collect()
+    }
+
+    /// Makes one slab, zeroed, unless it is there.
+    pub fn make(&mut self, card: &Card, range: Range) -> Res {
+        if self.0.contains_key(&range.off) {
+            return Ok(());
+        }
+        let (d, device, len) = (card.driver, card.device, range.len);
+        let handle = physical::create_exportable(d, device, len)?;
+        let made = physical::open_window(d, device, handle, len).and_then(|va| {
+            let shared = zero(d, va, len).and_then(|()| physical::export(d, handle));
+            match shared {
+                Ok(fd) => Ok((va, fd)),
+                Err(e) => physical::close_window(d, va, len).and(Err(e)),
+            }
+        });
+        match made {
+            Ok((va, fd)) => {
+                let hashes = vec![None; len.div_ceil(CHUNK as u64) as usize];
+                self.0.insert(range.off, Slab { len, handle, va, fd, hashes });
+                Ok(())
+            }
+            Err(e) => physical::release(d, handle).and(Err(e)),
+        }
+    }
+
+    /// A descriptor of a slab.
+    pub fn share(&self, off: u64) -> Res<OwnedFd> {
+        self.0.get(&off).ok_or(CUresult::INVALID_VALUE)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Brings in what the card lacks: new slabs whole, and what the host has written of the others. `dirty` is sorted.
+    pub fn fill(&mut self, card: &Card, backing: &Backing, dirty: &[Range]) -> Res<Moved> {
+        for range in dirty {
+            self.forget_hashes(*range);
+        }
+        let mut trips = Vec::new();
+        let mut lacking = Vec::new();
+        for (&off, slab) in &self.0 {
+            for (first, count) in runs(&slab.hashes, |hash| hash.is_none()) {
+                let run = slab.run(off, first, count);
+                trips.push(backing.trip(slab.va + (run.off - off), run));
+                lacking.push((off, first, count));
+            }
+        }
+        let moved = self.travel(card, backing, Way::In, &trips)?;
+        for (off, first, count) in lacking {
+            self.note_hashes(card, off, first, count)?;
+        }
+        Ok(Moved { bytes: moved, spared: self.bytes() - moved })
+    }
+
+    /// Makes the host copy complete: what changed since it was equal goes home.
+    pub fn bring_home(&mut self, card: &Card, backing: &Backing) -> Res<Moved> {
+        let mut trips = Vec::new();
+        let mut found: Vec<(u64, Vec<[u64; 2]>)> = Vec::new();
+        for (&off, slab) in &self.0 {
+            let now = match &card.hasher {
+                Some(hasher) => hasher.hash(card.driver, slab.va, slab.len)?,
+                None => Vec::new(),
+            };
+            let same = |i: usize| now.get(i).is_some_and(|hash| slab.hashes[i] == Some(*hash));
+            let changed: Vec<bool> = (0..slab.hashes.len()).map(|i| !same(i)).collect();
+            for (first, count) in runs(&changed, |changed| *changed) {
+                let run = slab.run(off, first, count);
+                trips.push(backing.trip(slab.va + (run.off - off), run));
+            }
+            found.push((off, now));
+        }
+        let moved = self.travel(card, backing, Way::Out, &trips)?;
+        // only now is the host copy what was hashed
+        for (off, now) in found {
+            if let Some(slab) = self.0.get_mut(&off) {
+                slab.hashes = (0..slab.hashes.len()).map(|i| now.get(i).copied()).collect();
+            }
+        }
+        Ok(Moved { bytes: moved, spared: self.bytes() - moved })
+    }
+
+    /// Drops the slabs that touch a range; how many bytes that were.
+    pub fn drop_range(&mut self, card: &Card, range: Range) -> Res<u64> {
+        let touched: Vec<(u64, u64)> =
+            self.0.iter().filter(|(&off, slab)| Range::new(off, slab.len).overlaps(&range)).map(|(&off, slab)| (off, slab.len)).collect();
+        let mut bytes = 0;
+        for (off, len) in touched {
+            self.drop_one(card, off)?;
+            bytes += len;
+        }
+        Ok(bytes)
+    }
+
+    /// Gives everything back. What the driver refuses to take stays in the table, and is the error.
+    pub fn clear(&mut self, card: &Card) -> Res {
+        let all: Vec<u64> = self.0.keys().copied().collect();
+        all.into_iter().fold(Ok(()), |result, off| result.and(self.drop_one(card, off)))
+    }
+
+    fn drop_one(&mut self, card: &Card, off: u64) -> Res {
+        let Some(slab) = self.0.get(&off) else { return Ok(()) };
+        if slab.va != 0 {
+            physical::close_window(card.driver, slab.va, slab.len)?;
+        }
+        let handle = slab.handle;
+        if let Some(slab) = self.0.get_mut(&off) {
+            slab.va = 0;
+        }
+        physical::release(card.driver, handle)?;
+        self.0.remove(&off);
+        Ok(())
+    }
+
+    fn travel(&self, card: &Card, backing: &Backing, way: Way, trips: &[Trip]) -> Res<u64> {
+        if trips.is_empty() {
+            return Ok(0);
+        }
+        let copied = copy(card.driver, way, trips, Pinning::Kept(&mut backing.pins()))?;
+        if let Some(code) = copied.refused {
+            tracing::warn!(
+                bytes = copied.pageable,
+                code = code.0,
+                "host memory could not be page-locked, so copies are slow; raise the broker's limit of locked memory (LimitMEMLOCK)"
+            );
+        }
+        Ok(copied.bytes)
+    }
+
+    /// What the host has written is not what the card holds.
+    fn forget_hashes(&mut self, range: Range) {
+        for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off) {
+            let first = range.off.saturating_sub(off) / CHUNK as u64;
+            let last = (range.end().min(off + slab.len) - off).div_ceil(CHUNK as u64);
+            slab.hashes[first as usize..last as usize].fill(None);
+        }
+    }
+
+    fn note_hashes(&mut self, card: &Card, off: u64, first: usize, count: usize) -> Res {
+        let (Some(hasher), Some(slab)) = (&card.hasher, self.0.get_mut(&off)) else { return Ok(()) };
+        let run = slab.run(off, first, count);
+        let hashes = hasher.hash(card.driver, slab.va + (run.off - off), run.len)?;
+        for (place, hash) in slab.hashes[first..first + count].iter_mut().zip(hashes) {
+            *place = Some(hash);
+        }
+        Ok(())
+    }
+}
+
+impl Slab {
+    /// The range of the backing of `count` chunks from the chunk `first` on.
+    fn run(&self, off: u64, first: usize, count: usize) -> Range {
+        let start = first as u64 * CHUNK as u64;
+        Range::new(off + start, (count as u64 * CHUNK as u64).min(self.len - start))
+    }
+}
+
+/// Neighbours that satisfy `wanted`: first and count.
+fn runs<T>(items: &[T], wanted: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
+    let mut out: Vec<(usize, usize)> = Vec::new();
+    for (i, _) in items.iter().enumerate().filter(|(_, item)| wanted(item)) {
+        match out.last_mut() {
+            Some((first, count)) if *first + *count == i => *count += 1,
+            _ => out.push((i, 1)),
+        }
+    }
+    out
+}
+
+/// Zeroes a mapped range, to its end.
+fn zero(d: &Driver, va: u64, len: u64) -> Res {
+    // SAFETY: a mapping of ours of that length; the legacy stream exists with the context.
+    unsafe {
+        ok((d.cuMemsetD8Async)(va, 0, len as usize, zerogpu_abi::CU_STREAM_LEGACY))?;
+        ok((d.cuStreamSynchronize)(zerogpu_abi::CU_STREAM_LEGACY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_make_one_run() {
+        let found = runs(&[true, true, false, true, false, false, true], |b| *b);
+        assert_eq!(found, [(0, 2), (3, 1), (6, 1)]);
+        assert!(runs(&[false; 3], |b| *b).is_empty());
+    }
+}
