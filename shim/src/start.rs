@@ -1,5 +1,5 @@
 //! The first driver call of a process: settings, the version of the driver below, the trace, the companions.
-use crate::{driver, engine, entry, report};
+use crate::{engine, entry, report};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,12 @@ fn start() {
         let (profile, complaint) = Profile::chosen(settings.profile.as_deref(), settings.vram);
         complaints.extend(complaint);
         let own = own_path();
-        let below = driver::locate(&settings, own.as_deref());
-        let driver_version = below.version().map_or(NEWEST, |v| v.min(NEWEST));
+        let below = zerogpu_below::locate(&settings, own.as_deref());
+        let driver_version = below.version().unwrap_or_else(|e| {
+            report::error(e);
+            None
+        });
+        let driver_version = driver_version.map_or(NEWEST, |v| v.min(NEWEST));
         let visible = sees_the_card(settings.visible_devices.as_deref(), &profile);
         let layout = Layout { arena: Some(ARENA), window: Some(WINDOW) };
         let config = Config { profile, vram: profile.total_bytes, driver_version, visible, layout };

@@ -2,42 +2,35 @@
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip.
-use super::live::{ok, twice, Live};
-use super::physical::access_desc;
-use super::staging::{self, Way};
-use crate::driver::Driver;
+use super::live::{Live, DEVICE};
 use std::collections::HashMap;
 use zerogpu_abi::*;
+use zerogpu_below::physical::{close_window, open_window, READ_WRITE};
+use zerogpu_below::{copy, Driver, Pinning, Trip, Way};
 use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::State;
 
-const READ_WRITE: u32 = 3;
-
 /// Moves all bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
 pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u64> {
-    let mut ranges = Vec::new();
+    let mut trips = Vec::new();
     for (va, len) in st.memory.in_use() {
-        ranges.push((va, st.memory.arena_host(va)? as u64, len));
+        trips.push(Trip { device: va, host: st.memory.arena_host(va)? as u64, len });
     }
     let mut windows = Vec::new();
-    let moved = own_memory(live, d, st, &mut ranges, &mut windows).and_then(|()| staging::copy(d, way, &ranges));
+    let moved = own_memory(live, d, st, &mut trips, &mut windows)
+        .and_then(|()| copy(d, way, &trips, Pinning::Transient))
+        .map(|copied| copied.bytes);
     // each is closed, also behind one that could not be
     let mut closed = Ok(());
     for (va, len) in windows {
-        closed = closed.and(close(d, va, len));
+        closed = closed.and(close_window(d, va, len));
     }
     let moved = moved?;
     closed.map(|()| moved)
 }
 
 /// The app's physical handles, each once, however often it is mapped.
-fn own_memory(
-    live: &Live,
-    d: &Driver,
-    st: &mut State,
-    ranges: &mut Vec<(u64, u64, u64)>,
-    windows: &mut Vec<(u64, u64)>,
-) -> Res {
+fn own_memory(live: &Live, d: &Driver, st: &mut State, trips: &mut Vec<Trip>, windows: &mut Vec<(u64, u64)>) -> Res {
     let whole: HashMap<(u64, u64), u64> = st
         .memory
         .regions()
@@ -52,37 +45,12 @@ fn own_memory(
         let va = match whole.get(&(off, len)) {
             Some(&va) => va,
             None => {
-                let va = open(d, real, len)?;
+                let va = open_window(d, DEVICE, real, len)?;
                 windows.push((va, len));
                 va
             }
         };
-        ranges.push((va, st.memory.backing()?.at(off) as u64, len));
+        trips.push(Trip { device: va, host: st.memory.backing()?.at(off) as u64, len });
     }
     Ok(())
-}
-
-/// Maps a whole handle where the driver likes.
-fn open(d: &Driver, real: u64, len: u64) -> Res<u64> {
-    let mut va = 0;
-    // SAFETY: a fresh range of the driver's choice; on failure what was made is let go.
-    unsafe {
-        ok((d.cuMemAddressReserve)(&mut va, len as usize, 0, 0, 0))?;
-        let mapped = ok((d.cuMemMap)(va, len as usize, 0, real, 0));
-        if mapped.is_err() {
-            return twice(|| (d.cuMemAddressFree)(va, len as usize)).and(mapped).map(|()| va);
-        }
-        if let Err(e) = ok((d.cuMemSetAccess)(va, len as usize, &access_desc(READ_WRITE), 1)) {
-            return close(d, va, len).and(Err(e));
-        }
-    }
-    Ok(va)
-}
-
-fn close(d: &Driver, va: u64, len: u64) -> Res {
-    // SAFETY: a window made by `open`, whose copies are over.
-    unsafe {
-        twice(|| (d.cuMemUnmap)(va, len as usize))?;
-        twice(|| (d.cuMemAddressFree)(va, len as usize))
-    }
 }

@@ -1,11 +1,10 @@
 //! Claim: from parked to a GPU that holds every byte at its address.
-use super::live::{ok, twice, Live, DEVICE};
-use super::staging::Way;
+use super::live::{Live, DEVICE};
 use super::{cargo, locked, Engine, Phase};
-use crate::driver::Driver;
 use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
+use zerogpu_below::{ok, twice, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;

@@ -1,9 +1,10 @@
 //! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
-use super::live::{ok, LiveFunction};
+use super::live::LiveFunction;
 use super::Engine;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
+use zerogpu_below::{ok, twice};
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::objects::graph::EVER;
 use zerogpu_device::objects::CAPTURES;
@@ -51,7 +52,7 @@ impl Engine {
         ok(unsafe { (d.cuStreamCreateWithPriority)(&mut own, 1, 0) })?;
         let run = self.forward_real(own, epoch, op);
         // SAFETY: the stream just made.
-        let ended = unsafe { ok((d.cuStreamSynchronize)(own)).and(super::live::twice(|| (d.cuStreamDestroy_v2)(own))) };
+        let ended = unsafe { ok((d.cuStreamSynchronize)(own)).and(twice(|| (d.cuStreamDestroy_v2)(own))) };
         run.and(ended).map(|()| true)
     }
 

@@ -1,11 +1,11 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
 use super::{locked, Engine};
-use crate::driver::Driver;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerogpu_abi::*;
+use zerogpu_below::{ok, Driver};
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::Change;
 use zerogpu_device::objects::StreamKind;
@@ -338,22 +338,5 @@ impl Engine {
             Change::Pin { at, len, flags } => live.pin(d, at, len, flags),
             Change::Unpin { at, .. } => live.unpin(d, at),
         }
-    }
-}
-
-/// A driver's answer as a result.
-pub(super) fn ok(r: CUresult) -> Res {
-    if r.ok() {
-        Ok(())
-    } else {
-        Err(r)
-    }
-}
-
-/// Tries a call that gives something back once more if it fails: what is not given back stays on the card.
-pub(super) fn twice(call: impl Fn() -> CUresult) -> Res {
-    match call() {
-        r if r.ok() => Ok(()),
-        _ => ok(call()),
     }
 }

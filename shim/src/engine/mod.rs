@@ -15,10 +15,8 @@ mod physical;
 mod record;
 mod regions;
 mod slots;
-mod staging;
 mod watch;
 
-use crate::driver::Below;
 use crate::report;
 use live::Live;
 use record::Record;
@@ -26,6 +24,7 @@ use regions::Regions;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_abi::*;
+use zerogpu_below::{Below, Driver};
 use zerogpu_device::handle::Kind;
 use zerogpu_device::host;
 use zerogpu_device::memory::{Change, Region};
@@ -206,7 +205,7 @@ impl Engine {
 
     /// Whether the driver can have a card: only where the kernel module is missing is it asked, since its cuInit
     /// takes a while where there is one.
-    fn cards_there(&self, d: &crate::driver::Driver) -> Result<(), String> {
+    fn cards_there(&self, d: &Driver) -> Result<(), String> {
         let ask = || {
             // SAFETY: no preconditions.
             let none = !std::path::Path::new("/proc/driver/nvidia").exists()

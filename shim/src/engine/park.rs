@@ -3,13 +3,12 @@
 //! The order makes every failure harmless: bytes are copied out before anything is let go, so that a failed copy leaves
 //! the process claimed with its bytes on the card, and a later park tries again.
 use super::claim::name;
-use super::live::{ok, twice, DEVICE};
-use super::staging::Way;
+use super::live::DEVICE;
 use super::{cargo, locked, Engine, Phase};
-use crate::driver::Driver;
 use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
+use zerogpu_below::{ok, twice, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};

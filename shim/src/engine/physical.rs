@@ -1,28 +1,8 @@
 //! Physical memory, mappings and pins of a claim: what the driver below holds for the process, and how it is let go.
-use super::live::{ok, twice, Live, DEVICE};
-use crate::driver::Driver;
+use super::live::{Live, DEVICE};
 use zerogpu_abi::*;
+use zerogpu_below::{ok, physical, twice, Driver};
 
-/// Access of the claimed device to a range.
-pub(super) fn access_desc(flags: u32) -> CUmemAccessDesc {
-    CUmemAccessDesc { location: CUmemLocation { kind: 1, id: DEVICE }, flags }
-}
-
-/// Pinned memory of the claimed device.
-fn device_prop() -> CUmemAllocationProp {
-    CUmemAllocationProp {
-        kind: 1,
-        requestedHandleTypes: 0,
-        location: CUmemLocation { kind: 1, id: DEVICE },
-        win32HandleMetaData: std::ptr::null_mut(),
-        compressionType: 0,
-        gpuDirectRDMACapable: 0,
-        usage: 0,
-        reserved: [0; 4],
-    }
-}
-
-const READ_WRITE: u32 = 3;
 /// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
 const LARGEST: u64 = 256 << 20;
 
@@ -60,18 +40,11 @@ impl Live {
     }
 
     fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
-        let (mut handle, prop, desc) = (0, device_prop(), access_desc(READ_WRITE));
-        // SAFETY: the range is reserved and unmapped; on failure what was made is let go.
-        unsafe {
-            ok((d.cuMemCreate)(&mut handle, len as usize, &prop, 0))?;
-            if let Err(e) = ok((d.cuMemMap)(at, len as usize, 0, handle, 0)) {
-                let _first_error_counts = (d.cuMemRelease)(handle);
-                return Err(e);
-            }
-            if let Err(e) = ok((d.cuMemSetAccess)(at, len as usize, &desc, 1)) {
-                let _first_error_counts = ((d.cuMemUnmap)(at, len as usize), (d.cuMemRelease)(handle));
-                return Err(e);
-            }
+        let handle = physical::create(d, DEVICE, len)?;
+        if let Err(e) = physical::place(d, DEVICE, at, len, handle) {
+            self.unmapped.push(handle);
+            let _first_error_counts = self.release_unmapped(d);
+            return Err(e);
         }
         self.extents.insert(at, (len, handle));
         Ok(())
@@ -87,8 +60,7 @@ impl Live {
     /// Unmaps and releases an extent; one that could not be let go is kept in the table, to be tried again.
     pub(super) fn drop_extent(&mut self, d: &Driver, at: u64) -> Res {
         let Some(&(len, handle)) = self.extents.get(&at) else { return Ok(()) };
-        // SAFETY: an extent of ours; nothing runs that uses it.
-        unsafe { twice(|| (d.cuMemUnmap)(at, len as usize)) }?;
+        physical::unmap(d, at, len)?;
         // from here on the addresses are free, whatever becomes of the memory
         self.extents.remove(&at);
         self.unmapped.push(handle);
@@ -99,8 +71,7 @@ impl Live {
     pub(super) fn release_unmapped(&mut self, d: &Driver) -> Res {
         let mut result = Ok(());
         self.unmapped.retain(|&handle| {
-            // SAFETY: a handle of ours without mappings.
-            let released = unsafe { twice(|| (d.cuMemRelease)(handle)) };
+            let released = physical::release(d, handle);
             result = result.and(released);
             released.is_err()
         });
@@ -111,10 +82,7 @@ impl Live {
         if host {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        let (mut handle, prop) = (0, device_prop());
-        // SAFETY: writes the new handle.
-        ok(unsafe { (d.cuMemCreate)(&mut handle, len as usize, &prop, 0) })?;
-        self.physical.insert(physical, (handle, len));
+        self.physical.insert(physical, (physical::create(d, DEVICE, len)?, len));
         Ok(())
     }
 
@@ -127,8 +95,7 @@ impl Live {
 
     pub(super) fn map(&mut self, d: &Driver, va: u64, len: u64, physical: u64, offset: u64) -> Res {
         let &(handle, _) = self.physical.get(&physical).ok_or(CUresult::INVALID_VALUE)?;
-        // SAFETY: a reserved, unmapped range, as the device's tables say.
-        ok(unsafe { (d.cuMemMap)(va, len as usize, offset as usize, handle, 0) })?;
+        physical::map(d, va, len, handle, offset)?;
         self.mappings.insert(va, len);
         Ok(())
     }
@@ -137,17 +104,14 @@ impl Live {
         let inside: Vec<u64> = self.mappings.range(va..va + len).map(|(&at, _)| at).collect();
         for at in inside {
             let n = self.mappings[&at];
-            // SAFETY: a mapping of ours; the app has stopped using it.
-            unsafe { twice(|| (d.cuMemUnmap)(at, n as usize)) }?;
+            physical::unmap(d, at, n)?;
             self.mappings.remove(&at);
         }
         Ok(())
     }
 
     pub(super) fn access(&self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
-        let desc = access_desc(flags);
-        // SAFETY: whole mappings, as the device's tables say.
-        ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
+        physical::set_access(d, DEVICE, va, len, flags)
     }
 
     pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {

@@ -185,7 +185,7 @@ impl Engine {
         });
         let drained = match self.driver() {
             // SAFETY: the context is current in this thread.
-            Ok(d) => super::live::ok(unsafe { (d.cuCtxSynchronize)() }),
+            Ok(d) => zerogpu_below::ok(unsafe { (d.cuCtxSynchronize)() }),
             Err(e) => Err(e),
         };
         if let Err((code, op)) = outcome.and(drained.map_err(|e| (e, None))) {

@@ -2,7 +2,7 @@
 //!
 //! Only its version is asked at start; `cuInit` comes with the first claim. Functions are looked up in that handle, so
 //! what we export under the same names is never called by mistake.
-use crate::report;
+use crate::ok;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -42,28 +42,26 @@ impl Below {
         self.driver.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
-    /// The version of the driver; None: there is no driver.
-    pub fn version(&self) -> Option<i32> {
-        self.path.as_ref().ok()?;
-        let driver = match self.driver() {
-            Ok(d) => d,
-            Err(e) => {
-                report::error(e);
-                return None;
-            }
-        };
+    /// The version of the driver; None: there is no driver. The error is why the one that was found can't be used.
+    pub fn version(&self) -> Result<Option<i32>, &str> {
+        if self.path.is_err() {
+            return Ok(None);
+        }
+        let driver = self.driver()?;
         let mut version = 0;
         // SAFETY: writes one integer.
-        unsafe { (driver.cuDriverGetVersion)(&mut version) }.ok().then_some(version)
+        let asked = ok(unsafe { (driver.cuDriverGetVersion)(&mut version) });
+        Ok(asked.ok().map(|()| version))
     }
 }
 
 macro_rules! functions {
     ($($name:ident ( $($arg:ident : $ty:ty),* );)*) => {
-        /// Functions of the driver below.
+        /// Functions of the driver below, each as cuda.h declares the symbol of that name. All are in each driver from
+        /// CUDA 11.7 on, so that one without some of them is refused as a whole.
         #[allow(non_snake_case)]
         pub struct Driver {
-            $(pub $name: unsafe extern "C" fn($($arg: $ty),*) -> CUresult,)*
+            $(#[allow(missing_docs)] pub $name: unsafe extern "C" fn($($arg: $ty),*) -> CUresult,)*
         }
 
         impl Driver {
@@ -83,11 +81,17 @@ macro_rules! functions {
 functions! {
     cuInit(flags: u32);
     cuDriverGetVersion(version: *mut i32);
+    cuDeviceGetCount(count: *mut i32);
+    cuDeviceGet(device: *mut CUdevice, ordinal: i32);
+    cuDeviceGetName(name: *mut c_char, len: i32, device: CUdevice);
+    cuDeviceGetUuid_v2(uuid: *mut CUuuid, device: CUdevice);
+    cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
     cuDeviceGetAttribute(value: *mut i32, attribute: u32, device: CUdevice);
     cuDevicePrimaryCtxRetain(ctx: *mut CUcontext, device: CUdevice);
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut u32, active: *mut i32);
     cuGetExportTable(table: *mut *const c_void, id: *const CUuuid);
+    cuCtxGetCurrent(ctx: *mut CUcontext);
     cuCtxSetCurrent(ctx: CUcontext);
     cuCtxSynchronize();
     cuCtxSetLimit(limit: u32, value: usize);
@@ -137,6 +141,8 @@ functions! {
     cuMemsetD8Async(dst: CUdeviceptr, value: u8, count: usize, stream: CUstream);
     cuMemsetD16Async(dst: CUdeviceptr, value: u16, count: usize, stream: CUstream);
     cuMemsetD32Async(dst: CUdeviceptr, value: u32, count: usize, stream: CUstream);
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    cuMemGetAllocationGranularity(bytes: *mut usize, prop: *const CUmemAllocationProp, option: u32);
     cuMemAddressReserve(address: *mut CUdeviceptr, size: usize, align: usize, hint: CUdeviceptr, flags: u64);
     cuMemAddressFree(address: CUdeviceptr, size: usize);
     cuMemCreate(
@@ -146,12 +152,17 @@ functions! {
     cuMemMap(address: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
     cuMemUnmap(address: CUdeviceptr, size: usize);
     cuMemSetAccess(address: CUdeviceptr, size: usize, desc: *const CUmemAccessDesc, count: usize);
+    cuMemExportToShareableHandle(
+        shared: *mut c_void, handle: CUmemGenericAllocationHandle, kind: u32, flags: u64
+    );
+    cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, shared: *mut c_void, kind: u32);
     cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: u32);
     cuMemHostUnregister(address: *mut c_void);
 }
 
 impl Driver {
-    fn open(path: &Path) -> Result<Self, String> {
+    /// Opens the library at a path. The error is a sentence with a remedy.
+    pub fn open(path: &Path) -> Result<Self, String> {
         // SAFETY: a CUDA driver library: its constructors are made to run in any process.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
         let library = library.map_err(|e| {
@@ -161,7 +172,7 @@ impl Driver {
             )
         })?;
         let driver = Driver::load(&library, path);
-        // never unloaded: the app's threads may be inside
+        // never unloaded: threads may be inside
         std::mem::forget(library);
         driver
     }

@@ -1,0 +1,200 @@
+//! Moves bytes in bulk between host backing and card: the one engine of shim and broker.
+//!
+//! Fast copies need page-locked memory. A broker pins a backing once and keeps it so ([`Pinning::Kept`]); a process on its
+//! own pins what it copies, a few pieces ahead of the copy that uses them, so that pinning and copying overlap
+//! ([`Pinning::Transient`]). No copy call crosses the border of a registration. Where the kernel or a limit refuses to pin,
+//! the bytes are copied pageable: slower, the same bytes, and counted.
+use crate::pins::{unregister, Pins, PIECE};
+use crate::{ok, twice, Driver};
+use std::collections::VecDeque;
+use zerogpu_abi::*;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Host backing to card.
+    In,
+    /// Card to host backing.
+    Out,
+}
+
+/// Bytes that go between a range of the card and the range of the host backing behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trip {
+    /// Address on the card.
+    pub device: u64,
+    /// Address in this process.
+    pub host: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// How host memory is page-locked for a copy.
+pub enum Pinning<'a> {
+    /// For the time of its copy. The host ranges must not be registered already.
+    Transient,
+    /// For good: what a table lacks is added to it.
+    Kept(&'a mut Pins),
+}
+
+/// What was copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Copied {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes of them that went the slow way, since the driver refused to page-lock them.
+    pub pageable: u64,
+    /// The first refusal.
+    pub refused: Option<CUresult>,
+}
+
+impl Copied {
+    fn add(&mut self, len: u64, refused: Option<CUresult>) {
+        self.bytes += len;
+        self.pageable += if refused.is_some() { len } else { 0 };
+        self.refused = self.refused.or(refused);
+    }
+}
+
+/// Pieces that are pinned at once for their own copies.
+const AHEAD: usize = 3;
+
+/// Copies, and returns when all bytes have arrived. After an error any of them may have arrived, and nothing is in flight.
+/// A context of the card must be current, its ranges mapped, the host ranges mapped and used by nobody else.
+pub fn copy(d: &Driver, way: Way, trips: &[Trip], pinning: Pinning) -> Res<Copied> {
+    let mut stream = CUstream::NULL;
+    // SAFETY: writes the new stream; 1 is CU_STREAM_NON_BLOCKING.
+    ok(unsafe { (d.cuStreamCreateWithPriority)(&mut stream, 1, 0) })?;
+    let mut pipe = Pipe { d, way, stream, pinned: VecDeque::new(), copied: Copied::default() };
+    let queued = match pinning {
+        Pinning::Transient => pipe.transient(trips),
+        Pinning::Kept(pins) => pipe.kept(trips, pins),
+    };
+    let copied = pipe.copied;
+    let done = pipe.finish();
+    queued.and(done).map(|()| copied)
+}
+
+struct Pipe<'a> {
+    d: &'a Driver,
+    way: Way,
+    stream: CUstream,
+    /// Pieces on their way that are pinned for it.
+    pinned: VecDeque<Piece>,
+    copied: Copied,
+}
+
+/// A piece on its way.
+struct Piece {
+    /// Its address, while it is registered.
+    host: Option<u64>,
+    /// Passes when it has arrived; NULL where there is none.
+    event: CUevent,
+}
+
+impl Pipe<'_> {
+    fn kept(&mut self, trips: &[Trip], pins: &mut Pins) -> Res {
+        for trip in trips {
+            let mut at = 0;
+            while at < trip.len {
+                let part = pins.part(self.d, trip.host + at, trip.len - at);
+                self.queue(trip.device + at, trip.host + at, part.len)?;
+                self.copied.add(part.len, part.refused);
+                at += part.len;
+            }
+        }
+        Ok(())
+    }
+
+    fn transient(&mut self, trips: &[Trip]) -> Res {
+        for trip in trips {
+            let mut at = 0;
+            while at < trip.len {
+                let n = (trip.len - at).min(PIECE);
+                self.piece(trip.device + at, trip.host + at, n)?;
+                at += n;
+            }
+        }
+        Ok(())
+    }
+
+    fn piece(&mut self, device: u64, host: u64, n: u64) -> Res {
+        while self.pinned.len() >= AHEAD {
+            self.retire()?;
+        }
+        let d = self.d;
+        // SAFETY: a range of the backing, which stays mapped; registered until its copy is over.
+        let pinned = ok(unsafe { (d.cuMemHostRegister_v2)(host as *mut _, n as usize, 0) });
+        let mut event = CUevent::NULL;
+        let queued = self.queue(device, host, n).and_then(|()| {
+            // SAFETY: writes the new event; 2 is CU_EVENT_DISABLE_TIMING.
+            ok(unsafe { (d.cuEventCreate)(&mut event, 2) })?;
+            // SAFETY: both are ours.
+            ok(unsafe { (d.cuEventRecord)(event, self.stream) })
+        });
+        self.pinned.push_back(Piece { host: pinned.is_ok().then_some(host), event });
+        self.copied.add(n, pinned.err());
+        queued
+    }
+
+    /// Queues one copy call.
+    fn queue(&self, device: u64, host: u64, n: u64) -> Res {
+        let (d, n) = (self.d, n as usize);
+        // SAFETY: both ranges are mapped, as `copy` asks for, and lie in one registration or in none.
+        ok(unsafe {
+            match self.way {
+                Way::In => (d.cuMemcpyHtoDAsync_v2)(device, host as *const _, n, self.stream),
+                Way::Out => (d.cuMemcpyDtoHAsync_v2)(host as *mut _, device, n, self.stream),
+            }
+        })
+    }
+
+    /// Waits for the oldest piece and unpins it.
+    fn retire(&mut self) -> Res {
+        let d = self.d;
+        let Some(piece) = self.pinned.front_mut() else { return Ok(()) };
+        if piece.event.0 != 0 {
+            // SAFETY: an event of ours.
+            ok(unsafe { (d.cuEventSynchronize)(piece.event) })?;
+        }
+        // its copy is over
+        piece.let_go(d)?;
+        self.pinned.pop_front();
+        Ok(())
+    }
+
+    /// Waits for everything, whatever went wrong before; nothing stays pinned that the driver lets go.
+    fn finish(mut self) -> Res {
+        let d = self.d;
+        // SAFETY: our own stream.
+        let mut result = unsafe { twice(|| (d.cuStreamSynchronize)(self.stream)) };
+        // the stream is drained, or failed for good: nothing copies, so each is given back whatever became of the others
+        for piece in &mut self.pinned {
+            result = result.and(piece.let_go(d));
+        }
+        // SAFETY: our own stream, drained.
+        result.and(unsafe { twice(|| (d.cuStreamDestroy_v2)(self.stream)) })
+    }
+}
+
+impl Piece {
+    /// Gives back what it holds; what was given back already is left alone.
+    fn let_go(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        if self.event.0 != 0 {
+            // SAFETY: an event of ours, used no more.
+            result = unsafe { twice(|| (d.cuEventDestroy_v2)(self.event)) };
+            if result.is_ok() {
+                self.event = CUevent::NULL;
+            }
+        }
+        if let Some(host) = self.host {
+            let unpinned = unregister(d, host);
+            if unpinned.is_ok() {
+                self.host = None;
+            }
+            result = result.and(unpinned);
+        }
+        result
+    }
+}

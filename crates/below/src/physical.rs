@@ -1,0 +1,128 @@
+//! Physical memory of a card: made, mapped, shared as a file descriptor, let go.
+//!
+//! Free functions over a driver; the caller keeps the table of what it holds. A function that fails leaves nothing of what
+//! it made, and what gives something back tries twice. No context is needed.
+use crate::{ok, twice, Driver};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use zerogpu_abi::*;
+
+/// CU_MEM_ACCESS_FLAGS_PROT_READWRITE.
+pub const READ_WRITE: u32 = 3;
+/// CU_MEM_ALLOCATION_TYPE_PINNED, and CU_MEM_LOCATION_TYPE_DEVICE.
+const PINNED: u32 = 1;
+const ON_DEVICE: u32 = 1;
+/// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR.
+const AS_FD: u32 = 1;
+
+fn prop(device: CUdevice, handle_types: u32) -> CUmemAllocationProp {
+    CUmemAllocationProp {
+        kind: PINNED,
+        requestedHandleTypes: handle_types,
+        location: CUmemLocation { kind: ON_DEVICE, id: device },
+        win32HandleMetaData: std::ptr::null_mut(),
+        compressionType: 0,
+        gpuDirectRDMACapable: 0,
+        usage: 0,
+        reserved: [0; 4],
+    }
+}
+
+/// What lengths, addresses and offsets are multiples of on a card.
+pub fn granularity(d: &Driver, device: CUdevice) -> Res<u64> {
+    let mut bytes = 0;
+    // SAFETY: writes one number; 0 asks for the least granularity.
+    ok(unsafe { (d.cuMemGetAllocationGranularity)(&mut bytes, &prop(device, AS_FD), 0) })?;
+    Ok(bytes as u64)
+}
+
+/// Makes memory on a card, for this process alone.
+pub fn create(d: &Driver, device: CUdevice, len: u64) -> Res<u64> {
+    make(d, len, &prop(device, 0))
+}
+
+/// Makes memory on a card that [`export`] can share.
+pub fn create_exportable(d: &Driver, device: CUdevice, len: u64) -> Res<u64> {
+    make(d, len, &prop(device, AS_FD))
+}
+
+fn make(d: &Driver, len: u64, prop: &CUmemAllocationProp) -> Res<u64> {
+    let mut handle = 0;
+    // SAFETY: writes the new handle.
+    ok(unsafe { (d.cuMemCreate)(&mut handle, len as usize, prop, 0) })?;
+    Ok(handle)
+}
+
+/// Gives a handle back. The memory lives on while something maps or imports it, or has its descriptor.
+pub fn release(d: &Driver, handle: u64) -> Res {
+    // SAFETY: a number that the driver looks up; the caller has it from this module and uses it no more.
+    unsafe { twice(|| (d.cuMemRelease)(handle)) }
+}
+
+/// A descriptor for memory that [`create_exportable`] made.
+pub fn export(d: &Driver, handle: u64) -> Res<OwnedFd> {
+    let mut fd: i32 = -1;
+    // SAFETY: for this kind of handle the driver writes one descriptor.
+    ok(unsafe { (d.cuMemExportToShareableHandle)((&mut fd as *mut i32).cast(), handle, AS_FD, 0) })?;
+    if fd < 0 {
+        return Err(CUresult::INVALID_HANDLE);
+    }
+    // SAFETY: a descriptor that the driver has just opened for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A handle of this process for memory that another exported. The descriptor may be closed afterwards.
+pub fn import(d: &Driver, fd: BorrowedFd) -> Res<u64> {
+    let mut handle = 0;
+    // SAFETY: for this kind of handle the pointer is the descriptor's number; writes the new handle.
+    ok(unsafe { (d.cuMemImportFromShareableHandle)(&mut handle, fd.as_raw_fd() as usize as *mut _, AS_FD) })?;
+    Ok(handle)
+}
+
+/// Maps `len` bytes of a handle from `offset` on at a reserved address. Nobody may use them before [`set_access`].
+pub fn map(d: &Driver, va: u64, len: u64, handle: u64, offset: u64) -> Res {
+    // SAFETY: the driver refuses addresses that are not reserved or are mapped already.
+    ok(unsafe { (d.cuMemMap)(va, len as usize, offset as usize, handle, 0) })
+}
+
+/// Lets a card use whole mappings: 3 is reading and writing, 1 reading, 0 neither.
+pub fn set_access(d: &Driver, device: CUdevice, va: u64, len: u64, flags: u32) -> Res {
+    let desc = CUmemAccessDesc { location: CUmemLocation { kind: ON_DEVICE, id: device }, flags };
+    // SAFETY: reads one description.
+    ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
+}
+
+/// Maps a whole handle at a reserved address for reading and writing.
+pub fn place(d: &Driver, device: CUdevice, va: u64, len: u64, handle: u64) -> Res {
+    map(d, va, len, handle, 0)?;
+    set_access(d, device, va, len, READ_WRITE).inspect_err(|_| {
+        let _first_error_counts = unmap(d, va, len);
+    })
+}
+
+/// Ends a mapping that nothing uses any more.
+pub fn unmap(d: &Driver, va: u64, len: u64) -> Res {
+    // SAFETY: a mapping of the caller's, which has stopped using it.
+    unsafe { twice(|| (d.cuMemUnmap)(va, len as usize)) }
+}
+
+/// Maps a whole handle where the driver likes, for reading and writing; returns the address.
+pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Res<u64> {
+    let mut va = 0;
+    // SAFETY: a fresh range of the driver's choice.
+    ok(unsafe { (d.cuMemAddressReserve)(&mut va, len as usize, 0, 0, 0) })?;
+    place(d, device, va, len, handle).inspect_err(|_| {
+        let _first_error_counts = free_addresses(d, va, len);
+    })?;
+    Ok(va)
+}
+
+/// Ends a window that nothing uses any more.
+pub fn close_window(d: &Driver, va: u64, len: u64) -> Res {
+    unmap(d, va, len)?;
+    free_addresses(d, va, len)
+}
+
+fn free_addresses(d: &Driver, va: u64, len: u64) -> Res {
+    // SAFETY: a range that `open_window` reserved and that nothing is mapped in.
+    unsafe { twice(|| (d.cuMemAddressFree)(va, len as usize)) }
+}
