@@ -5,21 +5,25 @@
 //!
 //! | for | |
 //! |---|---|
-//! | a client | [`Connection`], [`request_packets`] |
-//! | a broker | [`Endpoint`], [`Request`], [`report_packets`], [`peer`], [`pidfd`] |
+//! | a client | [`default_socket`], [`Connection`], [`request_packets`], [`seal`] |
+//! | a broker | [`Listener`], [`Endpoint`], [`Request`], [`report_packets`], [`check_backing`], [`peer`], [`pidfd`] |
 
 mod address;
+mod backing;
 mod connection;
 mod endpoint;
 mod error;
 mod hello;
 mod limits;
+mod listener;
 mod message;
 mod packet;
 mod peer;
+mod place;
 mod request;
 mod wire;
 
+pub use backing::{check_backing, seal};
 pub use connection::Connection;
 pub use endpoint::Endpoint;
 pub use error::Error;
@@ -27,8 +31,10 @@ pub use hello::{
     decode_answer, decode_hello, encode_answer, encode_hello, negotiate, Mismatch, Versions, MAGIC, VERSIONS,
 };
 pub use limits::*;
+pub use listener::Listener;
 pub use message::*;
 pub use packet::{send, Packet};
 pub use peer::{peer, pidfd, Peer};
+pub use place::{default_socket, SYSTEM_SOCKET};
 pub use request::{report_packets, request_packets, Request};
 pub use wire::{decode, encode, Malformed, Message};

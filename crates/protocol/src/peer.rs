@@ -70,3 +70,12 @@ pub(crate) fn set_option<T: Copy>(socket: BorrowedFd<'_>, name: libc::c_int, val
         Err(io::Error::last_os_error())
     }
 }
+
+/// Makes calls on it return at once.
+pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    // SAFETY: takes numbers.
+    let flags = crate::packet::retry(|| unsafe { libc::fcntl(fd, libc::F_GETFL) })? as libc::c_int;
+    // SAFETY: as above.
+    crate::packet::retry(|| unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(|_| ())
+}
