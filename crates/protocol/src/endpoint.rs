@@ -1,0 +1,126 @@
+//! The broker's end of a connection: never blocks, and bounds what it keeps for a client that does not read.
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::connection::{count, open};
+use crate::error::Error;
+use crate::hello::{decode_hello, encode_answer, Versions, VERSIONS};
+use crate::message::{Answer, Hello, Reason, Refused, ToBroker, ToClient};
+use crate::packet::{send, Packet};
+use crate::wire::encode;
+
+/// A client's connection. After any error the connection is to be dropped.
+#[derive(Debug)]
+pub struct Endpoint {
+    socket: OwnedFd,
+    queue: VecDeque<Packet>,
+    limit: usize,
+    bytes: Vec<u8>,
+}
+
+impl Endpoint {
+    /// How many packets wait for a client, unless told otherwise, before it counts as slow.
+    pub const QUEUE: usize = 256;
+
+    /// The end of an accepted socket, that keeps up to `limit` packets when the socket is full.
+    pub fn new(socket: OwnedFd, limit: usize) -> Self {
+        Endpoint { socket, queue: VecDeque::new(), limit, bytes: Vec::new() }
+    }
+
+    /// The client's first message, if it is there, with the descriptor of its backing if it is a Space. A client that
+    /// speaks no common version is answered here. `buffer` only lends its memory.
+    pub fn recv_hello(&mut self, buffer: &mut Packet) -> Result<Option<(Versions, Hello, Option<OwnedFd>)>, Error> {
+        if !self.next(buffer, 1)? {
+            return Ok(None);
+        }
+        let mut fds = std::mem::take(&mut buffer.fds);
+        match decode_hello(&buffer.bytes, VERSIONS)? {
+            (theirs, Ok(hello)) => {
+                count(&hello, fds.len())?;
+                Ok(Some((theirs, hello, fds.pop())))
+            }
+            (_, Err(mismatch)) => {
+                let text = mismatch.at_broker();
+                self.answer(&Answer::Refused(Refused { reason: Reason::Version, text: text.clone() }))?;
+                Err(Error::Mismatch(mismatch, text))
+            }
+        }
+    }
+
+    /// Answers the hello.
+    pub fn answer(&mut self, answer: &Answer) -> Result<(), Error> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let result = encode_answer(answer, VERSIONS, &mut bytes)
+            .map_err(Error::from)
+            .and_then(|()| self.send_bytes(&bytes, &[] as &[OwnedFd]));
+        self.bytes = bytes;
+        result
+    }
+
+    /// The next message, if one is there. One with descriptors is an error: they never become this process's, since
+    /// closing a stranger's descriptor may block. `buffer` only lends its memory.
+    pub fn recv(&mut self, buffer: &mut Packet) -> Result<Option<ToBroker>, Error> {
+        if !self.next(buffer, 0)? {
+            return Ok(None);
+        }
+        open(buffer).map(|(message, _)| Some(message))
+    }
+
+    /// Sends a message, or keeps it until [`flush`](Endpoint::flush) if the socket is full. [`Error::Slow`] if too
+    /// many are kept already. Descriptors are duplicated only if the message must be kept.
+    pub fn send(&mut self, message: &ToClient, fds: &[impl AsFd]) -> Result<(), Error> {
+        count(message, fds.len())?;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let result = encode(message, &mut bytes).map_err(Error::from).and_then(|()| self.send_bytes(&bytes, fds));
+        self.bytes = bytes;
+        result
+    }
+
+    /// Sends what is kept, as far as the socket takes it: to be called when it is writable.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        while let Some(packet) = self.queue.front() {
+            match packet.send(&self.socket) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many packets are kept. If it isn't zero, the loop should wait for the socket to be writable.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn next(&mut self, buffer: &mut Packet, room: usize) -> Result<bool, Error> {
+        match buffer.recv(&self.socket, room) {
+            Ok(true) => Ok(true),
+            Ok(false) => Err(Error::Closed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8], fds: &[impl AsFd]) -> Result<(), Error> {
+        if self.queue.is_empty() {
+            match send(self.socket.as_fd(), bytes, fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Ok(result?),
+            }
+        }
+        if self.queue.len() >= self.limit {
+            return Err(Error::Slow(self.queue.len()));
+        }
+        let fds = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect::<io::Result<_>>()?;
+        self.queue.push_back(Packet { bytes: bytes.to_vec(), fds });
+        Ok(())
+    }
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
