@@ -57,6 +57,14 @@ pub fn set(ctx: CUcontext) -> Res {
     })
 }
 
+/// Runs `body` with another context current.
+pub fn within<T>(ctx: CUcontext, body: impl FnOnce() -> Res<T>) -> Res<T> {
+    let before = current();
+    set(ctx)?;
+    let result = body();
+    set(before).and(result)
+}
+
 /// Exchanges the thread's capture mode (0 global, 1 thread local, 2 relaxed).
 pub fn exchange_capture_mode(mode: u32) -> u32 {
     CAPTURE_MODE.replace(mode)
