@@ -2,6 +2,7 @@
 use crate::memory::backing::Filler;
 use crate::memory::{Memory, Segment};
 use crate::op::{Copy, Fill, Plane};
+use crate::thread;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use zerogpu_abi::{CUresult, Res};
@@ -199,7 +200,8 @@ fn split(len: u64, piece: impl Fn(u64, u64) + Sync) {
             let at = off;
             let job = move || piece(at, part);
             // no thread to be had: the work is done here
-            if std::thread::Builder::new().spawn_scoped(scope, job).is_err() {
+            let helper = thread::unsignalled(|| std::thread::Builder::new().spawn_scoped(scope, job).is_ok());
+            if !helper {
                 job();
             }
             off += part;
@@ -254,6 +256,20 @@ mod tests {
         let mut to = vec![0u8; from.len()];
         run(&Plan::Moves(vec![(to.as_mut_ptr() as usize, from.as_ptr() as usize, from.len() as u64)], None));
         assert!(from == to);
+    }
+
+    #[test]
+    fn helpers_of_a_move_take_no_signal() {
+        let caller = std::thread::current().id();
+        split(4 * PARALLEL, |_, _| {
+            let mut mask = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            // SAFETY: asks for the calling thread's mask.
+            let blocked = unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr());
+                libc::sigismember(mask.as_ptr(), libc::SIGINT) == 1
+            };
+            assert_eq!(blocked, std::thread::current().id() != caller);
+        });
     }
 
     #[test]

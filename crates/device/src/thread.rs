@@ -57,6 +57,14 @@ pub fn set(ctx: CUcontext) -> Res {
     })
 }
 
+/// Runs `body` with another context current.
+pub fn within<T>(ctx: CUcontext, body: impl FnOnce() -> Res<T>) -> Res<T> {
+    let before = current();
+    set(ctx)?;
+    let result = body();
+    set(before).and(result)
+}
+
 /// Exchanges the thread's capture mode (0 global, 1 thread local, 2 relaxed).
 pub fn exchange_capture_mode(mode: u32) -> u32 {
     CAPTURE_MODE.replace(mode)
@@ -76,8 +84,13 @@ pub fn id() -> u64 {
     ID.get()
 }
 
-/// Starts a thread of ours: named, and with every signal blocked, since signals are the app's.
+/// Starts a thread of ours: named, and with every signal blocked.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    unsignalled(|| std::thread::Builder::new().name(name.into()).spawn(body)).map(|_| ())
+}
+
+/// Runs `body` with every signal blocked. A thread that it starts keeps them blocked, since signals are the app's.
+pub fn unsignalled<T>(body: impl FnOnce() -> T) -> T {
     let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are ours; sigfillset and pthread_sigmask write them. The mask is put back below.
     unsafe {
@@ -85,8 +98,8 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Resul
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
     }
-    let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
+    let result = body();
     // SAFETY: `old` is the mask that the first call stored.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-    spawned.map(|_| ())
+    result
 }

@@ -20,7 +20,8 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> C
 pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        end_work()?;
+        let primary = lock()?.primary;
+        end_work(primary)?;
         let farewells = lock()?.release_primary()?;
         farewells.run();
         Ok(())
@@ -34,7 +35,8 @@ pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        end_work()?;
+        let primary = lock()?.primary;
+        end_work(primary)?;
         let farewells = lock()?.reset_primary()?;
         farewells.run();
         Ok(())
@@ -74,9 +76,10 @@ pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active:
     })
 }
 
-/// Work ends before what it uses does; in a thread without a context there is none to wait for.
-fn end_work() -> Res {
-    match runtime::backend()?.drain(Scope::Context) {
+/// Work ends before what it uses does; where there is no such context, there is none to wait for.
+fn end_work(ctx: CUcontext) -> Res {
+    let backend = runtime::backend()?;
+    match thread::within(ctx, || backend.drain(Scope::Context)) {
         Err(CUresult::INVALID_CONTEXT | CUresult::CONTEXT_IS_DESTROYED) => Ok(()),
         other => other,
     }
@@ -127,7 +130,7 @@ pub unsafe fn cuCtxCreate_v4(
 
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     answer(|| {
-        end_work()?;
+        end_work(ctx)?;
         let farewells = lock()?.destroy_context(ctx)?;
         if thread::current() == ctx {
             thread::pop()?;
@@ -365,10 +368,8 @@ pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
     }
     answer(|| {
         lock()?.context(ctx)?;
-        thread::push(ctx)?;
-        let r = runtime::backend()?.wait(Scope::Context, true);
-        thread::pop()?;
-        r
+        let backend = runtime::backend()?;
+        thread::within(ctx, || backend.wait(Scope::Context, true))
     })
 }
 

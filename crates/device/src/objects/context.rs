@@ -170,7 +170,7 @@ impl State {
         Ok(farewells)
     }
 
-    /// Drops what lives in a context: streams, events, modules, memory, local storage.
+    /// Drops what lives in a context: streams, events, modules, arrays, memory, local storage.
     fn empty_context(&mut self, ctx: CUcontext) -> Farewells {
         let Some(c) = self.contexts.get_mut(&ctx.0) else { return Farewells::default() };
         let legacy = c.legacy;
@@ -188,6 +188,7 @@ impl State {
             self.end(Kind::Event, h);
         }
         self.end_modules_of(ctx);
+        self.end_arrays_of(ctx);
         self.free_memory_of(ctx);
         Farewells(storage.into_iter().map(|(key, (value, dtor))| (ctx, key, value, dtor)).collect())
     }

@@ -1,5 +1,5 @@
 //! Contexts: the primary one's counts, the stack of each thread, and contexts that a program makes.
-use super::in_thread;
+use super::{in_thread, Late};
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use zerogpu_abi::*;
@@ -178,6 +178,7 @@ pub fn created(d: &'static Driver, t: &mut Check) {
     let c = create(d, 0);
     t.that("an id is not used again", !ids.contains(&id(d, c)));
     destroyed_elsewhere(d, t, c);
+    destroyed_with_work(d, t);
     limits(d, t);
 }
 
@@ -206,6 +207,17 @@ fn ownership(d: &Driver, t: &mut Check, a: CUcontext, b: CUcontext) {
     t.code("destroy with memory in it", d.cuCtxDestroy_v2(c), 0);
     t.that("memory goes with its context", d.memory_info().0 >= before);
     t.code("its address is unknown", d.cuMemFree_v2(kept), 1);
+}
+
+/// Destroyed by a thread that has no context, a context still ends after its work.
+fn destroyed_with_work(d: &'static Driver, t: &mut Check) {
+    let context = create(d, 0);
+    let (stream, done) = (d.stream(1), Late::leaked());
+    must("cuLaunchHostFunc", d.cuLaunchHostFunc(stream, Some(Late::come), done.data()));
+    let destroyed = in_thread(move || (d.cuCtxDestroy_v2(context), done.is_there()));
+    t.code("destroy with a host function in it", destroyed.0, 0);
+    t.that("which was waited for", destroyed.1);
+    must("cuCtxPopCurrent", d.cuCtxPopCurrent_v2(&mut CUcontext(0)));
 }
 
 /// A context that another thread destroys while it is current here.

@@ -1,4 +1,5 @@
 //! The topics: each a body of checks that runs in a process of its own.
+mod arrays;
 mod capture;
 mod contexts;
 mod device;
@@ -24,6 +25,7 @@ use crate::check::Check;
 use crate::driver::Driver;
 use crate::rows;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -74,6 +76,7 @@ pub const TOPICS: &[Topic] = &[
     any("memory_copy", memory::copy),
     any("memory_threads", memory::threads),
     any("memory_model", memory_model::random),
+    any("array_lifetime", arrays::lifetime),
     any("pool_default", pools::default),
     any("pool_allocation", pools::allocation),
     any("vmm_expandable_segment", vmm::expandable_segment),
@@ -173,6 +176,33 @@ impl Gate {
 
     fn passed(&self) -> bool {
         self.state.lock().expect("not poisoned").passed
+    }
+}
+
+/// A host function that takes its time, so that who does not wait for it is seen.
+#[derive(Default)]
+struct Late(AtomicBool);
+
+impl Late {
+    /// For the life of the process: the host function may come when the topic has ended.
+    fn leaked() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    /// The host function.
+    unsafe extern "C" fn come(data: *mut c_void) {
+        std::thread::sleep(Duration::from_millis(100));
+        // SAFETY: `data` is a Late that the test leaked.
+        unsafe { &*data.cast::<Self>() }.0.store(true, Ordering::SeqCst);
+    }
+
+    /// For a host function's argument.
+    fn data(&'static self) -> *mut c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
