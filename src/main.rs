@@ -1,5 +1,6 @@
 //! The command line of zerogpu.
 
+mod broker;
 mod cmd;
 mod environment;
 mod install;
@@ -21,6 +22,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(cmd::run::Args),
+    Broker(cmd::broker::Args),
+    Status(cmd::status::Args),
     Env(cmd::env::Args),
     Doctor(cmd::doctor::Args),
     SoftSmi(cmd::soft_smi::Args),
@@ -33,6 +36,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => cmd::run::run(&args),
+        Command::Broker(args) => cmd::broker::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => cmd::status::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::SoftSmi(args) => cmd::soft_smi::run(&args).map(|()| ExitCode::SUCCESS),

@@ -22,7 +22,7 @@ mod space;
 mod status;
 
 pub use config::Config;
-pub use status::{Status, View};
+pub use status::Status;
 
 use anyhow::{bail, Context, Result};
 use daemon::Daemon;

@@ -6,7 +6,7 @@ use super::space::Backing;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use zerogpu_abi::{CUdevice, CUresult, Res};
-use zerogpu_below::{copy, ok, physical, Driver, Hasher, Pinning, Trip, Way};
+use zerogpu_below::{ok, physical, Driver, Hasher, Trip, Way};
 use zerogpu_hash::CHUNK;
 use zerogpu_protocol::Range;
 
@@ -50,10 +50,6 @@ impl Slabs {
         self.0.values().map(|slab| slab.len).sum()
     }
 
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 
     /// Drops what is not wanted, makes what is missing (zeroed, so that nothing of others is ever seen), and gives a
     /// descriptor for each slab wanted, in order. The new slabs have no bytes yet: see [`Slabs::fill`].
@@ -111,7 +107,7 @@ impl Slabs {
                 lacking.push((off, first, count));
             }
         }
-        let moved = self.travel(card, backing, Way::In, &trips)?;
+        let moved = Self::travel(backing, Way::In, &trips)?;
         for (off, first, count) in lacking {
             self.note_hashes(card, off, first, count)?;
         }
@@ -135,7 +131,7 @@ impl Slabs {
             }
             found.push((off, now));
         }
-        let moved = self.travel(card, backing, Way::Out, &trips)?;
+        let moved = Self::travel(backing, Way::Out, &trips)?;
         // only now is the host copy what was hashed
         for (off, now) in found {
             if let Some(slab) = self.0.get_mut(&off) {
@@ -177,11 +173,11 @@ impl Slabs {
         Ok(())
     }
 
-    fn travel(&self, card: &Card, backing: &Backing, way: Way, trips: &[Trip]) -> Res<u64> {
+    fn travel(backing: &Backing, way: Way, trips: &[Trip]) -> Res<u64> {
         if trips.is_empty() {
             return Ok(0);
         }
-        let copied = copy(card.driver, way, trips, Pinning::Kept(&mut backing.pins()))?;
+        let copied = backing.travel(way, trips)?;
         if let Some(code) = copied.refused {
             tracing::warn!(
                 bytes = copied.pageable,

@@ -4,8 +4,10 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use zerogpu_below::{Driver, Pins, Trip};
+use zerogpu_abi::Res;
+use zerogpu_below::{copy, Copied, Driver, Pinning, Pins, Trip, Way};
 use zerogpu_protocol::Range;
 
 /// A mapped backing. Its size is sealed, so that nothing here can be cut off under the broker.
@@ -17,6 +19,8 @@ pub struct Backing {
     base: NonNull<c_void>,
     size: u64,
     pins: Mutex<Pins>,
+    /// Bytes that are page-locked, for whoever must not wait for a copy to end.
+    pinned: AtomicU64,
 }
 
 // SAFETY: the address is that of a shared mapping, used by one worker at a time or for disjoint ranges, and freed once.
@@ -31,7 +35,7 @@ impl Backing {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a fresh mapping where the kernel likes, of a file whose size can't change.
         let base = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
-        Ok(Backing { driver, base, size, pins: Mutex::new(Pins::new(base.as_ptr() as u64)) })
+        Ok(Backing { driver, base, size, pins: Mutex::new(Pins::new(base.as_ptr() as u64)), pinned: AtomicU64::new(0) })
     }
 
     /// Bytes of the file.
@@ -45,19 +49,29 @@ impl Backing {
         Trip { device, host: self.base.as_ptr() as u64 + range.off, len: range.len }
     }
 
-    /// The table of page-locked ranges.
-    pub fn pins(&self) -> MutexGuard<'_, Pins> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Copies, and keeps page-locked what it copies from or to.
+    pub fn travel(&self, way: Way, trips: &[Trip]) -> Res<Copied> {
+        let mut pins = self.pins();
+        let copied = copy(self.driver, way, trips, Pinning::Kept(&mut pins));
+        self.pinned.store(pins.bytes(), Ordering::Relaxed);
+        copied
     }
 
     /// Bytes that are page-locked.
     pub fn pinned(&self) -> u64 {
-        self.pins().bytes()
+        self.pinned.load(Ordering::Relaxed)
     }
 
     /// Unpins whatever touches a range, so that its owner may punch it. The error: it is still pinned.
-    pub fn forget(&self, range: Range) -> zerogpu_abi::Res {
-        self.pins().forget(self.driver, self.base.as_ptr() as u64 + range.off, range.len)
+    pub fn forget(&self, range: Range) -> Res {
+        let mut pins = self.pins();
+        let forgotten = pins.forget(self.driver, self.base.as_ptr() as u64 + range.off, range.len);
+        self.pinned.store(pins.bytes(), Ordering::Relaxed);
+        forgotten
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

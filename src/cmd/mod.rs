@@ -1,7 +1,9 @@
 //! One file for each command.
 
+pub mod broker;
 pub mod doctor;
 pub mod env;
 pub mod run;
 pub mod soft_smi;
+pub mod status;
 pub mod trace;

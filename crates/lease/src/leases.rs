@@ -108,6 +108,18 @@ impl Scheduler {
         Ok(deadline)
     }
 
+    /// Bytes of a lease.
+    #[must_use]
+    pub fn leased_bytes(&self, lease: LeaseId) -> Option<u64> {
+        self.leases.get(&lease).map(|lease| lease.bytes)
+    }
+
+    /// When a lease ends.
+    #[must_use]
+    pub fn deadline(&self, lease: LeaseId) -> Option<Duration> {
+        self.leases.get(&lease).map(|lease| lease.deadline)
+    }
+
     /// Ends a lease early: its deadline is now, so the next poll says [`Action::Overdue`]. False if there is none.
     pub fn revoke(&mut self, now: Duration, lease: LeaseId) -> bool {
         let Some(held) = self.leases.get_mut(&lease) else { return false };

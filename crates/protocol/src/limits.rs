@@ -18,8 +18,8 @@ pub const SPACE_SLABS: usize = 65536;
 pub const DIRTY_RANGES: usize = 65536;
 /// Bytes of a chunk: ranges of the backing begin and end at multiples of it.
 pub const CHUNK_BYTES: u64 = 2 << 20;
-/// Bytes of the longest slab.
-pub const SLAB_BYTES: u64 = 1 << 30;
+/// Bytes of the longest slab: a physical handle of the program's own is one slab, whatever its size.
+pub const SLAB_BYTES: u64 = 128 << 30;
 /// The longest time that can be asked for, in seconds: some thirty years. Longer is refused, so that sums of times and
 /// clocks don't overflow.
 pub const SECONDS: f64 = 1e9;

@@ -169,11 +169,14 @@ pub enum Answer {
 /// From a client to the broker, after the hello. An observer sends [`ToBroker::Status`] only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToBroker {
-    /// Before a claim, in as many packets as needed: what the claim is about. See [`Request`](crate::Request).
+    /// After the grant, in as many packets as needed: what is to be on the card. The client's memory stands still from
+    /// here until [`ToClient::Ready`]. See [`Request`](crate::Request).
     Slabs {
-        /// The slabs wanted on the card, all of them, in the client's order; they don't overlap.
+        /// The lease.
+        lease: u64,
+        /// The slabs wanted on the card, all of them, by offset; they don't overlap.
         slabs: Vec<Range>,
-        /// What was written on the host since the last [`ToClient::Home`], or since the begin.
+        /// What was written on the host since the last [`ToClient::Home`], or since the begin, by offset.
         dirty: Vec<Range>,
         /// Whether another packet of this list follows.
         more: bool,
@@ -188,6 +191,8 @@ pub enum ToBroker {
         wait_seconds: f64,
         /// Whether the work stands outside any region, and needs the card only as long as it keeps it busy.
         borrowed: bool,
+        /// Bytes of all slabs, for planning: the list may come to something else.
+        bytes: u64,
     },
     /// Takes a claim back. The answer is [`ToClient::Denied`], or [`ToClient::Granted`] if that was on its way.
     Cancel {
@@ -253,7 +258,7 @@ pub enum ToClient {
         /// Estimate of the wait from now on, in seconds.
         seconds: Option<f64>,
     },
-    /// The card is the client's. Descriptors follow.
+    /// The card is the client's, which now sends its list of slabs.
     Granted {
         /// The claim's number.
         id: u32,
@@ -263,8 +268,6 @@ pub enum ToClient {
         card: Uuid,
         /// How long the lease lasts, in seconds.
         seconds: f64,
-        /// How many descriptors follow: one for each slab of the client's list.
-        slabs: u32,
     },
     /// Descriptors of slabs, in the order of the client's list.
     SlabFds {

@@ -37,8 +37,12 @@ impl Request {
     }
 }
 
-/// The packets that say which slabs a claim wants, and what was written on the host: one at least.
-pub fn request_packets<'a>(slabs: &'a [Range], dirty: &'a [Range]) -> impl Iterator<Item = ToBroker> + 'a {
+/// The packets that say which slabs a lease wants, and what was written on the host: one at least.
+pub fn request_packets<'a>(
+    lease: u64,
+    slabs: &'a [Range],
+    dirty: &'a [Range],
+) -> impl Iterator<Item = ToBroker> + 'a {
     let mut left = Some((slabs, dirty));
     std::iter::from_fn(move || {
         let (slabs, dirty) = left.take()?;
@@ -48,7 +52,7 @@ pub fn request_packets<'a>(slabs: &'a [Range], dirty: &'a [Range]) -> impl Itera
         if more {
             left = Some((more_slabs, more_dirty));
         }
-        Some(ToBroker::Slabs { slabs: slabs.to_vec(), dirty: dirty.to_vec(), more })
+        Some(ToBroker::Slabs { lease, slabs: slabs.to_vec(), dirty: dirty.to_vec(), more })
     })
 }
 

@@ -183,10 +183,7 @@ impl Message for ToClient {
         use ToClient::*;
         match self {
             Queued { seconds: wait, .. } => wait.map_or(Ok(()), seconds),
-            Granted { seconds: lease, slabs, .. } => {
-                seconds(*lease)?;
-                check(*slabs as usize <= SPACE_SLABS, "too many slabs")
-            }
+            Granted { seconds: lease, .. } => seconds(*lease),
             SlabFds { first, .. } => check((*first as usize) < SPACE_SLABS, "too many slabs"),
             Denied { text: sentence, .. } | Closing { text: sentence, .. } | NotReserved { text: sentence, .. } => {
                 text(sentence)

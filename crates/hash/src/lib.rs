@@ -1,0 +1,3 @@
+//! placeholder
+/// chunk
+pub const CHUNK: usize = 2 << 20;

@@ -1,0 +1,506 @@
+//! The node broker, as this process knows it: a connection, and the lease that it has.
+//!
+//! One thread of ours reads what the broker sends; whoever waits for an answer takes it from there. No call here needs a
+//! lock of the engine, so answers come whatever locks the caller holds. When the broker is gone nothing is lost: a lease goes on
+//! with memory that is mapped already, and the engine brings the bytes home itself.
+use crate::report;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use zerogpu_abi::CUresult;
+use zerogpu_device::exec::now;
+use zerogpu_device::memory::backing;
+use zerogpu_device::runtime;
+use zerogpu_protocol::*;
+
+/// How long a broker may take to answer what it can answer at once.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take to copy all of a Space's bytes.
+const COPY: Duration = Duration::from_secs(300);
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Host memory is reserved in steps of this size, so that few allocations ask.
+const STEP: u64 = 256 << 20;
+
+/// Why the broker did not do what it was asked.
+pub enum Trouble {
+    /// It said no.
+    Denied(CUresult, String),
+    /// It is gone, or was never there.
+    Gone(String),
+}
+
+/// A wish for a card.
+pub struct Ask {
+    /// The lease lasts this long at most.
+    pub seconds: f64,
+    /// Bytes of all slabs.
+    pub bytes: u64,
+    /// Whether it is for work outside every region.
+    pub borrowed: bool,
+}
+
+/// A lease.
+#[derive(Clone, Copy)]
+pub struct Lease {
+    number: u64,
+    /// The card.
+    pub card: Uuid,
+    /// When it ends, in nanoseconds of the monotonic clock.
+    pub until: u64,
+    /// Whether a new broker took it over: the memory is then this process's own.
+    adopted: bool,
+    /// The broker that gave it, and bytes of card memory, for a broker that comes after.
+    broker: u64,
+    bytes: u64,
+}
+
+struct Link {
+    connection: Arc<Connection>,
+    broker: u64,
+    /// Answers that nobody has taken yet.
+    inbox: Vec<(ToClient, Vec<OwnedFd>)>,
+}
+
+#[derive(Default)]
+struct State {
+    link: Option<Link>,
+    lease: Option<Lease>,
+    claims: u32,
+    /// How the backing was cut into slabs at the last claim: offset to bytes.
+    shape: BTreeMap<u64, u64>,
+}
+
+/// The broker.
+pub struct Lender {
+    path: PathBuf,
+    /// How long a claim waits.
+    patience: Duration,
+    name: String,
+    state: Mutex<State>,
+    news: Condvar,
+    /// The socket, for a forked child to close; -1: none.
+    socket: AtomicI32,
+    /// Bytes of device memory that the app has allocated, and how many of them were reserved.
+    used: AtomicU64,
+    reserved: AtomicU64,
+}
+
+impl Lender {
+    /// The broker that listens on `path`; connected to when it is first needed.
+    pub fn new(path: PathBuf, patience: Duration, name: Option<&str>) -> Lender {
+        let name = clean_name(name.unwrap_or(&own_name()));
+        Lender {
+            path,
+            patience,
+            name,
+            state: Mutex::default(),
+            news: Condvar::new(),
+            socket: AtomicI32::new(-1),
+            used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lease, while there is one.
+    pub fn lease(&self) -> Option<Lease> {
+        self.locked().lease
+    }
+
+    /// Whether a lease goes on without its broker.
+    pub fn is_orphan(&self) -> bool {
+        let state = self.locked();
+        state.lease.is_some() && state.link.is_none()
+    }
+
+    /// How the backing is cut: what was agreed at the last claim.
+    pub fn shape(&self) -> BTreeMap<u64, u64> {
+        self.locked().shape.clone()
+    }
+
+    /// Waits in the queue for a card; how long that took.
+    pub fn claim(&self, ask: &Ask) -> Result<(Lease, Duration), Trouble> {
+        let start = Instant::now();
+        let deadline = start + self.patience;
+        loop {
+            match self.claim_once(ask, deadline) {
+                Ok(lease) => return Ok((lease, start.elapsed())),
+                // another broker may come
+                Err(Trouble::Gone(_)) if Instant::now() + AGAIN < deadline => std::thread::sleep(AGAIN),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+
+    fn claim_once(&self, ask: &Ask, deadline: Instant) -> Result<Lease, Trouble> {
+        let connection = self.connect()?;
+        let id = {
+            let mut state = self.locked();
+            state.claims = state.claims.wrapping_add(1).max(1);
+            state.claims
+        };
+        let wait_seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64().max(0.001);
+        let (seconds, borrowed, bytes) = (clamp_seconds(ask.seconds), ask.borrowed, ask.bytes);
+        self.send(&connection, &ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes })?;
+        // the broker keeps the time; beyond it something is wrong there
+        let patience = deadline + ANSWER;
+        loop {
+            let mine = |m: &ToClient| matches!(m, ToClient::Queued { id: of, .. } | ToClient::Granted { id: of, .. } | ToClient::Denied { id: of, .. } if *of == id);
+            match self.receive(&connection, mine, patience)?.0 {
+                ToClient::Queued { position, of, seconds, .. } => {
+                    let about = seconds.map_or_else(String::new, |s| format!(", for about {s:.0} s more"));
+                    report::explain(&format!("waiting for a GPU: place {position} of {of}{about}"));
+                }
+                ToClient::Granted { lease, card, seconds, .. } => {
+                    let mut state = self.locked();
+                    let broker = state.link.as_ref().map_or(0, |link| link.broker);
+                    let until = now().saturating_add((seconds * 1e9) as u64);
+                    let lease = Lease { number: lease, card, until, adopted: false, broker, bytes: ask.bytes };
+                    state.lease = Some(lease);
+                    return Ok(lease);
+                }
+                ToClient::Denied { reason, text, .. } => return Err(Trouble::Denied(code(reason), text)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Says which slabs the lease wants, and what the host has written of them.
+    pub fn list(&self, slabs: &[Range], dirty: &[Range]) -> Result<(), Trouble> {
+        let (connection, lease) = self.leased()?;
+        self.locked().shape = slabs.iter().map(|slab| (slab.off, slab.len)).collect();
+        request_packets(lease.number, slabs, dirty).try_for_each(|packet| self.send(&connection, &packet))
+    }
+
+    /// The descriptors of the slabs listed, in their order.
+    pub fn descriptors(&self, count: usize) -> Result<Vec<OwnedFd>, Trouble> {
+        let (connection, lease) = self.leased()?;
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let mine = |m: &ToClient| matches!(m, ToClient::SlabFds { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+            match self.receive(&connection, mine, Instant::now() + COPY)? {
+                (ToClient::SlabFds { first, .. }, fds) if first as usize == all.len() => all.extend(fds),
+                (ToClient::Denied { reason, text, .. }, _) => return self.denied(code(reason), text),
+                _ => return Err(self.hang_up("the broker sent slabs out of order")),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Waits until all bytes are on the card; how many were copied, and how many were there.
+    pub fn ready(&self) -> Result<(u64, u64), Trouble> {
+        let (connection, lease) = self.leased()?;
+        let mine = |m: &ToClient| matches!(m, ToClient::Ready { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+        match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
+            ToClient::Ready { bytes, warm, .. } => Ok((bytes, warm)),
+            ToClient::Denied { reason, text, .. } => self.denied(code(reason), text),
+            _ => Err(self.hang_up("the broker answered what was not asked")),
+        }
+    }
+
+    fn denied<T>(&self, code: CUresult, text: String) -> Result<T, Trouble> {
+        self.locked().lease = None;
+        Err(Trouble::Denied(code, text))
+    }
+
+    /// One more slab.
+    pub fn grow(&self, slab: Range) -> Result<OwnedFd, Trouble> {
+        let (connection, lease) = self.leased()?;
+        self.send(&connection, &ToBroker::Grow { lease: lease.number, slab })?;
+        let mine = |m: &ToClient| matches!(m, ToClient::Grown { slab: of, .. } | ToClient::NotGrown { slab: of, .. } if *of == slab);
+        match self.receive(&connection, mine, Instant::now() + ANSWER)? {
+            (ToClient::Grown { .. }, mut fds) => {
+                let mut state = self.locked();
+                state.shape.insert(slab.off, slab.len);
+                if let Some(lease) = &mut state.lease {
+                    lease.bytes += slab.len;
+                }
+                drop(state);
+                fds.pop().ok_or_else(|| self.hang_up("the broker sent no slab"))
+            }
+            (ToClient::NotGrown { text, .. }, _) => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
+            _ => Err(self.hang_up("the broker answered what was not asked")),
+        }
+    }
+
+    /// These slabs are mapped no more, and their bytes are of no use.
+    pub fn shrink(&self, slabs: Vec<Range>) -> Result<(), Trouble> {
+        let (connection, lease) = self.leased()?;
+        let mut state = self.locked();
+        for slab in &slabs {
+            state.shape.remove(&slab.off);
+        }
+        drop(state);
+        let mut parts = slabs.chunks(PACKET_RANGES);
+        parts.try_for_each(|part| self.send(&connection, &ToBroker::Shrink { lease: lease.number, slabs: part.to_vec() }))
+    }
+
+    /// The streams are idle: has the host copy made complete. How many bytes were copied.
+    pub fn home(&self) -> Result<u64, Trouble> {
+        let (connection, lease) = self.leased()?;
+        self.send(&connection, &ToBroker::Drained { lease: lease.number })?;
+        let mine = |m: &ToClient| matches!(m, ToClient::Home { lease: of, .. } if *of == lease.number);
+        match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
+            ToClient::Home { bytes, .. } => Ok(bytes),
+            _ => Err(self.hang_up("the broker answered what was not asked")),
+        }
+    }
+
+    /// Nothing of this process is on the card any more.
+    pub fn released(&self) {
+        let mut state = self.locked();
+        let Some(lease) = state.lease.take() else { return };
+        let Some(connection) = state.link.as_ref().map(|link| link.connection.clone()) else { return };
+        drop(state);
+        // a broker that is gone sees the end of the connection
+        let _gone_is_as_good = self.send(&connection, &ToBroker::Released { lease: lease.number });
+    }
+
+    /// Asks that the lease last until a moment; what the broker says comes with the other news.
+    pub fn extend(&self, until: u64) {
+        let Ok((connection, lease)) = self.leased() else { return };
+        if until > lease.until {
+            let seconds = clamp_seconds(until.saturating_sub(now()) as f64 / 1e9);
+            let _its_deadline_stays = self.send(&connection, &ToBroker::Extend { lease: lease.number, seconds });
+        }
+    }
+
+    /// The host is about to punch a range of the backing: returns when nothing is pinned there.
+    pub fn forget(&self, range: Range) {
+        let Some(connection) = self.locked().link.as_ref().map(|link| link.connection.clone()) else { return };
+        let mine = |m: &ToClient| matches!(m, ToClient::Forgotten { range: of } if *of == range);
+        let forgotten = self
+            .send(&connection, &ToBroker::Forget { range })
+            .and_then(|()| self.receive(&connection, mine, Instant::now() + COPY));
+        // a broker that is gone, or is hung up on, copies no more
+        if let Err(Trouble::Denied(..)) = forgotten {
+            self.hang_up("the broker did not let go of host memory");
+        }
+    }
+
+    /// The app takes `more` bytes of device memory. The error: the node has no host memory for them.
+    pub fn reserve(&self, more: u64) -> Result<(), Trouble> {
+        let used = self.used.fetch_add(more, Ordering::Relaxed) + more;
+        let wanted = used.next_multiple_of(STEP);
+        if wanted <= self.reserved.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let asked = self.connect().and_then(|connection| {
+            self.send(&connection, &ToBroker::Reserve { bytes: wanted })?;
+            let mine = |m: &ToClient| matches!(m, ToClient::Reserved { bytes: of } | ToClient::NotReserved { bytes: of, .. } if *of == wanted);
+            match self.receive(&connection, mine, Instant::now() + ANSWER)?.0 {
+                ToClient::NotReserved { text, .. } => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
+                _ => Ok(()),
+            }
+        });
+        match asked {
+            Ok(()) => {
+                self.reserved.fetch_max(wanted, Ordering::Relaxed);
+                Ok(())
+            }
+            // loading a model needs no broker; the claim says so if there is none
+            Err(Trouble::Gone(_)) => Ok(()),
+            Err(denied) => {
+                self.used.fetch_sub(more, Ordering::Relaxed);
+                Err(denied)
+            }
+        }
+    }
+
+    /// The app has given bytes of device memory back.
+    pub fn unreserve(&self, less: u64) {
+        self.used.fetch_sub(less, Ordering::Relaxed);
+    }
+
+    /// Finds a broker for a lease that has lost its own.
+    pub fn reconnect(&self) {
+        if self.is_orphan() {
+            let _tried_again_later = self.connect();
+        }
+    }
+
+    /// In a forked child: the connection is the parent's.
+    pub fn forked(&self) {
+        let socket = self.socket.swap(-1, Ordering::Relaxed);
+        if socket >= 0 {
+            // SAFETY: the child's copy of the descriptor; its owner in this process, behind a lock that may be held for
+            // ever, is never used again.
+            unsafe { libc::close(socket) };
+        }
+    }
+
+    fn leased(&self) -> Result<(Arc<Connection>, Lease), Trouble> {
+        let state = self.locked();
+        match (&state.link, state.lease) {
+            (Some(link), Some(lease)) if !lease.adopted => Ok((link.connection.clone(), lease)),
+            _ => Err(Trouble::Gone("the broker that gave the lease is gone".into())),
+        }
+    }
+
+    /// The connection, made now if there is none.
+    fn connect(&self) -> Result<Arc<Connection>, Trouble> {
+        let mut state = self.locked();
+        if let Some(link) = &state.link {
+            return Ok(link.connection.clone());
+        }
+        let gone = |e: Error| match e {
+            Error::Refused(refused) => Trouble::Denied(code(refused.reason), refused.text),
+            Error::Mismatch(_, text) => Trouble::Denied(CUresult::NOT_SUPPORTED, text),
+            e => Trouble::Gone(format!(
+                "no broker answers on {} ({e}); start one with zerogpu broker, or unset ZEROGPU_SOCKET",
+                self.path.display()
+            )),
+        };
+        let config = runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
+        let holds = state.lease.map(|lease| Holding {
+            card: lease.card,
+            broker: lease.broker,
+            lease: lease.number,
+            seconds_left: clamp_seconds(lease.until.saturating_sub(now()) as f64 / 1e9),
+            bytes: lease.bytes,
+        });
+        let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
+        let orphan = holds.is_some();
+        let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
+        let file = backing::file().ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
+        let until = Some(Instant::now() + ANSWER);
+        let connection = Connection::connect(&self.path, until).map_err(gone)?;
+        let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
+        let connection = Arc::new(connection);
+        self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
+        state.link = Some(Link { connection: connection.clone(), broker: welcome.broker, inbox: Vec::new() });
+        if let Some(lease) = &mut state.lease {
+            // until the broker says otherwise
+            lease.adopted = true;
+        }
+        drop(state);
+        self.reserved.store(0, Ordering::Relaxed);
+        let ours = connection.clone();
+        let listen = move || {
+            if let Some(lender) = super::engine().and_then(|e| e.lender.as_ref()) {
+                lender.listen(&ours);
+            }
+        };
+        if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
+            return Err(self.hang_up("no thread could be made; raise the process limit"));
+        }
+        report::explain(&format!("connected to the broker on {}{}", self.path.display(), if orphan { ", with a lease of an earlier one" } else { "" }));
+        Ok(connection)
+    }
+
+    /// Reads what comes, until the connection ends.
+    fn listen(&self, connection: &Arc<Connection>) {
+        let mut packet = Packet::new();
+        while let Ok((message, fds)) = connection.recv(&mut packet, None) {
+            match message {
+                ToClient::Revoked { text, .. } => {
+                    report::error(&format!("the broker takes the GPU back: {text}"));
+                    if let Some(engine) = super::engine() {
+                        engine.revoked();
+                    }
+                }
+                ToClient::Extended { lease, seconds } => {
+                    if let Some(held) = self.locked().lease.as_mut().filter(|held| held.number == lease) {
+                        held.until = now().saturating_add((seconds * 1e9) as u64);
+                    }
+                }
+                // a lease that was taken over has another number
+                ToClient::Granted { id: 0, lease, seconds, .. } => {
+                    if let Some(held) = &mut self.locked().lease {
+                        (held.number, held.until) = (lease, now().saturating_add((seconds * 1e9) as u64));
+                    }
+                }
+                ToClient::Closing { text, .. } => report::explain(&format!("the broker closes the connection: {text}")),
+                answer => {
+                    let mut state = self.locked();
+                    match state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) {
+                        Some(link) => link.inbox.push((answer, fds)),
+                        None => return,
+                    }
+                    self.news.notify_all();
+                }
+            }
+        }
+        self.forget_link(connection);
+        if let Some(engine) = super::engine().filter(|_| self.is_orphan()) {
+            report::explain("the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it");
+            engine.watch.look_again(engine);
+        }
+    }
+
+    fn forget_link(&self, connection: &Arc<Connection>) {
+        let mut state = self.locked();
+        if state.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.connection, connection)) {
+            state.link = None;
+            self.socket.store(-1, Ordering::Relaxed);
+        }
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// Ends a connection that is of no use.
+    fn hang_up(&self, why: &str) -> Trouble {
+        report::explain(why);
+        if let Some(link) = self.locked().link.take() {
+            self.socket.store(-1, Ordering::Relaxed);
+            // SAFETY: wakes the thread that reads; the descriptor is open as long as the connection.
+            unsafe { libc::shutdown(link.connection.as_fd().as_raw_fd(), libc::SHUT_RDWR) };
+        }
+        self.news.notify_all();
+        Trouble::Gone(why.into())
+    }
+
+    fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
+        connection.send(message, Some(Instant::now() + ANSWER)).map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
+    }
+
+    /// Waits for an answer.
+    fn receive(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: impl Fn(&ToClient) -> bool,
+        deadline: Instant,
+    ) -> Result<(ToClient, Vec<OwnedFd>), Trouble> {
+        let mut state = self.locked();
+        loop {
+            let Some(link) = state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) else {
+                return Err(Trouble::Gone("the broker has ended".into()));
+            };
+            if let Some(at) = link.inbox.iter().position(|(message, _)| wanted(message)) {
+                return Ok(link.inbox.remove(at));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(state);
+                return Err(self.hang_up("the broker does not answer"));
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The CUDA error that stands for a refusal.
+fn code(reason: Reason) -> CUresult {
+    match reason {
+        Reason::Memory => CUresult::OUT_OF_MEMORY,
+        Reason::NoCard => CUresult::NO_DEVICE,
+        // CUDA_ERROR_DEVICE_UNAVAILABLE
+        _ => CUresult(46),
+    }
+}
+
+/// What people call this program: its script, else its executable.
+fn own_name() -> String {
+    let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let words: Vec<String> = line.split(|&b| b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let script = words.iter().skip(1).find(|word| word.ends_with(".py")).or(words.first());
+    let file = |word: &String| std::path::Path::new(word).file_name().map(|name| name.to_string_lossy().into_owned());
+    script.and_then(file).unwrap_or_else(|| "program".into())
+}

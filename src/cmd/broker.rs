@@ -1,0 +1,69 @@
+//! `zerogpu broker`: the daemon of a node.
+
+use crate::broker::{self, Config};
+use crate::environment::LibChoice;
+use anyhow::{Context, Result};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+use zerogpu_settings::{driver_path, Driver};
+
+/// Share the GPUs of this machine among programs: queue, leases, memory
+///
+/// Programs find it with `zerogpu run --socket PATH`. One broker serves all cards of the driver. It ends by SIGTERM or SIGINT
+/// once bytes that travel have arrived; programs keep theirs and find the next broker. SIGHUP reads the configuration
+/// again. The log goes to standard error; RUST_LOG=debug says more.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where programs connect. Without it: the socket that systemd passed, else the configuration's, else
+    /// $XDG_RUNTIME_DIR/zerogpu/broker.sock (/run/zerogpu/broker.sock for root)
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Configuration in TOML; see docs/operations.md
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The driver: auto (the machine's own), soft (software cards), or the path of a library
+    #[arg(long, value_name = "auto|soft|PATH")]
+    driver: Option<String>,
+    /// How many software cards, with --driver soft
+    #[arg(long, value_name = "N")]
+    cards: Option<u32>,
+    /// Memory of each software card, with --driver soft, as in 40GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    vram: Option<String>,
+    /// Serve metrics for Prometheus here, as in 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    lib: LibChoice,
+}
+
+fn size(text: &str) -> Result<String, String> {
+    zerogpu_settings::size(text).map(|_| text.to_string())
+}
+
+/// Runs the daemon.
+pub fn run(args: Args) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let mut config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+    config.socket = args.socket.or(config.socket);
+    config.driver = args.driver.or(config.driver);
+    config.metrics = args.metrics.or(config.metrics);
+    let driver = config.driver()?;
+    if driver == Driver::Soft {
+        // softcuda reads its settings from the environment, in this process too; nothing runs yet that could look
+        let settings = [("SOFTCUDA_COUNT", args.cards.map(|n| n.to_string())), ("SOFTCUDA_VRAM", args.vram)];
+        for (name, value) in settings {
+            if let Some(value) = value {
+                std::env::set_var(name, value);
+            }
+        }
+    } else if args.cards.is_some() || args.vram.is_some() {
+        anyhow::bail!("--cards and --vram make software cards; add --driver soft");
+    }
+    let install = args.lib.install()?;
+    let path = driver_path::find(&driver, Some(&install.lib), Some(&install.objects()[0])).map_err(anyhow::Error::msg)?;
+    let path = path.context("this machine has no CUDA driver; install NVIDIA's, or use --driver soft for software cards")?;
+    broker::serve(config, args.config, &path)
+}

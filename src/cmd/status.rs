@@ -1,0 +1,188 @@
+//! `zerogpu status`: what the broker of this node does.
+
+use crate::broker::Status;
+use anyhow::{bail, Context, Result};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use zerogpu_lease::{SpaceId, State};
+use zerogpu_protocol::{default_socket, Connection, Hello, Packet, Role, ToBroker, ToClient};
+use zerogpu_settings::Settings;
+
+/// Show the cards, who holds them, and who waits
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The broker's socket. [ZEROGPU_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Prints the status.
+pub fn run(args: &Args) -> Result<()> {
+    let socket = socket(args.socket.as_deref())?;
+    let json = Watcher::connect(&socket)?.ask()?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", text(&read(&json)?));
+    }
+    Ok(())
+}
+
+/// The socket of the option, of the environment, or the usual one.
+pub fn socket(option: Option<&Path>) -> Result<PathBuf> {
+    match option.map(Path::to_owned).or_else(|| Settings::from_env().0.socket) {
+        Some(path) => Ok(path),
+        None => Ok(default_socket()?),
+    }
+}
+
+/// A connection that only looks on.
+pub struct Watcher(Connection);
+
+impl Watcher {
+    /// Connects to a broker.
+    pub fn connect(socket: &Path) -> Result<Watcher> {
+        let until = Some(Instant::now() + PATIENCE);
+        let hello = Hello { name: "zerogpu status".into(), vram: 0, cc: (0, 0), role: Role::Observer, holds: None };
+        let connected = Connection::connect(socket, until).and_then(|c| c.hello(&hello, None, until).map(|_| c));
+        let advice = || {
+            format!("no broker answers on {}; start one with zerogpu broker, or name its socket with --socket", socket.display())
+        };
+        Ok(Watcher(connected.with_context(advice)?))
+    }
+
+    /// Asks for the status, as JSON.
+    pub fn ask(&mut self) -> Result<String> {
+        let until = Some(Instant::now() + PATIENCE);
+        let mut packet = Packet::new();
+        self.0.send(&ToBroker::Status, until)?;
+        let mut json = String::new();
+        loop {
+            match self.0.recv(&mut packet, until)?.0 {
+                ToClient::Report { json: piece, more } => {
+                    json.push_str(&piece);
+                    if !more {
+                        return Ok(json);
+                    }
+                }
+                ToClient::Closing { text, .. } => bail!("{text}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads what [`Watcher::ask`] gave.
+pub fn read(json: &str) -> Result<Status> {
+    serde_json::from_str(json).context("the broker's answer is not understood; is it of another version?")
+}
+
+/// The status for people.
+pub fn text(status: &Status) -> String {
+    let mut out = String::new();
+    let name = |space: SpaceId| {
+        let program = status.programs.iter().find(|program| program.space == space.0);
+        program.map_or_else(|| space.to_string(), |program| format!("{} (pid {})", program.name, program.pid))
+    };
+    let _ = writeln!(
+        out,
+        "zerogpu {} broker, pid {}, up {}; driver {}",
+        status.version,
+        status.pid,
+        time(status.scheduler.at),
+        status.driver
+    );
+    if status.scheduler.held > 0.0 {
+        let _ = writeln!(out, "no card is leased for {} more: programs of an earlier broker may hold some", time(status.scheduler.held));
+    }
+    for card in &status.scheduler.cards {
+        let label = status.cards.get(card.card.0 as usize).map_or("", |card| card.name.as_str());
+        let _ = writeln!(
+            out,
+            "\n{}: {label}   {} leased, {} warm, {} free",
+            card.card,
+            mib(card.leased),
+            mib(card.warm),
+            mib(card.free)
+        );
+        for holder in &card.holders {
+            let left = if holder.overdue { "over its time".into() } else { format!("{} left", time(holder.left)) };
+            let kind = if holder.borrowed { " (borrowed)" } else { "" };
+            let _ = writeln!(out, "  claimed  {:<32} {:>10}  for {}, {left}{kind}", name(holder.space), mib(holder.bytes), time(holder.seconds));
+        }
+        for resident in &card.residents {
+            let _ = writeln!(out, "  warm     {:<32} {:>10}  for {}", name(resident.space), mib(resident.bytes), time(resident.seconds));
+        }
+    }
+    if !status.scheduler.queue.is_empty() {
+        let _ = writeln!(out, "\nWaiting");
+    }
+    for waiting in &status.scheduler.queue {
+        let estimate = waiting.estimate.map_or_else(String::new, |s| format!(", about {} more", time(s)));
+        let _ = writeln!(
+            out,
+            "  {:>3}. {:<32} {:>10}  asks for {}, has waited {}{estimate}",
+            waiting.place,
+            name(waiting.space),
+            mib(waiting.bytes),
+            time(waiting.seconds),
+            time(waiting.waited)
+        );
+    }
+    let count = |state| status.scheduler.spaces.iter().filter(|space| space.state == state).count();
+    let _ = writeln!(
+        out,
+        "\n{} Spaces: {} claimed, {} waiting, {} warm, {} parked; host memory {} of {}",
+        status.scheduler.spaces.len(),
+        count(State::Claimed),
+        count(State::Waiting),
+        count(State::Warm),
+        count(State::Parked),
+        mib(status.host_reserved),
+        mib(status.host_memory)
+    );
+    for tenant in &status.scheduler.tenants {
+        let limit = tenant.used_limit.map_or_else(String::new, |limit| format!(" of {limit:.0}"));
+        let _ = writeln!(
+            out,
+            "  tenant {:<24} {} Spaces of {}, {:.1}{limit} GPU seconds in 24 h, weight {}",
+            tenant.tenant, tenant.spaces, tenant.spaces_limit, tenant.used, tenant.weight
+        );
+    }
+    out
+}
+
+/// Bytes, for people.
+pub fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+/// Seconds, for people.
+pub fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 9.95 => format!("{s:.1} s"),
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_with_few_digits() {
+        let cases = [(0.04, "0.0 s"), (9.9, "9.9 s"), (42.4, "42 s"), (119.0, "2 min"), (7200.0, "2.0 h")];
+        for (seconds, text) in cases {
+            assert_eq!(time(seconds), text);
+        }
+    }
+}
