@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::error::Error;
 use crate::hello::{decode_answer, encode_hello, VERSIONS};
 use crate::limits::PACKET_FDS;
-use crate::message::{Hello, ToBroker, ToClient, Welcome};
+use crate::message::{Answer, Hello, ToBroker, ToClient, Welcome};
 use crate::packet::{retry, send, Packet};
 use crate::wire::{decode, encode, Malformed, Message};
 
@@ -63,7 +63,11 @@ impl Connection {
         }
         self.recv_packet(&mut packet, 0, deadline)?;
         match decode_answer(&packet.bytes, VERSIONS)? {
-            Ok(answer) => answer.try_into(),
+            Ok(Answer::Refused(refused)) => Err(Error::Refused(refused)),
+            Ok(Answer::Welcome(welcome)) if (VERSIONS.lowest..=VERSIONS.highest).contains(&welcome.version) => {
+                Ok(welcome)
+            }
+            Ok(Answer::Welcome(_)) => Err(Malformed("it names a version that this side does not speak").into()),
             Err(mismatch) => Err(Error::Mismatch(mismatch, mismatch.at_client(&self.path))),
         }
     }

@@ -2,7 +2,7 @@
 use std::{fmt, io};
 
 use crate::hello::Mismatch;
-use crate::message::{Answer, Refused};
+use crate::message::Refused;
 use crate::wire::Malformed;
 
 /// What went wrong on a connection.
@@ -61,17 +61,6 @@ impl From<io::Error> for Error {
             // What a broken connection is depends on who closed it and what was unread.
             Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Error::Closed,
             _ => Error::Io(error),
-        }
-    }
-}
-
-impl TryFrom<Answer> for crate::message::Welcome {
-    type Error = Error;
-
-    fn try_from(answer: Answer) -> Result<Self, Error> {
-        match answer {
-            Answer::Welcome(welcome) => Ok(welcome),
-            Answer::Refused(refused) => Err(Error::Refused(refused)),
         }
     }
 }

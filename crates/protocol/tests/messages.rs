@@ -10,7 +10,7 @@ fn seconds() -> impl Strategy<Value = f64> {
 }
 
 fn range(chunks: u64) -> impl Strategy<Value = Range> {
-    (0..1 << 40u64, 1..=chunks).prop_map(|(off, len)| Range::new(off * CHUNK_BYTES, len * CHUNK_BYTES))
+    (0..1u64 << 40, 1..=chunks).prop_map(|(off, len)| Range::new(off * CHUNK_BYTES, len * CHUNK_BYTES))
 }
 
 fn slab() -> impl Strategy<Value = Range> {

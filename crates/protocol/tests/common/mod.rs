@@ -128,12 +128,7 @@ impl Watched {
 
 /// Waits until `fd` can be read, or its other side is gone.
 pub fn readable(fd: impl AsFd) {
-    ready(fd, libc::POLLIN);
-}
-
-/// Waits until `fd` has one of `events`.
-pub fn ready(fd: impl AsFd, events: i16) {
-    let mut entry = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
+    let mut entry = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, which is ours.
     assert_eq!(unsafe { libc::poll(&mut entry, 1, 30_000) }, 1);
 }
