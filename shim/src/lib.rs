@@ -5,6 +5,7 @@
 //! - `engine`: claim, run, park; implements the device's backend
 //! - `driver`: the library below us, opened by path
 //! - `region`: marked calls, the C interface of the Python hook
+//! - `fault`: where a panic of ours ends
 //! - `report`: what a human is told
 //!
 //! The objects and the memory that an app sees are the crate `zerogpu-device`. Nothing runs here before a process makes
@@ -12,6 +13,7 @@
 mod driver;
 mod engine;
 mod entry;
+mod fault;
 mod region;
 mod report;
 mod start;

@@ -1,5 +1,5 @@
 //! The first driver call of a process: settings, the version of the driver below, the trace, the companions.
-use crate::{driver, engine, entry, report};
+use crate::{driver, engine, entry, fault, report};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn start() {
 }
 
 extern "C" fn finish_trace() {
-    zerogpu_trace::finish();
+    fault::contained(zerogpu_trace::finish);
 }
 
 /// The file that this library was loaded from.

@@ -1,6 +1,7 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
 use super::{locked, Engine};
 use crate::driver::Driver;
+use crate::fault::contained;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -139,7 +140,7 @@ impl Engine {
     /// Lets a real stream wait for host functions that were queued while parked, and for the commands behind them.
     pub(super) fn hold_back(&self, real: CUstream, ticket: u64) -> Res {
         unsafe extern "C" fn pass(ticket: *mut std::ffi::c_void) {
-            zerogpu_device::host::pass(ticket as u64);
+            contained(|| zerogpu_device::host::pass(ticket as u64));
         }
         if zerogpu_device::host::passed(ticket) {
             return Ok(());
