@@ -9,6 +9,7 @@ use crate::op::Op;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
@@ -252,7 +253,6 @@ pub fn init() -> Res {
         return Ok(());
     }
     st.make_primary()?;
-    watch_forks();
     PHASE.store(READY, Ordering::Release);
     Ok(())
 }
@@ -267,6 +267,10 @@ impl State {
     /// A new handle. OUT_OF_MEMORY when all are in use.
     pub fn handle(&mut self, kind: handle::Kind) -> Res<usize> {
         self.handles.make(kind).ok_or(CUresult::OUT_OF_MEMORY)
+    }
+    if PHASE.load(Ordering::Acquire) == NEW {
+        // before the lock: a child of a fork in the middle of this finds it free
+        watch_forks();
     }
 
     /// Ends a handle: tells the backend, then forgets it.
@@ -287,26 +291,50 @@ unsafe impl Sync for ForkGuard {}
 static FORK_GUARD: ForkGuard = ForkGuard(UnsafeCell::new(None));
 
 extern "C" fn before_fork() {
-    // SAFETY: see ForkGuard.
-    unsafe { *FORK_GUARD.0.get() = lock().ok() };
+    contained(|| {
+        // SAFETY: see ForkGuard.
+        let guard = unsafe { &mut *FORK_GUARD.0.get() };
+        // registered more than once, it runs more than once; in a refused child the lock may be held for ever
+        if guard.is_none() && !forked() {
+            *guard = lock_unready().ok();
+        }
+    });
 }
 
 extern "C" fn after_fork_in_parent() {
     // SAFETY: see ForkGuard.
-    drop(unsafe { (*FORK_GUARD.0.get()).take() });
+    contained(|| drop(unsafe { (*FORK_GUARD.0.get()).take() }));
 }
 
 extern "C" fn after_fork_in_child() {
-    // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
-    if PHASE.load(Ordering::Acquire) == READY {
-        PHASE.store(FORKED, Ordering::Release);
-        if let Ok(b) = backend() {
-            b.forked();
+    contained(|| {
+        // SAFETY: see ForkGuard.
+        let guard = unsafe { (*FORK_GUARD.0.get()).take() };
+        if PHASE.load(Ordering::Acquire) == NEW {
+            // the parent never said cuInit: the child may
+            return drop(guard);
         }
-    }
+        // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
+        std::mem::forget(guard);
+        if PHASE.swap(FORKED, Ordering::AcqRel) == READY {
+            if let Ok(b) = backend() {
+                b.forked();
+            }
+        }
+    });
+}
+
+/// Has every later call of this process refused, as in a child of a process that used the device.
+pub fn refuse() {
+    PHASE.store(FORKED, Ordering::Release);
 }
 
 fn watch_forks() {
+/// What C calls: a panic ends here, whatever it leaves undone.
+pub(crate) fn contained(body: impl FnOnce()) {
+    let _ended = catch_unwind(AssertUnwindSafe(body));
+}
+
     // SAFETY: the three handlers are plain functions that live as long as the library, which is never unloaded.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
 }
