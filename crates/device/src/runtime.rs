@@ -105,6 +105,10 @@ pub trait Backend: Sync {
     /// CUresult, some an address.
     fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
         self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
+    /// Tells the human, where they see it, about something that they can mend. May be called with the state's lock held.
+    fn complain(&self, message: &str) {
+        self.tell(message);
+    }
         CUresult::NOT_SUPPORTED.0 as u64
     }
 }
@@ -217,6 +221,19 @@ pub fn backend() -> Res<&'static dyn Backend> {
 #[inline]
 pub fn ready() -> Res {
     if PHASE.load(Ordering::Acquire) == READY {
+/// Tells the human that the process could not get what the device is made of; the app learns that there is no memory.
+pub(crate) fn lacking(what: &str) -> impl FnOnce(std::io::Error) -> CUresult + '_ {
+    move |error| {
+        if let Ok(b) = backend() {
+            b.complain(&format!(
+                "{what} could not be had ({error}): raise the limits of the process (ulimit -v, ulimit -f, ulimit -n) or run \
+                 zerogpu doctor"
+            ));
+        }
+        CUresult::OUT_OF_MEMORY
+    }
+}
+
         Ok(())
     } else {
         Err(CUresult::NOT_INITIALIZED)

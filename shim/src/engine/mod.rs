@@ -434,3 +434,7 @@ impl Backend for Engine {
         report::explain(message);
     }
 }
+    fn complain(&self, message: &str) {
+        report::error(message);
+    }
+

@@ -14,6 +14,7 @@ pub use heap::{Heap, GRANULE};
 pub use ranges::Ranges;
 pub use written::Written;
 
+use crate::runtime::lacking;
 use std::collections::BTreeMap;
 use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
 
@@ -142,7 +143,7 @@ impl Memory {
     /// Reserves the arena's addresses (once).
     pub fn arena(&mut self) -> Res<&mut Heap> {
         if self.heap.is_none() {
-            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(lacking("128 GiB of addresses"))?;
             let split = ARENA_BYTES - GLOBAL_BYTES;
             self.heap = Some(Heap::new(base, split));
             self.globals = Some(Heap::new(base + split, GLOBAL_BYTES));
@@ -168,7 +169,9 @@ impl Memory {
     /// The backing.
     pub fn backing(&mut self) -> Res<&Backing> {
         if self.backing.is_none() {
-            self.backing = Some(Backing::new(2 * ARENA_BYTES as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
+            let backing =
+                Backing::new(2 * ARENA_BYTES as usize).map_err(lacking("a sparse file of 256 GiB in memory"))?;
+            self.backing = Some(backing);
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
     }

@@ -2,6 +2,7 @@
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, ARENA_BYTES, GRANULE};
+use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
 use zerogpu_abi::{CUcontext, CUmemAllocationProp, CUresult, Res};
 
@@ -79,7 +80,7 @@ impl Memory {
         let at = match self.vmm.window {
             Some((start, len)) => {
                 if self.vmm.free.is_none() {
-                    backing::reserve(Some(start), len).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+                    backing::reserve(Some(start), len).map_err(lacking("4 TiB of addresses"))?;
                     self.vmm.free = Some(Ranges::new(start, len));
                 }
                 let free = self.vmm.free.as_mut().ok_or(CUresult::OUT_OF_MEMORY)?;

@@ -115,6 +115,8 @@ pub const TOPICS: &[Topic] = &[
     any("region_faults", regions::faults),
     any("process_fork", process::fork),
     any("process_exit", process::exit),
+    ours("process_fork_while_starting", process::fork_while_starting),
+    ours("process_limits", process::limits),
 ];
 
 /// Runs `work` in a thread and waits for it.
