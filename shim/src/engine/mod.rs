@@ -173,7 +173,9 @@ impl Engine {
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
         if let Err(e) = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d)) {
-            report::error(&format!("{} can't run: {e}", what(&mut st, op)));
+            let what = what(&mut st, op);
+            drop(st);
+            report::error(&format!("{what} can't run: {e}"));
             return Run::Done(Err(CUresult::NO_DEVICE));
         }
         let inside = self.regions.any();
@@ -181,6 +183,7 @@ impl Engine {
             match self.settings.outside {
                 Outside::Error => {
                     let what = what(&mut st, op);
+                    drop(st);
                     report::error(&format!(
                         "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
                          ZEROGPU_OUTSIDE=defer or borrow"
