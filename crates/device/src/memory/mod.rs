@@ -23,6 +23,8 @@ pub const ARENA_BYTES: u64 = 128 << 30;
 
 /// The arena's last part, in which variables of modules have their addresses: 1 GiB.
 const GLOBAL_BYTES: u64 = 1 << 30;
+// no card is larger than what can be allocated
+const _: () = assert!(ARENA_BYTES - GLOBAL_BYTES == zerogpu_profile::MOST_BYTES);
 
 /// A range of addresses that some call made known.
 #[derive(Clone, Copy, Debug)]
