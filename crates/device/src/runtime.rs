@@ -12,7 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
+use zerogpu_abi::{CUcontext, CUlaunchAttributeValue, CUresult, CUstream, Res};
 use zerogpu_profile::Profile;
 
 /// What the device looks like, fixed for the life of the process.
@@ -71,6 +71,10 @@ pub trait Backend: Sync {
     fn limit(&self, _limit: u32, _value: usize) -> Res {
         Ok(())
     }
+    /// An attribute of a stream (its own handle) was set; called with the state's lock held.
+    fn stream_attribute(&self, _stream: usize, _attr: u32, _value: &CUlaunchAttributeValue) -> Res {
+        Ok(())
+    }
     /// This process is a fresh child of fork. May only touch atomics.
     fn forked(&self) {}
     /// Milliseconds between two events; None: answer from the recorded times.
@@ -101,14 +105,14 @@ pub trait Backend: Sync {
     }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
-    /// An undocumented export-table slot that we do not know was called, with the first of its arguments. Most return a
-    /// CUresult, some an address.
-    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
-        self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
     /// Tells the human, where they see it, about something that they can mend. May be called with the state's lock held.
     fn complain(&self, message: &str) {
         self.tell(message);
     }
+    /// An undocumented export-table slot that we do not know was called, with the first of its arguments. Most return a
+    /// CUresult, some an address.
+    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
+        self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
         CUresult::NOT_SUPPORTED.0 as u64
     }
 }
@@ -217,10 +221,6 @@ pub fn backend() -> Res<&'static dyn Backend> {
     runtime().map(|r| r.backend).ok_or(CUresult::NOT_INITIALIZED)
 }
 
-/// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
-#[inline]
-pub fn ready() -> Res {
-    if PHASE.load(Ordering::Acquire) == READY {
 /// Tells the human that the process could not get what the device is made of; the app learns that there is no memory.
 pub(crate) fn lacking(what: &str) -> impl FnOnce(std::io::Error) -> CUresult + '_ {
     move |error| {
@@ -234,6 +234,10 @@ pub(crate) fn lacking(what: &str) -> impl FnOnce(std::io::Error) -> CUresult + '
     }
 }
 
+/// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
+#[inline]
+pub fn ready() -> Res {
+    if PHASE.load(Ordering::Acquire) == READY {
         Ok(())
     } else {
         Err(CUresult::NOT_INITIALIZED)
@@ -265,6 +269,10 @@ pub fn init() -> Res {
     if !config()?.visible {
         return Err(CUresult::NO_DEVICE);
     }
+    if PHASE.load(Ordering::Acquire) == NEW {
+        // before the lock: a child of a fork in the middle of this finds it free
+        watch_forks();
+    }
     let mut st = lock_unready()?;
     if PHASE.load(Ordering::Acquire) == READY {
         return Ok(());
@@ -285,10 +293,6 @@ impl State {
     pub fn handle(&mut self, kind: handle::Kind) -> Res<usize> {
         self.handles.make(kind).ok_or(CUresult::OUT_OF_MEMORY)
     }
-    if PHASE.load(Ordering::Acquire) == NEW {
-        // before the lock: a child of a fork in the middle of this finds it free
-        watch_forks();
-    }
 
     /// Ends a handle: tells the backend, then forgets it.
     pub fn end(&mut self, kind: handle::Kind, h: usize) {
@@ -306,6 +310,11 @@ struct ForkGuard(UnsafeCell<Option<Guard>>);
 unsafe impl Sync for ForkGuard {}
 
 static FORK_GUARD: ForkGuard = ForkGuard(UnsafeCell::new(None));
+
+/// What C calls: a panic ends here, whatever it leaves undone.
+pub(crate) fn contained(body: impl FnOnce()) {
+    let _ended = catch_unwind(AssertUnwindSafe(body));
+}
 
 extern "C" fn before_fork() {
     contained(|| {
@@ -347,11 +356,6 @@ pub fn refuse() {
 }
 
 fn watch_forks() {
-/// What C calls: a panic ends here, whatever it leaves undone.
-pub(crate) fn contained(body: impl FnOnce()) {
-    let _ended = catch_unwind(AssertUnwindSafe(body));
-}
-
     // SAFETY: the three handlers are plain functions that live as long as the library, which is never unloaded.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
 }

@@ -122,14 +122,22 @@ impl Engine {
                 }
                 let d = self.driver()?;
                 let mut real = CUstream::NULL;
-                // SAFETY: writes the new stream; attributes are values that the app gave for this very call.
-                unsafe {
-                    ok((d.cuStreamCreateWithPriority)(&mut real, s.flags, s.priority))?;
-                    for (id, value) in &s.attributes {
-                        ok((d.cuStreamSetAttribute)(real, *id, value))?;
+                // SAFETY: writes the new stream.
+                ok(unsafe { (d.cuStreamCreateWithPriority)(&mut real, s.flags, s.priority) })?;
+                for (id, value) in &s.attributes {
+                    // SAFETY: the new stream, and a value that the app gave for this very call.
+                    if let Err(e) = ok(unsafe { (d.cuStreamSetAttribute)(real, *id, value) }) {
+                        crate::report::explain(&format!(
+                            "a stream goes without its attribute {id} (CUDA error {})",
+                            e.0
+                        ));
                     }
                 }
-                self.hold_back(real, s.host_ticket)?;
+                if let Err(e) = self.hold_back(real, s.host_ticket) {
+                    // SAFETY: the stream just made, which nobody knows.
+                    let _first_error_counts = unsafe { (d.cuStreamDestroy_v2)(real) };
+                    return Err(e);
+                }
                 handle::set_twin(stream.0, epoch, real.0 as u64);
                 real
             }
@@ -331,6 +339,14 @@ impl Engine {
             Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
+    /// An attribute of a stream, set while claimed. One that has no twin yet gets it with its twin.
+    pub(super) fn attribute_live(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
+        let epoch = self.bind()?;
+        let Some(twin) = handle::twin(stream, Kind::Stream, epoch) else { return Ok(()) };
+        // SAFETY: a twin of this claim, and the app's value.
+        ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
+    }
+
                 live.want_window(d)?;
                 live.map(d, va, len, physical, offset)
             }

@@ -414,6 +414,15 @@ impl Backend for Engine {
         }
     }
 
+    fn stream_attribute(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
+        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        if live {
+            self.attribute_live(stream, attr, value)
+        } else {
+            Ok(())
+        }
+    }
+
     fn forked(&self) {
         self.gate.after_fork_in_child();
         // the card is the parent's: nothing here may wait for a claim or a park of its threads
