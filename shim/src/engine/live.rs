@@ -236,7 +236,7 @@ impl Engine {
             };
             m.globals.iter().filter_map(named).collect()
         };
-        for (name, at, size) in globals {
+        let filled = globals.into_iter().map(|(name, at, size)| {
             let (mut address, mut bytes) = (0, 0);
             let host = st.memory.arena_host(at)?;
             // SAFETY: a live module; the backing holds `size` bytes of the variable.
@@ -245,9 +245,20 @@ impl Engine {
                 let n = (bytes as u64).min(size) as usize;
                 ok((d.cuMemcpyHtoD_v2)(address, host as *const _, n))?;
             }
-            locked(&self.live).globals.insert(at, LiveGlobal { size, real: address, module });
-        }
-        locked(&self.live).modules.push((module, real));
+            Ok((at, LiveGlobal { size, real: address, module }))
+        });
+        let globals: Vec<(u64, LiveGlobal)> = match filled.collect::<Res<_>>() {
+            Ok(globals) => globals,
+            Err(e) => {
+                // SAFETY: the module just loaded, which nobody knows.
+                let _first_error_counts = unsafe { (d.cuModuleUnload)(real) };
+                return Err(e);
+            }
+        };
+        let mut live = locked(&self.live);
+        live.globals.extend(globals);
+        live.modules.push((module, real));
+        drop(live);
         handle::set_twin(module.0, epoch, real.0 as u64);
         Ok(real)
     }
