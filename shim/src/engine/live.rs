@@ -195,7 +195,7 @@ impl Engine {
             true => st.kernel_function(CUkernel(func))?.0,
             false => func,
         };
-        let f = st.any_function(func)?.clone();
+        let f = st.modules.recorded(func).ok_or(CUresult::INVALID_HANDLE)?.clone();
         let module = self.live_module(&mut st, f.module, epoch)?;
         let d = self.driver()?;
         let mut real = CUfunction::NULL;
@@ -339,6 +339,14 @@ impl Engine {
         ok(unsafe { (self.driver()?.cuCtxSetLimit)(limit, value) })
     }
 
+    /// An attribute of a stream, set while claimed. One that has no twin yet gets it with its twin.
+    pub(super) fn attribute_live(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
+        let epoch = self.bind()?;
+        let Some(twin) = handle::twin(stream, Kind::Stream, epoch) else { return Ok(()) };
+        // SAFETY: a twin of this claim, and the app's value.
+        ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
+    }
+
     /// A change of memory while claimed, with the state's lock held.
     pub(super) fn change_live(&self, change: Change) -> Res {
         self.bind()?;
@@ -350,14 +358,6 @@ impl Engine {
             Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
-    /// An attribute of a stream, set while claimed. One that has no twin yet gets it with its twin.
-    pub(super) fn attribute_live(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
-        let epoch = self.bind()?;
-        let Some(twin) = handle::twin(stream, Kind::Stream, epoch) else { return Ok(()) };
-        // SAFETY: a twin of this claim, and the app's value.
-        ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
-    }
-
                 live.want_window(d)?;
                 live.map(d, va, len, physical, offset)
             }

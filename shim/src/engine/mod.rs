@@ -239,9 +239,9 @@ impl Engine {
 /// A command in words, for messages.
 fn what(st: &mut State, op: &Op) -> String {
     match op {
-        Op::Launch(l) => match st.any_function(l.func) {
-            Ok(f) => format!("kernel {}", f.kernel.name),
-            Err(_) => "a kernel".into(),
+        Op::Launch(l) => match st.modules.recorded(l.func) {
+            Some(f) => format!("kernel {}", f.kernel.name),
+            None => "a kernel".into(),
         },
         Op::Graph(_) => "a CUDA graph".into(),
         Op::Copy(c) => format!("a copy of {} bytes", c.bytes()),
@@ -442,11 +442,11 @@ impl Backend for Engine {
         }
     }
 
-    fn tell(&self, message: &str) {
-        report::explain(message);
-    }
-}
     fn complain(&self, message: &str) {
         report::error(message);
     }
 
+    fn tell(&self, message: &str) {
+        report::explain(message);
+    }
+}

@@ -265,6 +265,36 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
             t.code(what, code, 0);
         }
     };
+/// Code that was unloaded with a launch of it still to come is gone for the app, and the launch comes.
+pub fn unloading(d: &Driver, t: &mut Check) {
+    d.start();
+    let module = load(d, CUBIN.as_ptr().cast());
+    let probe = function(d, module, c"probe");
+    let mut library = CUlibrary::NULL;
+    must("cuLibraryLoadData", open_library(d, &mut library, CUBIN.as_ptr().cast()));
+    let (mut kernel, mut other) = (CUkernel::NULL, CUfunction::NULL);
+    must("cuLibraryGetKernel", d.cuLibraryGetKernel(&mut kernel, library, c"probe".as_ptr()));
+    let (mut pointer, mut number) = (d.alloc(1 << 16), 3i32);
+    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
+    let mut launch = |f| d.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut());
+    let want = if t.driver.no_kernels { 100 } else { 0 };
+    t.code("launch", launch(probe), want);
+    t.code("launch a kernel of a library", launch(CUfunction(kernel.0)), want);
+    t.code("unload the module", d.cuModuleUnload(module), 0);
+    t.code("unload the library", d.cuLibraryUnload(library), 0);
+    // a real driver may dereference what is gone
+    if !t.driver.real {
+        t.code("a function of it", d.cuModuleGetFunction(&mut other, module, c"heavy".as_ptr()), 400);
+        t.code("an attribute of its function", d.cuFuncGetAttribute(&mut 0, 0, probe), 400);
+        t.code("a launch", launch(probe), 400);
+        t.code("a kernel of the library", d.cuLibraryGetKernel(&mut kernel, library, c"heavy".as_ptr()), 400);
+        t.code("a launch of its kernel", launch(CUfunction(kernel.0)), 400);
+        t.code("unload the library again", d.cuLibraryUnload(library), 400);
+    }
+    t.code("what was launched has run", d.cuCtxSynchronize(), 0);
+    t.same("and is no error", d.read(pointer, 64).len(), 64);
+}
+
     runs(t, "a launch", launch(probe, [2, 2, 2], [8, 8, 8], 0));
     runs(t, "all the shared memory that was set", launch(probe, [1, 1, 1], [32, 1, 1], 100_000));
     runs(t, "the bound of the kernel", launch(heavy, [1, 1, 1], [256, 1, 1], 0));
