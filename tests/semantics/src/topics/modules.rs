@@ -70,6 +70,23 @@ pub fn loading(d: &Driver, t: &mut Check) {
     }
     std::fs::remove_file(&file).expect("our own file");
     unfit(d, t);
+    jit_logs(d, t);
+}
+
+/// Options of the JIT compiler: its logs are empty, and say so.
+fn jit_logs(d: &Driver, t: &mut Check) {
+    let (mut module, mut log) = (CUmodule::NULL, [b'x'; 64]);
+    // cuda.h: CU_JIT_WALL_TIME, _INFO_LOG_BUFFER, _INFO_LOG_BUFFER_SIZE_BYTES
+    let mut options = [2u32, 3, 4];
+    let mut values = [null_mut(), log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
+    let code = d.cuModuleLoadDataEx(&mut module, CUBIN.as_ptr().cast(), 3, options.as_mut_ptr(), values.as_mut_ptr());
+    t.code("cuModuleLoadDataEx with a log", code, 0);
+    t.that("the log is a text", log.contains(&0));
+    t.that("and not longer than its buffer", values[2] as usize <= log.len());
+    if !t.driver.real {
+        t.same("an empty one", (log[0], values[2] as usize), (0, 0));
+    }
+    must("cuModuleUnload", d.cuModuleUnload(module));
 }
 
 fn contents(d: &Driver, t: &mut Check, name: &str, module: CUmodule) {
