@@ -265,23 +265,6 @@ fn occupancy(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     t.that("what one block may have", free >= 49_152 && free <= d.device_attribute(81) as usize);
 }
 
-/// What a launch checks before it runs anything.
-fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
-    let stream = d.stream(1);
-    let (mut pointer, mut number) = (d.alloc(1 << 16), 3i32);
-    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
-    let values = values.as_mut_ptr();
-    let launch = |f, grid: [u32; 3], block: [u32; 3], shared| {
-        let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
-        d.cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, values, null_mut())
-    };
-    let runs = |t: &mut Check, what: &str, code: CUresult| {
-        if t.driver.no_kernels {
-            t.that(format_args!("{what}: fails where nothing can run it"), !code.ok());
-        } else {
-            t.code(what, code, 0);
-        }
-    };
 /// Code that was unloaded with a launch of it still to come is gone for the app, and the launch comes.
 pub fn unloading(d: &Driver, t: &mut Check) {
     d.start();
@@ -312,6 +295,23 @@ pub fn unloading(d: &Driver, t: &mut Check) {
     t.same("and is no error", d.read(pointer, 64).len(), 64);
 }
 
+/// What a launch checks before it runs anything.
+fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
+    let stream = d.stream(1);
+    let (mut pointer, mut number) = (d.alloc(1 << 16), 3i32);
+    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
+    let values = values.as_mut_ptr();
+    let launch = |f, grid: [u32; 3], block: [u32; 3], shared| {
+        let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
+        d.cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, values, null_mut())
+    };
+    let runs = |t: &mut Check, what: &str, code: CUresult| {
+        if t.driver.no_kernels {
+            t.that(format_args!("{what}: fails where nothing can run it"), !code.ok());
+        } else {
+            t.code(what, code, 0);
+        }
+    };
     runs(t, "a launch", launch(probe, [2, 2, 2], [8, 8, 8], 0));
     runs(t, "all the shared memory that was set", launch(probe, [1, 1, 1], [32, 1, 1], 100_000));
     runs(t, "the bound of the kernel", launch(heavy, [1, 1, 1], [256, 1, 1], 0));
@@ -350,5 +350,13 @@ pub fn unloading(d: &Driver, t: &mut Check) {
     runs(t, "cuLaunchKernelEx", d.cuLaunchKernelEx(&config, probe, values, null_mut()));
     t.code("cuLaunchKernelEx into NULL", d.cuLaunchKernelEx(null(), probe, values, null_mut()), 1);
     runs(t, "cuLaunchCooperativeKernel", d.cuLaunchCooperativeKernel(probe, 1, 1, 1, 32, 1, 1, 0, stream, values));
+    let whole = d.cuLaunchCooperativeKernel(probe, 65_535, 1, 1, 1024, 1, 1, 0, stream, values);
+    t.code("a cooperative grid larger than the card", whole, 720);
+    let mut value = CUlaunchAttributeValue { words: [0; 8] };
+    value.words[0] = 1;
+    // cuda.h: CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    let mut cooperative = [CUlaunchAttribute { id: 2, pad: [0; 4], value }];
+    let config = CUlaunchConfig { gridDimX: 65_535, attrs: cooperative.as_mut_ptr(), numAttrs: 1, ..config };
+    t.code("by attribute", d.cuLaunchKernelEx(&config, probe, values, null_mut()), 720);
     t.code("the stream afterwards", d.cuStreamSynchronize(stream), 0);
 }
