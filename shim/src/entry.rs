@@ -1,8 +1,7 @@
 //! The exports: every declared symbol, traced if asked, never letting a panic out.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments, unsafe_op_in_unsafe_fn, missing_docs)]
-use crate::{report, start};
+use crate::{fault, report, start};
 use std::ffi::{c_char, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use zerogpu_abi::*;
 use zerogpu_trace::{raw, records, traced};
 
@@ -14,38 +13,32 @@ pub struct FnPtr(pub *const ());
 unsafe impl Sync for FnPtr {}
 
 macro_rules! call {
-    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*], $imp:path) => {{
-        start::once();
-        if records($id) {
-            return CUresult(traced($id, [$(raw($arg)),*], || guarded(|| $imp($($arg),*)).0));
-        }
-        guarded(|| $imp($($arg),*))
-    }};
+    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*], $imp:path) => {
+        guarded(|| {
+            start::once();
+            if records($id) {
+                // guarded inside too: a call that fails has an end in the trace
+                return CUresult(traced($id, [$(raw($arg)),*], || guarded(|| $imp($($arg),*)).0));
+            }
+            $imp($($arg),*)
+        })
+    };
 }
 
 macro_rules! missing {
-    ($id:literal, $name:ident) => {{
-        start::once();
-        report::unsupported($id, stringify!($name));
-        CUresult::NOT_SUPPORTED
-    }};
+    ($id:literal, $name:ident) => {
+        guarded(|| {
+            start::once();
+            report::unsupported($id, stringify!($name));
+            CUresult::NOT_SUPPORTED
+        })
+    };
 }
 
-/// Runs a call; a panic is an error code, and a sentence for the human.
+/// Runs a call; a panic is CUDA error 999.
 #[inline(always)]
 fn guarded(body: impl FnOnce() -> CUresult) -> CUresult {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(result) => result,
-        Err(_) => panicked(),
-    }
-}
-
-#[cold]
-fn panicked() -> CUresult {
-    report::error(
-        "a fault inside zerogpu was contained (CUDA error 999); please report it with a trace (ZEROGPU_TRACE=text)",
-    );
-    CUresult::UNKNOWN
+    fault::contained(body).unwrap_or(CUresult::UNKNOWN)
 }
 
 include!(concat!(env!("OUT_DIR"), "/exports.rs"));

@@ -4,6 +4,7 @@
 //! - `start`: what happens at the first driver call of a process
 //! - `engine`: claim, run, park; implements the device's backend
 //! - `region`: marked calls, the C interface of the Python hook
+//! - `fault`: where a panic of ours ends
 //! - `report`: what a human is told
 //!
 //! The objects and the memory that an app sees are the crate `zerogpu-device`, the driver below us and copies in bulk
@@ -11,6 +12,7 @@
 //! its first driver call: shells, compilers and the like inherit the preload too.
 mod engine;
 mod entry;
+mod fault;
 mod region;
 mod report;
 mod start;

@@ -2,9 +2,9 @@
 //!
 //! A region belongs to the process: while one is open, every thread's work is inside. Regions nest and overlap and may be
 //! ended by any thread; the last one out parks. Entering costs nothing: the claim happens when work needs the device.
+use crate::fault::contained;
 use crate::{engine, report, start};
 use std::ffi::{c_char, c_int};
-use std::panic::catch_unwind;
 use zerogpu_device::runtime;
 
 /// The engine, unless this process is a forked child: the locks that it would take may be held for ever.
@@ -15,7 +15,7 @@ fn own_engine() -> Option<&'static engine::Engine> {
 /// Opens a region that may last `seconds`; 0: refused, see `zerogpu_reason`.
 #[no_mangle]
 pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
-    catch_unwind(|| {
+    contained(|| {
         start::once();
         report::set_reason("");
         match engine::engine().map(|e| e.regions.begin(seconds)) {
@@ -36,7 +36,7 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
 /// Ends a region; the last one out parks. 0: done; 1: there is no such region.
 #[no_mangle]
 pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
-    catch_unwind(|| {
+    contained(|| {
         report::set_reason("");
         if own_engine().is_some_and(|e| e.end_region(id)) {
             return 0;
@@ -50,13 +50,13 @@ pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
 /// Lets a region outlive the thread that began it. 0: done; 1: there is no such region.
 #[no_mangle]
 pub extern "C" fn zerogpu_region_movable(id: u64) -> c_int {
-    catch_unwind(|| own_engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
+    contained(|| own_engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
 }
 
 /// Whether a region's time is over: 1 yes, 0 no (or no such region).
 #[no_mangle]
 pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
-    catch_unwind(|| own_engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
+    contained(|| own_engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
 }
 
 /// Writes the process's state as JSON, cut to `size` bytes with its NUL; returns the whole length without the NUL.
@@ -65,7 +65,7 @@ pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
 /// `text` is NULL or valid for `size` bytes.
 #[no_mangle]
 pub unsafe extern "C" fn zerogpu_state(text: *mut c_char, size: usize) -> c_int {
-    let json = catch_unwind(|| own_engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
+    let json = contained(|| own_engine().map_or_else(|| "{}".to_string(), |e| e.state_json())).unwrap_or_default();
     if !text.is_null() && size > 0 {
         let n = json.len().min(size - 1);
         // SAFETY: the caller's promise; `n` bytes and a NUL fit.
@@ -92,5 +92,5 @@ pub extern "C" fn zerogpu_memory_used() -> u64 {
         let (free, total) = st.memory_info()?;
         Ok(if active { total - free } else { 0 })
     };
-    catch_unwind(|| used().unwrap_or(0)).unwrap_or(0)
+    contained(|| used().unwrap_or(0)).unwrap_or(0)
 }

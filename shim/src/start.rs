@@ -1,5 +1,5 @@
 //! The first driver call of a process: settings, the version of the driver below, the trace, the companions.
-use crate::{engine, entry, report};
+use crate::{engine, entry, fault, report};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,21 @@ pub fn once() {
     }
 }
 
+/// A child forked while another thread is in here could wait for it for ever: it is refused instead.
+extern "C" fn forked_meanwhile() {
+    if !STARTED.load(Ordering::Acquire) {
+        runtime::refuse();
+    }
+}
+
 #[cold]
 fn start() {
+    if runtime::forked() {
+        return;
+    }
+    // by each thread that may be the one to start: the handler may run more than once
+    // SAFETY: a plain function that lives as long as the library, which is never unloaded.
+    unsafe { libc::pthread_atfork(None, None, Some(forked_meanwhile)) };
     ONCE.call_once(|| {
         let (settings, mut complaints) = Settings::from_env();
         if let Some(trace) = &settings.trace {
@@ -67,7 +80,7 @@ fn start() {
 }
 
 extern "C" fn finish_trace() {
-    zerogpu_trace::finish();
+    fault::contained(zerogpu_trace::finish);
 }
 
 /// The file that this library was loaded from.

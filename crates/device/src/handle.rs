@@ -3,6 +3,7 @@
 //! Whether a handle is ours, of which kind and alive is a range check and one atomic load, so a wild, freed or foreign
 //! value is an error code and never a crash. A slot also caches the object's live twin in the driver below (used by
 //! the shim): `twin` is valid only while `epoch` is the current claim's.
+use crate::runtime::lacking;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
@@ -51,23 +52,26 @@ struct Table {
 static TABLE: OnceLock<Option<Table>> = OnceLock::new();
 
 fn table() -> Option<&'static Table> {
-    TABLE.get_or_init(map_table).as_ref()
+    TABLE.get_or_init(|| map_table().map_err(lacking("2 GiB of addresses")).ok()).as_ref()
 }
 
-fn map_table() -> Option<Table> {
+fn map_table() -> std::io::Result<Table> {
     let reserve = |len: usize, prot: i32| {
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anybody.
         let p = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0)
         };
-        (p != libc::MAP_FAILED).then_some(p as usize)
+        if p == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(p as usize)
     };
     let base = reserve(CAPACITY * STRIDE, libc::PROT_NONE)?;
     let slots = reserve(CAPACITY * size_of::<Slot>(), libc::PROT_READ | libc::PROT_WRITE)?;
     // SAFETY: the mapping is CAPACITY zeroed slots, never unmapped; all-zero bits are valid atomics.
     let slots = unsafe { std::slice::from_raw_parts(slots as *const Slot, CAPACITY) };
-    Some(Table { base, slots })
+    Ok(Table { base, slots })
 }
 
 /// The slot of a handle that is ours (alive or not).

@@ -292,6 +292,7 @@ fn holds_now(st: &State, v: &Value) -> Res<bool> {
 /// The thread that runs host functions, made at the first one.
 mod worker {
     use super::*;
+    use std::panic::{catch_unwind, AssertUnwindSafe};
 
     /// What waits for its turn.
     pub enum Job {
@@ -388,7 +389,8 @@ mod worker {
                     }
                 }
             };
-            match job {
+            // whatever becomes of a job, those who wait for it go on
+            let ran = catch_unwind(AssertUnwindSafe(|| match job {
                 Job::Call(call, moment) => {
                     sleep_until(moment);
                     call_host(call);
@@ -399,6 +401,9 @@ mod worker {
                         b.tell(&format!("a command behind a host function failed with CUDA error {}", e.0));
                     }
                 }
+            }));
+            if let (Err(_), Ok(b)) = (ran, crate::runtime::backend()) {
+                b.tell("a fault inside zerogpu was contained: a command behind a host function was not run");
             }
             let q = locked();
             DONE.fetch_add(1, Ordering::AcqRel);

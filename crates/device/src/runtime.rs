@@ -9,9 +9,10 @@ use crate::op::Op;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
+use zerogpu_abi::{CUcontext, CUlaunchAttributeValue, CUresult, CUstream, Res};
 use zerogpu_profile::Profile;
 
 /// What the device looks like, fixed for the life of the process.
@@ -70,6 +71,10 @@ pub trait Backend: Sync {
     fn limit(&self, _limit: u32, _value: usize) -> Res {
         Ok(())
     }
+    /// An attribute of a stream (its own handle) was set; called with the state's lock held.
+    fn stream_attribute(&self, _stream: usize, _attr: u32, _value: &CUlaunchAttributeValue) -> Res {
+        Ok(())
+    }
     /// This process is a fresh child of fork. May only touch atomics.
     fn forked(&self) {}
     /// Milliseconds between two events; None: answer from the recorded times.
@@ -100,6 +105,10 @@ pub trait Backend: Sync {
     }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
+    /// Tells the human, where they see it, about something that they can mend. May be called with the state's lock held.
+    fn complain(&self, message: &str) {
+        self.tell(message);
+    }
     /// An undocumented export-table slot that we do not know was called, with the first of its arguments. Most return a
     /// CUresult, some an address.
     fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
@@ -212,6 +221,19 @@ pub fn backend() -> Res<&'static dyn Backend> {
     runtime().map(|r| r.backend).ok_or(CUresult::NOT_INITIALIZED)
 }
 
+/// Tells the human that the process could not get what the device is made of; the app learns that there is no memory.
+pub(crate) fn lacking(what: &str) -> impl FnOnce(std::io::Error) -> CUresult + '_ {
+    move |error| {
+        if let Ok(b) = backend() {
+            b.complain(&format!(
+                "{what} could not be had ({error}): raise the limits of the process (ulimit -v, ulimit -f, ulimit -n) or run \
+                 zerogpu doctor"
+            ));
+        }
+        CUresult::OUT_OF_MEMORY
+    }
+}
+
 /// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
 #[inline]
 pub fn ready() -> Res {
@@ -247,12 +269,15 @@ pub fn init() -> Res {
     if !config()?.visible {
         return Err(CUresult::NO_DEVICE);
     }
+    if PHASE.load(Ordering::Acquire) == NEW {
+        // before the lock: a child of a fork in the middle of this finds it free
+        watch_forks();
+    }
     let mut st = lock_unready()?;
     if PHASE.load(Ordering::Acquire) == READY {
         return Ok(());
     }
     st.make_primary()?;
-    watch_forks();
     PHASE.store(READY, Ordering::Release);
     Ok(())
 }
@@ -286,24 +311,48 @@ unsafe impl Sync for ForkGuard {}
 
 static FORK_GUARD: ForkGuard = ForkGuard(UnsafeCell::new(None));
 
+/// What C calls: a panic ends here, whatever it leaves undone.
+pub(crate) fn contained(body: impl FnOnce()) {
+    let _ended = catch_unwind(AssertUnwindSafe(body));
+}
+
 extern "C" fn before_fork() {
-    // SAFETY: see ForkGuard.
-    unsafe { *FORK_GUARD.0.get() = lock().ok() };
+    contained(|| {
+        // SAFETY: see ForkGuard.
+        let guard = unsafe { &mut *FORK_GUARD.0.get() };
+        // registered more than once, it runs more than once; in a refused child the lock may be held for ever
+        if guard.is_none() && !forked() {
+            *guard = lock_unready().ok();
+        }
+    });
 }
 
 extern "C" fn after_fork_in_parent() {
     // SAFETY: see ForkGuard.
-    drop(unsafe { (*FORK_GUARD.0.get()).take() });
+    contained(|| drop(unsafe { (*FORK_GUARD.0.get()).take() }));
 }
 
 extern "C" fn after_fork_in_child() {
-    // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
-    if PHASE.load(Ordering::Acquire) == READY {
-        PHASE.store(FORKED, Ordering::Release);
-        if let Ok(b) = backend() {
-            b.forked();
+    contained(|| {
+        // SAFETY: see ForkGuard.
+        let guard = unsafe { (*FORK_GUARD.0.get()).take() };
+        if PHASE.load(Ordering::Acquire) == NEW {
+            // the parent never said cuInit: the child may
+            return drop(guard);
         }
-    }
+        // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
+        std::mem::forget(guard);
+        if PHASE.swap(FORKED, Ordering::AcqRel) == READY {
+            if let Ok(b) = backend() {
+                b.forked();
+            }
+        }
+    });
+}
+
+/// Has every later call of this process refused, as in a child of a process that used the device.
+pub fn refuse() {
+    PHASE.store(FORKED, Ordering::Release);
 }
 
 fn watch_forks() {

@@ -79,6 +79,9 @@ struct Derived {
     reason: &'static str,
 }
 
+/// Memory that a virtual card can have: the arena's addresses.
+pub const MOST_BYTES: u64 = 127 << 30;
+
 impl Profile {
     /// The profile called `key`.
     pub fn by_name(key: &str) -> Option<&'static Profile> {
@@ -92,8 +95,8 @@ impl Profile {
 
     /// The profile that two settings ask for: a name and a memory size in bytes, each with its default if it is absent.
     /// Without a name it is the kind of the machine's own GPU, with a workload's share of its memory, else the default.
-    /// One place for all who must agree about the card (shim, NVML, software driver). An unknown name gives the default
-    /// and a complaint with the way out.
+    /// One place for all who must agree about the card (shim, NVML, software driver). An unknown name gives the default,
+    /// too much memory the most there is, and both a complaint.
     pub fn chosen(name: Option<&str>, vram: Option<u64>) -> (Profile, Option<String>) {
         let (card, complaint) = match name.map(|name| (name, Profile::by_name(name))) {
             None => (machine::card().unwrap_or_default(), None),
@@ -103,7 +106,15 @@ impl Profile {
                 (Profile::default(), Some(format!("profile '{name}' is unknown; write one of {names}")))
             }
         };
-        (vram.map_or(card, |bytes| card.with_vram(bytes)), complaint)
+        let too_much = vram.filter(|&bytes| bytes > MOST_BYTES);
+        let complaint = complaint.or(too_much.map(|bytes| {
+            format!(
+                "a card of {} GiB is more than zerogpu has addresses for: it has {} GiB",
+                bytes >> 30,
+                MOST_BYTES >> 30
+            )
+        }));
+        (vram.map_or(card, |bytes| card.with_vram(bytes.min(MOST_BYTES))), complaint)
     }
 
     /// The same card with `bytes` of memory in all.

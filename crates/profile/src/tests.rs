@@ -135,6 +135,9 @@ fn a_card_is_chosen_by_name_and_size() {
     assert_eq!(Profile::chosen(Some("h100-80gb"), None), (*card("h100-80gb"), None));
     let (small, complaint) = Profile::chosen(Some("h100-80gb"), Some(1 << 30));
     assert_eq!((small.key, small.total_bytes, complaint), ("h100-80gb", 1 << 30, None));
+    let (large, complaint) = Profile::chosen(Some("h100-80gb"), Some(200 << 30));
+    assert_eq!((large.total_bytes, complaint.is_some()), (MOST_BYTES, true));
+    assert_eq!(Profile::chosen(None, Some(MOST_BYTES)).1, None);
     let (unknown, complaint) = Profile::chosen(Some("h200"), Some(1 << 30));
     assert_eq!((unknown.key, unknown.total_bytes), ("a100-40gb", 1 << 30));
     assert_eq!(

@@ -35,7 +35,7 @@ pub const VARIABLES: &[Variable] = &[
         "ZEROGPU_VRAM",
         "the profile's",
         "a size, as in 40GiB",
-        "Memory of the virtual device. Allocations beyond it are out of memory.",
+        "Memory of the virtual device, at most 127 GiB. Allocations beyond it are out of memory.",
     ),
     variable(
         "ZEROGPU_TRACE",
@@ -86,7 +86,7 @@ pub const VARIABLES: &[Variable] = &[
         "File that holds the software cards of this machine; processes that name the same file share them.",
     ),
     variable("SOFTCUDA_COUNT", "1", "0 to 16", "How many software cards there are."),
-    variable("SOFTCUDA_VRAM", "the profile's", "a size, as in 40GiB", "Memory of each software card."),
+    variable("SOFTCUDA_VRAM", "the profile's", "a size, as in 40GiB", "Memory of each software card, at most 127 GiB."),
     variable(
         "SOFTCUDA_PROFILE",
         "a100-40gb",

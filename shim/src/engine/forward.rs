@@ -1,6 +1,7 @@
 //! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
 use super::live::LiveFunction;
 use super::Engine;
+use crate::fault::contained;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
@@ -406,23 +407,27 @@ fn recorded_now(e: usize, epoch: u32) -> bool {
 /// The app's host functions run inside the gate: a park waits for them, so a call that one of them makes (cuda.h forbids
 /// it, programs do it) must not wait for the park.
 unsafe extern "C" fn call_func(data: *mut c_void) {
-    // SAFETY: the box that `host_call` made, freed here once.
-    let (func, data) = *unsafe { Box::from_raw(data as *mut (CUhostFn, *mut c_void)) };
-    let _pass = super::GATE.enter_callback();
-    if let Some(f) = func {
-        // SAFETY: the app's own function with its own data.
-        unsafe { f(data) };
-    }
+    contained(|| {
+        // SAFETY: the box that `host_call` made, freed here once.
+        let (func, data) = *unsafe { Box::from_raw(data as *mut (CUhostFn, *mut c_void)) };
+        let _pass = super::GATE.enter_callback();
+        if let Some(f) = func {
+            // SAFETY: the app's own function with its own data.
+            unsafe { f(data) };
+        }
+    });
 }
 
 unsafe extern "C" fn call_back(data: *mut c_void) {
-    // SAFETY: the box that `host_call` made, freed here once.
-    let (func, data, stream) = *unsafe { Box::from_raw(data as *mut (CUstreamCallback, *mut c_void, CUstream)) };
-    let _pass = super::GATE.enter_callback();
-    if let Some(f) = func {
-        // SAFETY: the app's own function with its own data.
-        unsafe { f(stream, CUresult::SUCCESS, data) };
-    }
+    contained(|| {
+        // SAFETY: the box that `host_call` made, freed here once.
+        let (func, data, stream) = *unsafe { Box::from_raw(data as *mut (CUstreamCallback, *mut c_void, CUstream)) };
+        let _pass = super::GATE.enter_callback();
+        if let Some(f) = func {
+            // SAFETY: the app's own function with its own data.
+            unsafe { f(stream, CUresult::SUCCESS, data) };
+        }
+    });
 }
 
 /// A 2-D or 3-D copy as the driver takes it: unified addresses, pitches, heights.

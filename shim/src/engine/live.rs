@@ -1,5 +1,6 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
 use super::{locked, Engine};
+use crate::fault::contained;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,14 +122,22 @@ impl Engine {
                 }
                 let d = self.driver()?;
                 let mut real = CUstream::NULL;
-                // SAFETY: writes the new stream; attributes are values that the app gave for this very call.
-                unsafe {
-                    ok((d.cuStreamCreateWithPriority)(&mut real, s.flags, s.priority))?;
-                    for (id, value) in &s.attributes {
-                        ok((d.cuStreamSetAttribute)(real, *id, value))?;
+                // SAFETY: writes the new stream.
+                ok(unsafe { (d.cuStreamCreateWithPriority)(&mut real, s.flags, s.priority) })?;
+                for (id, value) in &s.attributes {
+                    // SAFETY: the new stream, and a value that the app gave for this very call.
+                    if let Err(e) = ok(unsafe { (d.cuStreamSetAttribute)(real, *id, value) }) {
+                        crate::report::explain(&format!(
+                            "a stream goes without its attribute {id} (CUDA error {})",
+                            e.0
+                        ));
                     }
                 }
-                self.hold_back(real, s.host_ticket)?;
+                if let Err(e) = self.hold_back(real, s.host_ticket) {
+                    // SAFETY: the stream just made, which nobody knows.
+                    let _first_error_counts = unsafe { (d.cuStreamDestroy_v2)(real) };
+                    return Err(e);
+                }
                 handle::set_twin(stream.0, epoch, real.0 as u64);
                 real
             }
@@ -139,7 +148,7 @@ impl Engine {
     /// Lets a real stream wait for host functions that were queued while parked, and for the commands behind them.
     pub(super) fn hold_back(&self, real: CUstream, ticket: u64) -> Res {
         unsafe extern "C" fn pass(ticket: *mut std::ffi::c_void) {
-            zerogpu_device::host::pass(ticket as u64);
+            contained(|| zerogpu_device::host::pass(ticket as u64));
         }
         if zerogpu_device::host::passed(ticket) {
             return Ok(());
@@ -186,7 +195,7 @@ impl Engine {
             true => st.kernel_function(CUkernel(func))?.0,
             false => func,
         };
-        let f = st.any_function(func)?.clone();
+        let f = st.modules.recorded(func).ok_or(CUresult::INVALID_HANDLE)?.clone();
         let module = self.live_module(&mut st, f.module, epoch)?;
         let d = self.driver()?;
         let mut real = CUfunction::NULL;
@@ -227,7 +236,7 @@ impl Engine {
             };
             m.globals.iter().filter_map(named).collect()
         };
-        for (name, at, size) in globals {
+        let filled = globals.into_iter().map(|(name, at, size)| {
             let (mut address, mut bytes) = (0, 0);
             let host = st.memory.arena_host(at)?;
             // SAFETY: a live module; the backing holds `size` bytes of the variable.
@@ -236,9 +245,20 @@ impl Engine {
                 let n = (bytes as u64).min(size) as usize;
                 ok((d.cuMemcpyHtoD_v2)(address, host as *const _, n))?;
             }
-            locked(&self.live).globals.insert(at, LiveGlobal { size, real: address, module });
-        }
-        locked(&self.live).modules.push((module, real));
+            Ok((at, LiveGlobal { size, real: address, module }))
+        });
+        let globals: Vec<(u64, LiveGlobal)> = match filled.collect::<Res<_>>() {
+            Ok(globals) => globals,
+            Err(e) => {
+                // SAFETY: the module just loaded, which nobody knows.
+                let _first_error_counts = unsafe { (d.cuModuleUnload)(real) };
+                return Err(e);
+            }
+        };
+        let mut live = locked(&self.live);
+        live.globals.extend(globals);
+        live.modules.push((module, real));
+        drop(live);
         handle::set_twin(module.0, epoch, real.0 as u64);
         Ok(real)
     }
@@ -317,6 +337,14 @@ impl Engine {
         self.bind()?;
         // SAFETY: plain numbers.
         ok(unsafe { (self.driver()?.cuCtxSetLimit)(limit, value) })
+    }
+
+    /// An attribute of a stream, set while claimed. One that has no twin yet gets it with its twin.
+    pub(super) fn attribute_live(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
+        let epoch = self.bind()?;
+        let Some(twin) = handle::twin(stream, Kind::Stream, epoch) else { return Ok(()) };
+        // SAFETY: a twin of this claim, and the app's value.
+        ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
     }
 
     /// A change of memory while claimed, with the state's lock held.

@@ -172,7 +172,9 @@ impl Engine {
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
         if let Err(e) = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d)) {
-            report::error(&format!("{} can't run: {e}", what(&mut st, op)));
+            let what = what(&mut st, op);
+            drop(st);
+            report::error(&format!("{what} can't run: {e}"));
             return Run::Done(Err(CUresult::NO_DEVICE));
         }
         let inside = self.regions.any();
@@ -180,6 +182,7 @@ impl Engine {
             match self.settings.outside {
                 Outside::Error => {
                     let what = what(&mut st, op);
+                    drop(st);
                     report::error(&format!(
                         "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
                          ZEROGPU_OUTSIDE=defer or borrow"
@@ -235,9 +238,9 @@ impl Engine {
 /// A command in words, for messages.
 fn what(st: &mut State, op: &Op) -> String {
     match op {
-        Op::Launch(l) => match st.any_function(l.func) {
-            Ok(f) => format!("kernel {}", f.kernel.name),
-            Err(_) => "a kernel".into(),
+        Op::Launch(l) => match st.modules.recorded(l.func) {
+            Some(f) => format!("kernel {}", f.kernel.name),
+            None => "a kernel".into(),
         },
         Op::Graph(_) => "a CUDA graph".into(),
         Op::Copy(c) => format!("a copy of {} bytes", c.bytes()),
@@ -410,6 +413,15 @@ impl Backend for Engine {
         }
     }
 
+    fn stream_attribute(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
+        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        if live {
+            self.attribute_live(stream, attr, value)
+        } else {
+            Ok(())
+        }
+    }
+
     fn forked(&self) {
         self.gate.after_fork_in_child();
         // the card is the parent's: nothing here may wait for a claim or a park of its threads
@@ -427,6 +439,10 @@ impl Backend for Engine {
                 CUresult::NOT_SUPPORTED.0 as u64
             }
         }
+    }
+
+    fn complain(&self, message: &str) {
+        report::error(message);
     }
 
     fn tell(&self, message: &str) {

@@ -8,6 +8,7 @@ use crate::report;
 use std::collections::HashSet;
 use std::sync::Arc;
 use zerogpu_abi::*;
+use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::op::{Copy, Launch, Op, Owned, OwnedLaunch, Plane};
 use zerogpu_device::runtime::{lock, State};
@@ -148,7 +149,12 @@ fn own_launch(st: &mut State, l: &Launch) -> Option<OwnedLaunch> {
     if seen_by_host || !l.attrs.is_empty() {
         return None;
     }
-    let (func, grid, block, shared, cooperative) = (l.func, l.grid, l.block, l.shared, l.cooperative);
+    // a kernel of a library means its function in the context that is current now
+    let func = match handle::is(l.func, Kind::Kernel) {
+        true => st.kernel_function(CUkernel(l.func)).ok()?.0,
+        false => l.func,
+    };
+    let (grid, block, shared, cooperative) = (l.grid, l.block, l.shared, l.cooperative);
     Some(OwnedLaunch { func, grid, block, shared, params, attrs: Vec::new(), cooperative })
 }
 
@@ -214,7 +220,7 @@ impl Engine {
     /// Whether a launch's function ended with its context: nobody can see what it would have done.
     fn is_gone(&self, op: &Op) -> bool {
         let Op::Launch(l) = op else { return false };
-        lock().is_ok_and(|mut st| st.any_function(l.func).is_err())
+        lock().is_ok_and(|st| st.modules.recorded(l.func).is_none())
     }
 
     /// What the app freed while recorded work could name it is free now.

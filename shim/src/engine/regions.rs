@@ -1,4 +1,5 @@
 //! The open regions of the process, and their deadlines.
+use crate::fault::contained;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -120,13 +121,14 @@ static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
 
 extern "C" fn thread_ended(thread: *mut libc::c_void) {
     // the driver's own records of this thread may be gone already: the watcher parks
-    if let Some(e) = super::engine().filter(|_| !runtime::forked()) {
+    contained(|| {
+        let Some(e) = super::engine().filter(|_| !runtime::forked()) else { return };
         for id in e.regions.end_of_thread(thread as u64) {
             if e.regions.end(id) == Some(true) {
                 e.watch.park_now(e);
             }
         }
-    }
+    });
 }
 
 fn watch_this_thread() {

@@ -1,6 +1,7 @@
 //! The watcher: a thread, made at the first claim, that parks an idle borrowed GPU, ends what is over its deadline, and
 //! tries a failed park again.
 use super::{locked, Engine, Phase};
+use crate::fault::contained;
 use crate::report;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -66,26 +67,32 @@ impl Engine {
     fn watch(&'static self) {
         let mut passes = self.gate.passes();
         loop {
-            let phase = *locked(&self.phase);
-            let next = match phase {
-                Phase::Claimed { .. } if self.regions.over() => self.leave(),
-                Phase::Claimed { .. } if self.regions.any() => {
-                    self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
-                }
-                Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
-                // no region: borrowed, or left over from a park that failed
-                Phase::Claimed { .. } => {
-                    let seen = self.gate.passes();
-                    let idle = std::mem::replace(&mut passes, seen) == seen;
-                    if idle {
-                        self.leave()
-                    } else {
-                        Some(self.settings.idle)
-                    }
-                }
-                Phase::Parked | Phase::Lost(_) => None,
-            };
+            // a fault is no reason to keep a GPU for ever
+            let next = contained(|| self.look(&mut passes)).unwrap_or(Some(AGAIN));
             self.watch.wait(next);
+        }
+    }
+
+    /// Looks once; how long to wait until the next look. `passes`: of the gate at the last one.
+    fn look(&self, passes: &mut u64) -> Option<Duration> {
+        let phase = *locked(&self.phase);
+        match phase {
+            Phase::Claimed { .. } if self.regions.over() => self.leave(),
+            Phase::Claimed { .. } if self.regions.any() => {
+                self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+            }
+            Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
+            // no region: borrowed, or left over from a park that failed
+            Phase::Claimed { .. } => {
+                let seen = self.gate.passes();
+                let idle = std::mem::replace(passes, seen) == seen;
+                if idle {
+                    self.leave()
+                } else {
+                    Some(self.settings.idle)
+                }
+            }
+            Phase::Parked | Phase::Lost(_) => None,
         }
     }
 

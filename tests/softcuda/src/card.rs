@@ -156,6 +156,10 @@ impl Backend for Card {
         self.slot().ok().and_then(|s| s.free(CARD).ok())
     }
 
+    fn complain(&self, message: &str) {
+        eprintln!("softcuda: {message}");
+    }
+
     fn tell(&self, message: &str) {
         self.violations.line(message);
     }

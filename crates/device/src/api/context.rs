@@ -286,12 +286,28 @@ pub unsafe fn cuCtxGetLimit(value: *mut usize, limit: u32) -> CUresult {
     })
 }
 
+/// Local memory that a thread can have, and so its stack: 512 KiB (CUDA programming guide, technical specifications).
+const MOST_STACK: usize = 512 << 10;
+
+/// A limit that the card could not keep would fail each later claim.
+fn check_limit(limit: usize, value: usize) -> Res {
+    match limit {
+        0 if value > MOST_STACK => Err(CUresult::INVALID_VALUE),
+        // buffers of printf and malloc
+        1 | 2 if value as u64 > runtime::config()?.vram => Err(CUresult::OUT_OF_MEMORY),
+        _ => Ok(()),
+    }
+}
+
 pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
     answer(|| {
         let mut st = lock()?;
         let ctx = st.current()?;
-        st.context(ctx)?.limits[limit_index(limit)?] = value;
-        runtime::backend()?.limit(limit, value)
+        let index = limit_index(limit)?;
+        check_limit(index, value)?;
+        runtime::backend()?.limit(limit, value)?;
+        st.context(ctx)?.limits[index] = value;
+        Ok(())
     })
 }
 

@@ -31,15 +31,43 @@ pub unsafe fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> C
     answer(|| load(module, image))
 }
 
-/// JIT options concern PTX on a real driver; the log buffers that the caller gave stay empty.
+/// Options of the JIT compiler concern PTX on a real driver. It has nothing to say here: empty logs, no time.
+unsafe fn jit_outputs(n: u32, options: *const u32, values: *mut *mut c_void) -> Res {
+    const WALL_TIME: u32 = 2;
+    const LOGS: [u32; 2] = [3, 5];
+    const LOG_BYTES: [u32; 2] = [4, 6];
+    let options = array(options, n as usize)?;
+    if n > 0 && values.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let value = |option: u32| options.iter().position(|&o| o == option).map(|i| values.add(i));
+    for (log, bytes) in LOGS.into_iter().zip(LOG_BYTES) {
+        let room = value(bytes).map_or(0, |v| v.read_unaligned() as usize as u32);
+        let buffer = value(log).map_or(std::ptr::null_mut(), |v| v.read_unaligned());
+        if room > 0 {
+            out_opt(buffer.cast::<c_char>(), 0);
+        }
+    }
+    for option in [WALL_TIME].into_iter().chain(LOG_BYTES) {
+        if let Some(v) = value(option) {
+            v.write_unaligned(std::ptr::null_mut());
+        }
+    }
+    Ok(())
+}
+
 pub unsafe fn cuModuleLoadDataEx(
     module: *mut CUmodule,
     image: *const c_void,
-    _numOptions: u32,
-    _options: *mut u32,
-    _optionValues: *mut *mut c_void,
+    numOptions: u32,
+    options: *mut u32,
+    optionValues: *mut *mut c_void,
 ) -> CUresult {
-    answer(|| load(module, image))
+    answer(|| {
+        wanted(module)?;
+        jit_outputs(numOptions, options, optionValues)?;
+        load(module, image)
+    })
 }
 
 pub unsafe fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) -> CUresult {
@@ -129,15 +157,16 @@ pub unsafe fn cuModuleGetGlobal_v2(
 pub unsafe fn cuLibraryLoadData(
     library: *mut CUlibrary,
     code: *const c_void,
-    _jitOptions: *mut u32,
-    _jitOptionsValues: *mut *mut c_void,
-    _numJitOptions: u32,
+    jitOptions: *mut u32,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: u32,
     _libraryOptions: *mut u32,
     _libraryOptionValues: *mut *mut c_void,
     _numLibraryOptions: u32,
 ) -> CUresult {
     answer(|| {
         wanted(library)?;
+        jit_outputs(numJitOptions, jitOptions, jitOptionsValues)?;
         let source = source(code)?;
         out(library, lock()?.load_library(source)?)
     })
@@ -146,15 +175,16 @@ pub unsafe fn cuLibraryLoadData(
 pub unsafe fn cuLibraryLoadFromFile(
     library: *mut CUlibrary,
     fileName: *const c_char,
-    _jitOptions: *mut u32,
-    _jitOptionsValues: *mut *mut c_void,
-    _numJitOptions: u32,
+    jitOptions: *mut u32,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: u32,
     _libraryOptions: *mut u32,
     _libraryOptionValues: *mut *mut c_void,
     _numLibraryOptions: u32,
 ) -> CUresult {
     answer(|| {
         wanted(library)?;
+        jit_outputs(numJitOptions, jitOptions, jitOptionsValues)?;
         let source = file(text(fileName)?)?;
         out(library, lock()?.load_library(source)?)
     })

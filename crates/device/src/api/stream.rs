@@ -96,6 +96,9 @@ pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUr
 pub unsafe fn cuStreamGetAttribute(hStream: CUstream, attr: u32, value_out: *mut CUlaunchAttributeValue) -> CUresult {
     answer(|| {
         wanted(value_out)?;
+        if !ATTRIBUTES.contains(&attr) {
+            return Err(CUresult::INVALID_VALUE);
+        }
         let mut st = lock()?;
         let s = st.stream(hStream)?;
         let known = st.streams.get(&s).ok_or(CUresult::INVALID_HANDLE)?;
@@ -104,13 +107,30 @@ pub unsafe fn cuStreamGetAttribute(hStream: CUstream, attr: u32, value_out: *mut
     })
 }
 
+/// CU_STREAM_ATTRIBUTE_*: access policy window, synchronization policy, priority, memory domain map, memory domain.
+const ATTRIBUTES: [u32; 5] = [1, SYNCHRONIZATION_POLICY, 8, 9, 10];
+const SYNCHRONIZATION_POLICY: u32 = 3;
+
+fn check_attribute(attr: u32, value: &CUlaunchAttributeValue) -> Res {
+    let known = ATTRIBUTES.contains(&attr);
+    // auto, spin, yield, block
+    let good = attr != SYNCHRONIZATION_POLICY || matches!(value.words[0] as u32, 1..=4);
+    if known && good {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
+}
+
 /// Attributes are hints (access policy, synchronization policy, priority, memory domains): kept, and given to a claimed
-/// GPU's stream when it is made.
+/// GPU's stream, at once or when it is made.
 pub unsafe fn cuStreamSetAttribute(hStream: CUstream, attr: u32, value: *const CUlaunchAttributeValue) -> CUresult {
     answer(|| {
         let value = input(value)?;
+        check_attribute(attr, &value)?;
         let mut st = lock()?;
         let s = st.stream(hStream)?;
+        backend()?.stream_attribute(s, attr, &value)?;
         let known = st.streams.get_mut(&s).ok_or(CUresult::INVALID_HANDLE)?;
         known.attributes.retain(|a| a.0 != attr);
         known.attributes.push((attr, value));
@@ -123,6 +143,8 @@ pub unsafe fn cuStreamCopyAttributes(dst: CUstream, src: CUstream) -> CUresult {
         let mut st = lock()?;
         let (to, from) = (st.stream(dst)?, st.stream(src)?);
         let copied = st.streams.get(&from).ok_or(CUresult::INVALID_HANDLE)?.attributes.clone();
+        let backend = backend()?;
+        copied.iter().try_for_each(|(attr, value)| backend.stream_attribute(to, *attr, value))?;
         st.streams.get_mut(&to).ok_or(CUresult::INVALID_HANDLE)?.attributes = copied;
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! Where every command of a stream passes: validated once, then captured, forwarded or run.
 use crate::memory::Memory;
-use crate::objects::StreamKind;
+use crate::objects::{device, StreamKind};
 use crate::op::{Copy, Direction, Fill, Launch, Op, Plane};
 use crate::runtime::{backend, config, lock, ready, Run, State};
 use zerogpu_abi::*;
@@ -43,6 +43,9 @@ pub fn submit(stream: CUstream, op: &Op) -> Res {
     }
 }
 
+/// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
+const COOPERATIVE: u32 = 2;
+
 impl State {
     /// What a driver checks before it takes a command.
     pub fn validate(&mut self, op: &Op) -> Res {
@@ -79,6 +82,16 @@ impl State {
         }
         if threads > f.kernel.max_threads {
             return Err(CUresult::LAUNCH_OUT_OF_RESOURCES);
+        }
+        // all blocks of a cooperative grid are on the card at once; how many fit is a guess for code that is PTX
+        let cooperative = l.cooperative || l.attrs.iter().any(|a| a.id == COOPERATIVE && a.value.words[0] as u32 != 0);
+        if cooperative && !f.kernel.estimated {
+            let d = device()?;
+            let each = d.active_blocks(&f.kernel, f.occupancy(), threads, l.shared as u64) as u64;
+            let blocks: u64 = l.grid.iter().map(|&n| n as u64).fold(1, u64::saturating_mul);
+            if blocks > each * d.multiprocessors as u64 {
+                return Err(CUresult::COOPERATIVE_LAUNCH_TOO_LARGE);
+            }
         }
         Ok(())
     }

@@ -17,6 +17,15 @@ pub struct Backing {
 impl Backing {
     /// Makes a backing of `len` bytes (a multiple of the page size).
     pub fn new(len: usize) -> std::io::Result<Self> {
+        let mut most = std::mem::MaybeUninit::<libc::rlimit>::uninit();
+        // SAFETY: fills the struct we pass.
+        let limited = unsafe {
+            libc::getrlimit(libc::RLIMIT_FSIZE, most.as_mut_ptr()) == 0 && most.assume_init().rlim_cur < len as u64
+        };
+        if limited {
+            // asked for all the same, it would be a signal that ends the process
+            return Err(std::io::Error::from_raw_os_error(libc::EFBIG));
+        }
         // SAFETY: the name is a C string; the descriptor that comes back is ours alone.
         let fd = unsafe {
             let fd = libc::memfd_create(c"zerogpu-backing".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);

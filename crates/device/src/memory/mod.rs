@@ -14,6 +14,7 @@ pub use heap::{Heap, GRANULE};
 pub use ranges::Ranges;
 pub use written::Written;
 
+use crate::runtime::lacking;
 use std::collections::BTreeMap;
 use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
 
@@ -22,6 +23,8 @@ pub const ARENA_BYTES: u64 = 128 << 30;
 
 /// The arena's last part, in which variables of modules have their addresses: 1 GiB.
 const GLOBAL_BYTES: u64 = 1 << 30;
+// no card is larger than what can be allocated
+const _: () = assert!(ARENA_BYTES - GLOBAL_BYTES == zerogpu_profile::MOST_BYTES);
 
 /// A range of addresses that some call made known.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +145,7 @@ impl Memory {
     /// Reserves the arena's addresses (once).
     pub fn arena(&mut self) -> Res<&mut Heap> {
         if self.heap.is_none() {
-            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(lacking("128 GiB of addresses"))?;
             let split = ARENA_BYTES - GLOBAL_BYTES;
             self.heap = Some(Heap::new(base, split));
             self.globals = Some(Heap::new(base + split, GLOBAL_BYTES));
@@ -168,7 +171,9 @@ impl Memory {
     /// The backing.
     pub fn backing(&mut self) -> Res<&Backing> {
         if self.backing.is_none() {
-            self.backing = Some(Backing::new(2 * ARENA_BYTES as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
+            let backing =
+                Backing::new(2 * ARENA_BYTES as usize).map_err(lacking("a sparse file of 256 GiB in memory"))?;
+            self.backing = Some(backing);
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
     }

@@ -2,6 +2,7 @@
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, ARENA_BYTES, GRANULE};
+use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
 use zerogpu_abi::{CUcontext, CUmemAllocationProp, CUresult, Res};
 
@@ -79,7 +80,7 @@ impl Memory {
         let at = match self.vmm.window {
             Some((start, len)) => {
                 if self.vmm.free.is_none() {
-                    backing::reserve(Some(start), len).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+                    backing::reserve(Some(start), len).map_err(lacking("4 TiB of addresses"))?;
                     self.vmm.free = Some(Ranges::new(start, len));
                 }
                 let free = self.vmm.free.as_mut().ok_or(CUresult::OUT_OF_MEMORY)?;
@@ -148,21 +149,25 @@ impl Memory {
     pub fn release(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<bool> {
         let p = self.vmm.physical.get_mut(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
         p.refs -= 1;
-        self.collect(handle, told)
+        Ok(self.collect(handle, told))
     }
 
-    fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<bool> {
+    /// Ends a handle that nothing holds any more. A backend that can't give its memory back yet keeps that to itself: the
+    /// app has nothing left to try again with.
+    fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> bool {
         match self.vmm.physical.get(&handle) {
             Some(&Physical { refs: 0, mappings: 0, off, len, prop }) => {
                 self.vmm.physical.remove(&handle);
                 let host = prop.location.kind != LOCATION_DEVICE;
-                told(Change::Destroy { physical: handle, len, host })?;
+                let _kept_below = told(Change::Destroy { physical: handle, len, host });
                 self.vmm.used -= if host { 0 } else { len };
                 self.vmm.space.give(off, len);
-                self.backing()?.punch(off, len);
-                Ok(true)
+                if let Some(backing) = &self.backing {
+                    backing.punch(off, len);
+                }
+                true
             }
-            _ => Ok(false),
+            _ => false,
         }
     }
 
@@ -194,7 +199,7 @@ impl Memory {
             if let Some(p) = self.vmm.physical.get_mut(&handle) {
                 p.mappings -= 1;
             }
-            if self.collect(handle, told)? {
+            if self.collect(handle, told) {
                 ended.push(handle);
             }
         }
@@ -249,4 +254,42 @@ fn reserve_mapping(size: u64, align: u64, hint: u64) -> Res<u64> {
     }
     backing::unreserve(at + size, raw + padded - (at + size));
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Layout;
+
+    #[test]
+    fn a_backend_that_keeps_memory_changes_nothing_for_the_app() {
+        let mut m = Memory::new(Layout::default());
+        let prop = CUmemAllocationProp {
+            kind: 1,
+            requestedHandleTypes: 0,
+            location: zerogpu_abi::CUmemLocation { kind: LOCATION_DEVICE, id: 0 },
+            win32HandleMetaData: std::ptr::null_mut(),
+            compressionType: 0,
+            gpuDirectRDMACapable: 0,
+            usage: 0,
+            reserved: [0; 4],
+        };
+        let at = m.reserve(2 * GRANULE, 0, 0).unwrap();
+        let mut keeps = |c| match c {
+            Change::Destroy { .. } => Err(CUresult::UNKNOWN),
+            _ => Ok(()),
+        };
+        for handle in [1, 2, 3] {
+            m.create(handle, GRANULE, prop, &mut keeps).unwrap();
+        }
+        m.map(at, GRANULE, 0, 1, &mut keeps).unwrap();
+        m.map(at + GRANULE, GRANULE, 0, 2, &mut keeps).unwrap();
+        for handle in [1, 2] {
+            assert_eq!(m.release(handle, &mut keeps), Ok(false), "it is mapped");
+        }
+        assert_eq!(m.release(3, &mut keeps), Ok(true));
+        assert_eq!(m.unmap(at, 2 * GRANULE, &mut keeps), Ok(vec![1, 2]));
+        assert_eq!((m.used(), m.regions().count()), (0, 0));
+        assert_eq!(m.unreserve(at, 2 * GRANULE), Ok(()));
+    }
 }

@@ -4,7 +4,7 @@
 //! unpacked and read at the first look-up, not at load: cudart 11.7 loads hundreds of fat binaries at start.
 use crate::handle::{self, Kind};
 use crate::runtime::{backend, config, Map, State};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::Arc;
 use zerogpu_abi::*;
@@ -24,6 +24,8 @@ pub struct Modules {
     pub kernels: Map<LibraryKernel>,
     /// Unloaded by the app while recorded work may still name them.
     late: Vec<Late>,
+    /// Handles of those, and of the functions and kernels in them: the app has no more use of them.
+    unloaded: HashSet<usize>,
 }
 
 enum Late {
@@ -161,6 +163,11 @@ fn image(source: &Source) -> Res<Arc<Image>> {
 impl Modules {
     /// What a launch of this handle (a function or a kernel) runs.
     pub fn launchable(&self, handle: usize) -> Option<&Function> {
+        self.recorded(handle).filter(|_| !self.unloaded.contains(&handle))
+    }
+
+    /// The same, for work that was recorded before the app unloaded it.
+    pub fn recorded(&self, handle: usize) -> Option<&Function> {
         self.functions.get(&handle).or_else(|| self.kernels.get(&handle).map(|k| &k.function))
     }
 }
@@ -194,20 +201,27 @@ impl State {
     /// Ends a module that the app loaded. One of a library ends with the library.
     pub fn unload_module(&mut self, module: CUmodule) -> Res {
         match self.modules.modules.get(&module.0) {
-            Some(Module { library: None, .. }) => {}
+            Some(Module { library: None, .. }) if !self.modules.unloaded.contains(&module.0) => {}
             // recorded: a second unload of the same module succeeds on a driver; a wild handle does not
             _ if crate::handle::slot(module.0).is_some() => return Ok(()),
             _ => return Err(CUresult::INVALID_HANDLE),
         }
         if backend()?.defers() {
             self.modules.late.push(Late::Module(module));
+            self.hide_module(module);
             return Ok(());
         }
         self.drop_module(module)
     }
 
+    fn hide_module(&mut self, module: CUmodule) {
+        let functions = self.modules.modules.get(&module.0).into_iter().flat_map(|m| m.functions.values());
+        self.modules.unloaded.extend(functions.chain([&module.0]));
+    }
+
     /// Ends what the app unloaded while recorded work could name it.
     pub fn end_late_modules(&mut self) {
+        self.modules.unloaded.clear();
         for late in std::mem::take(&mut self.modules.late) {
             // both are in their tables, so there is nothing to refuse
             let _ended = match late {
@@ -248,7 +262,17 @@ impl State {
         }
     }
 
+    /// Fails for what the app has unloaded.
+    fn loaded(&self, h: usize) -> Res {
+        if self.modules.unloaded.contains(&h) {
+            Err(CUresult::INVALID_HANDLE)
+        } else {
+            Ok(())
+        }
+    }
+
     fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
+        self.loaded(module.0)?;
         self.modules.modules.get_mut(&module.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
@@ -321,6 +345,7 @@ impl State {
 
     /// The library of a handle.
     pub fn library(&mut self, library: CUlibrary) -> Res<&mut Library> {
+        self.loaded(library.0)?;
         self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
@@ -329,6 +354,11 @@ impl State {
         self.library(library)?;
         if backend()?.defers() {
             self.modules.late.push(Late::Library(library));
+            let l = self.library(library)?;
+            let (modules, kernels): (Vec<_>, Vec<_>) =
+                (l.modules.values().copied().collect(), l.kernels.values().copied().collect());
+            modules.into_iter().for_each(|m| self.hide_module(m));
+            self.modules.unloaded.extend(kernels.into_iter().chain([library.0]));
             return Ok(());
         }
         self.drop_library(library)
@@ -391,6 +421,7 @@ impl State {
 
     /// The kernel of a handle.
     pub fn kernel(&mut self, kernel: CUkernel) -> Res<&mut LibraryKernel> {
+        self.loaded(kernel.0)?;
         self.modules.kernels.get_mut(&kernel.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
@@ -410,6 +441,7 @@ impl State {
 
     /// The function of a handle: a function's own, or a kernel's.
     pub fn any_function(&mut self, handle: usize) -> Res<&mut Function> {
+        self.loaded(handle)?;
         let m = &mut self.modules;
         match m.functions.get_mut(&handle) {
             Some(f) => Ok(f),

@@ -1,8 +1,9 @@
 //! Streams: created ones, and the default ones of a context (legacy, and one a thread).
 use crate::handle::{self, Kind};
-use crate::runtime::State;
+use crate::runtime::{contained, lock, State};
 use crate::thread;
 use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
 use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
 
 /// Which of the default streams, or a created one.
@@ -64,10 +65,7 @@ impl State {
             Some(s) if s.kind == StreamKind::Created => {}
             _ => return Err(CUresult::INVALID_HANDLE),
         }
-        if let Some(capture) = self.streams.remove(&stream.0).and_then(|s| s.capture) {
-            self.graphs.invalidate(capture);
-        }
-        self.end(Kind::Stream, stream.0);
+        self.end_stream(stream.0);
         Ok(())
     }
 
@@ -100,7 +98,23 @@ impl State {
         let h = self.handle(Kind::Stream)?;
         self.streams.insert(h, Stream::new(ctx, StreamKind::PerThread, 0, 0, id));
         self.context(ctx)?.per_thread.insert(me, h);
+        watch_this_thread(me);
         Ok(h)
+    }
+
+    /// A thread has ended: so do its default streams.
+    fn end_thread(&mut self, thread: u64) {
+        let of: Vec<usize> = self.contexts.values_mut().filter_map(|c| c.per_thread.remove(&thread)).collect();
+        for h in of {
+            self.end_stream(h);
+        }
+    }
+
+    fn end_stream(&mut self, h: usize) {
+        if let Some(capture) = self.streams.remove(&h).and_then(|s| s.capture) {
+            self.graphs.invalidate(capture);
+        }
+        self.end(Kind::Stream, h);
     }
 
     /// Marks whether a stream captures, where lock-free readers see it.
@@ -111,5 +125,29 @@ impl State {
         if let Some(slot) = handle::slot(stream) {
             slot.aux.store(capture.unwrap_or(0), Ordering::Release);
         }
+    }
+}
+
+/// The key whose destructor tells that a thread with default streams has ended.
+static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+
+extern "C" fn thread_ended(thread: *mut libc::c_void) {
+    contained(|| {
+        // in a child of fork there is nothing to end
+        if let Ok(mut st) = lock() {
+            st.end_thread(thread as u64);
+        }
+    });
+}
+
+fn watch_this_thread(id: u64) {
+    let key = KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: writes the key; the destructor is a function of this library, which is never unloaded.
+        (unsafe { libc::pthread_key_create(&mut key, Some(thread_ended)) } == 0).then_some(key)
+    });
+    if let Some(key) = *key {
+        // SAFETY: a key that was made; the value is a number, never dereferenced.
+        unsafe { libc::pthread_setspecific(key, id as *const libc::c_void) };
     }
 }

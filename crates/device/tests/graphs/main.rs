@@ -4,6 +4,7 @@ mod capture;
 mod exec;
 mod graph;
 mod rules;
+mod threads;
 
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -41,11 +42,15 @@ pub(crate) use {fails, made, ok};
 /// Runs copies and memsets at once and notes launches.
 struct Card;
 
+/// First parameter of a launch that panics.
+pub const FAULT: u64 = u64::MAX;
+
 static LAUNCHES: Mutex<Vec<(usize, Vec<u8>)>> = Mutex::new(Vec::new());
 
 impl host::Card for Card {
     fn launch(&self, st: &mut State, _: usize, l: &Launch) -> Res {
         let bytes = st.pack_params(l.func, &l.params)?;
+        assert!(!bytes.starts_with(&FAULT.to_le_bytes()), "a fault on purpose");
         LAUNCHES.lock().unwrap().push((l.func, bytes));
         Ok(())
     }

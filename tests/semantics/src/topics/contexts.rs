@@ -236,6 +236,11 @@ fn limits(d: &Driver, t: &mut Check) {
     t.code("set the stack size", d.cuCtxSetLimit(0, 4096), 0);
     t.code("get it", d.cuCtxGetLimit(&mut size, 0), 0);
     t.that("at least what was asked", size >= 4096);
+    let huge = |limit| d.cuCtxSetLimit(limit, 1 << 60);
+    t.one_of("a stack larger than any card", huge(0), &[1, 2]);
+    t.one_of("a heap larger than any card", huge(2), &[1, 2]);
+    t.code("the stack size is what it was", d.cuCtxGetLimit(&mut size, 0), 0);
+    t.that("still", (4096..1 << 20).contains(&size));
     t.one_of("an unknown limit", d.cuCtxSetLimit(99, 1), &[1, 215]);
     t.one_of("an unknown limit's value", d.cuCtxGetLimit(&mut size, 99), &[1, 215]);
     t.code("limit into NULL", d.cuCtxGetLimit(std::ptr::null_mut(), 0), 1);

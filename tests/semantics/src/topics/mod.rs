@@ -97,6 +97,7 @@ pub const TOPICS: &[Topic] = &[
     any("module_loading", modules::loading),
     any("module_globals", modules::globals),
     any("module_libraries", modules::libraries),
+    any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
     any("table_sizes", export_tables::sizes),
     any("table_slots", export_tables::slots),
@@ -114,6 +115,8 @@ pub const TOPICS: &[Topic] = &[
     any("region_faulted", regions::faulted),
     any("region_faults", regions::faults),
     any("process_fork", process::fork),
+    ours("process_fork_while_starting", process::fork_while_starting),
+    ours("process_limits", process::limits),
     any("process_exit", process::exit),
 ];
 

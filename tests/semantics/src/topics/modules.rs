@@ -70,6 +70,23 @@ pub fn loading(d: &Driver, t: &mut Check) {
     }
     std::fs::remove_file(&file).expect("our own file");
     unfit(d, t);
+    jit_logs(d, t);
+}
+
+/// Options of the JIT compiler: its logs are empty, and say so.
+fn jit_logs(d: &Driver, t: &mut Check) {
+    let (mut module, mut log) = (CUmodule::NULL, [b'x'; 64]);
+    // cuda.h: CU_JIT_WALL_TIME, _INFO_LOG_BUFFER, _INFO_LOG_BUFFER_SIZE_BYTES
+    let mut options = [2u32, 3, 4];
+    let mut values = [null_mut(), log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
+    let code = d.cuModuleLoadDataEx(&mut module, CUBIN.as_ptr().cast(), 3, options.as_mut_ptr(), values.as_mut_ptr());
+    t.code("cuModuleLoadDataEx with a log", code, 0);
+    t.that("the log is a text", log.contains(&0));
+    t.that("and not longer than its buffer", values[2] as usize <= log.len());
+    if !t.driver.real {
+        t.same("an empty one", (log[0], values[2] as usize), (0, 0));
+    }
+    must("cuModuleUnload", d.cuModuleUnload(module));
 }
 
 fn contents(d: &Driver, t: &mut Check, name: &str, module: CUmodule) {
@@ -248,6 +265,36 @@ fn occupancy(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     t.that("what one block may have", free >= 49_152 && free <= d.device_attribute(81) as usize);
 }
 
+/// Code that was unloaded with a launch of it still to come is gone for the app, and the launch comes.
+pub fn unloading(d: &Driver, t: &mut Check) {
+    d.start();
+    let module = load(d, CUBIN.as_ptr().cast());
+    let probe = function(d, module, c"probe");
+    let mut library = CUlibrary::NULL;
+    must("cuLibraryLoadData", open_library(d, &mut library, CUBIN.as_ptr().cast()));
+    let (mut kernel, mut other) = (CUkernel::NULL, CUfunction::NULL);
+    must("cuLibraryGetKernel", d.cuLibraryGetKernel(&mut kernel, library, c"probe".as_ptr()));
+    let (mut pointer, mut number) = (d.alloc(1 << 16), 3i32);
+    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
+    let mut launch = |f| d.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut());
+    let want = if t.driver.no_kernels { 100 } else { 0 };
+    t.code("launch", launch(probe), want);
+    t.code("launch a kernel of a library", launch(CUfunction(kernel.0)), want);
+    t.code("unload the module", d.cuModuleUnload(module), 0);
+    t.code("unload the library", d.cuLibraryUnload(library), 0);
+    // a real driver may dereference what is gone
+    if !t.driver.real {
+        t.code("a function of it", d.cuModuleGetFunction(&mut other, module, c"heavy".as_ptr()), 400);
+        t.code("an attribute of its function", d.cuFuncGetAttribute(&mut 0, 0, probe), 400);
+        t.code("a launch", launch(probe), 400);
+        t.code("a kernel of the library", d.cuLibraryGetKernel(&mut kernel, library, c"heavy".as_ptr()), 400);
+        t.code("a launch of its kernel", launch(CUfunction(kernel.0)), 400);
+        t.code("unload the library again", d.cuLibraryUnload(library), 400);
+    }
+    t.code("what was launched has run", d.cuCtxSynchronize(), 0);
+    t.same("and is no error", d.read(pointer, 64).len(), 64);
+}
+
 /// What a launch checks before it runs anything.
 fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     let stream = d.stream(1);
@@ -303,5 +350,13 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     runs(t, "cuLaunchKernelEx", d.cuLaunchKernelEx(&config, probe, values, null_mut()));
     t.code("cuLaunchKernelEx into NULL", d.cuLaunchKernelEx(null(), probe, values, null_mut()), 1);
     runs(t, "cuLaunchCooperativeKernel", d.cuLaunchCooperativeKernel(probe, 1, 1, 1, 32, 1, 1, 0, stream, values));
+    let whole = d.cuLaunchCooperativeKernel(probe, 65_535, 1, 1, 1024, 1, 1, 0, stream, values);
+    t.code("a cooperative grid larger than the card", whole, 720);
+    let mut value = CUlaunchAttributeValue { words: [0; 8] };
+    value.words[0] = 1;
+    // cuda.h: CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    let mut cooperative = [CUlaunchAttribute { id: 2, pad: [0; 4], value }];
+    let config = CUlaunchConfig { gridDimX: 65_535, attrs: cooperative.as_mut_ptr(), numAttrs: 1, ..config };
+    t.code("by attribute", d.cuLaunchKernelEx(&config, probe, values, null_mut()), 720);
     t.code("the stream afterwards", d.cuStreamSynchronize(stream), 0);
 }

@@ -2,10 +2,15 @@
 use super::wait_for;
 use crate::check::Check;
 use crate::driver::{must, Driver};
+use std::ffi::CString;
+use std::os::fd::FromRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, OnceLock};
 use zerogpu_abi::*;
 
+const OUT_OF_MEMORY: u32 = 2;
 const NOT_INITIALIZED: u32 = 3;
 
 /// A child of fork has no driver; its parent has it still.
@@ -32,6 +37,68 @@ pub fn fork(d: &Driver, t: &mut Check) {
     t.that("the parent's memory", d.read(p, 4096) == [4; 4096]);
     t.code("the parent goes on", d.cuCtxSynchronize(), 0);
     d.free(p);
+}
+
+/// A child forked while another thread makes the process's first call does not wait for that thread.
+pub fn fork_while_starting(d: &'static Driver, t: &mut Check) {
+    let below = std::env::var_os("ZEROGPU_DRIVER").filter(|path| Path::new(path).is_file());
+    let Some(below) = below else { return t.that("only the shim has a driver to open", true) };
+    // the driver below is held up by its log: a pipe that nobody reads yet
+    let pipe = std::env::temp_dir().join(format!("zerogpu-semantics-{}", std::process::id()));
+    let path = CString::new(pipe.as_os_str().as_bytes()).expect("a path");
+    // SAFETY: plain call with a C string.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "mkfifo");
+    std::env::set_var("SOFTCUDA_LAUNCH_LOG", &pipe);
+    let first = std::thread::spawn(move || d.cuInit(0));
+    let opened =
+        || std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains(&*below.to_string_lossy()));
+    while !opened() {
+        std::thread::yield_now();
+    }
+    // SAFETY: the child makes two calls and leaves by _exit, or is killed if they hang.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: plain calls.
+        unsafe {
+            libc::alarm(20);
+            let refused = d.cuInit(0).0 == NOT_INITIALIZED && d.cuMemAlloc_v2(&mut 0, 64).0 == NOT_INITIALIZED;
+            libc::_exit(i32::from(!refused));
+        }
+    }
+    t.same("a child forked meanwhile is refused", wait_for(child), Some(0));
+    let _reader = std::fs::File::open(&pipe).expect("the pipe opens");
+    t.code("the first call goes on", first.join().expect("no panic"), 0);
+    std::fs::remove_file(&pipe).expect("the pipe is ours");
+}
+
+/// Under limits that leave no room for the device an allocation fails, and standard error says why.
+pub fn limits(d: &'static Driver, t: &mut Check) {
+    for (name, limit, most) in [("ulimit -v", libc::RLIMIT_AS, 8 << 30), ("ulimit -f", libc::RLIMIT_FSIZE, 1 << 20)] {
+        let mut ends = [0; 2];
+        // SAFETY: two descriptors, ours.
+        assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0, "pipe2");
+        // SAFETY: the child makes a few calls and leaves by _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let limits = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: plain calls.
+            unsafe {
+                libc::dup2(ends[1], libc::STDERR_FILENO);
+                libc::setrlimit(limit, &limits);
+                d.start();
+                let refused = [(); 2].map(|()| d.cuMemAlloc_v2(&mut 0, 1 << 20).0 == OUT_OF_MEMORY);
+                libc::_exit(i32::from(refused != [true; 2]));
+            }
+        }
+        // SAFETY: the writer's end, and the reader's, each given away once.
+        let reader = unsafe {
+            libc::close(ends[1]);
+            std::fs::File::from_raw_fd(ends[0])
+        };
+        t.same(format_args!("allocations under {name} answer 2"), wait_for(child), Some(0));
+        let text = std::io::read_to_string(reader).expect("text");
+        t.that(format_args!("{name}: says what to do: {text:?}"), text.contains("zerogpu doctor"));
+    }
 }
 
 static LATE: OnceLock<&'static Driver> = OnceLock::new();

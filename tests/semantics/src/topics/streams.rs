@@ -51,8 +51,28 @@ pub fn properties(d: &'static Driver, t: &mut Check) {
         t.code("wait for a default stream", d.cuStreamSynchronize(special), 0);
     }
     t.code("NULL out", d.cuStreamCreate(std::ptr::null_mut(), 0), 1);
+    attributes(d, t);
     priorities(d, t);
     ids(d, t);
+}
+
+/// Attributes: those of cuda.h are kept, others refused.
+fn attributes(d: &Driver, t: &mut Check) {
+    const SYNCHRONIZATION_POLICY: u32 = 3;
+    let (a, b) = (d.stream(NON_BLOCKING), d.stream(NON_BLOCKING));
+    let (block, nonsense) = (CUlaunchAttributeValue { words: [4, 0, 0, 0, 0, 0, 0, 0] }, 999);
+    t.code("an attribute", d.cuStreamSetAttribute(a, SYNCHRONIZATION_POLICY, &block), 0);
+    t.code("copy attributes", d.cuStreamCopyAttributes(b, a), 0);
+    let mut got = CUlaunchAttributeValue { words: [0; 8] };
+    t.code("ask for it", d.cuStreamGetAttribute(b, SYNCHRONIZATION_POLICY, &mut got), 0);
+    t.same("its value", got.words[0] as u32, 4);
+    t.code("an attribute that is none", d.cuStreamSetAttribute(a, nonsense, &block), 1);
+    t.code("ask for one that is none", d.cuStreamGetAttribute(a, nonsense, &mut got), 1);
+    let bad = CUlaunchAttributeValue { words: [77, 0, 0, 0, 0, 0, 0, 0] };
+    t.code("a value that is none", d.cuStreamSetAttribute(a, SYNCHRONIZATION_POLICY, &bad), 1);
+    t.code("the streams are whole", d.cuStreamSynchronize(a), 0);
+    must("cuStreamDestroy", d.cuStreamDestroy_v2(a));
+    must("cuStreamDestroy", d.cuStreamDestroy_v2(b));
 }
 
 fn priorities(d: &Driver, t: &mut Check) {
