@@ -60,8 +60,9 @@ impl Record {
     fn is_new(&self, st: &State, p: &Plane) -> bool {
         match st.memory.find(p.at) {
             None => true,
-            // handles mapped elsewhere before may be known by another address
-            Some(Region { kind: RegionKind::Mapped { .. }, .. }) => false,
+            // handles mapped elsewhere before may be known by another address; a variable has its id since it was first
+            // asked for, but kernels of its module know it from the start
+            Some(Region { kind: RegionKind::Mapped { .. } | RegionKind::Global, .. }) => false,
             Some(r) => !self.knows(r),
         }
     }

@@ -1,0 +1,50 @@
+"""What the engine promises in details that no framework makes visible: by the driver API alone, without torch."""
+
+import ctypes
+import threading
+import time
+
+import checks
+import driver
+import shim
+import spaces._shim
+from checks import check
+
+INTERFACE = spaces._shim.find()
+CONTEXT = driver.start()
+MODULE = driver.image()
+EMPTY = driver.made("cuModuleGetFunction", MODULE, b"empty")
+OVER = 702
+
+
+def variable(name, module=MODULE):
+    """A module variable's address and bytes."""
+    address, size = ctypes.c_uint64(), ctypes.c_size_t()
+    driver.call("cuModuleGetGlobal_v2", ctypes.byref(address), ctypes.byref(size), module, name)
+    return address.value, size.value
+
+
+def refused():
+    """Whether launches are."""
+    return driver.answer("cuLaunchKernel", EMPTY, 1, 1, 1, 1, 1, 1, 0, 0, None, None) == OVER
+
+
+def require_parked():
+    checks.until(shim.parked, "parked")
+    shim.require_empty()
+
+
+@check
+def a_variable_of_a_recorded_kernels_module_waits_for_the_kernel():
+    """However late it was asked for: the kernel may use it."""
+    driver.launch(EMPTY)
+    table, size = variable(b"table")
+    before = shim.state()["deferred"]
+    driver.upload(table, bytes(range(size)))
+    assert shim.state()["deferred"] == before + 1
+    assert driver.download(table, size) == bytes(range(size))
+    assert shim.state()["borrows"] == 1
+    require_parked()
+
+
+checks.main()
