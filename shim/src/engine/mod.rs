@@ -139,10 +139,17 @@ impl Engine {
                 report::error(&e);
                 self.watch.look_again(self);
             }
-        } else if self.regions.is_over() {
-            self.watch.look_again(self);
+        } else {
+            self.earlier_deadline();
         }
         true
+    }
+
+    /// A region ended and others are still open: the watcher may be waiting for a deadline that is gone.
+    fn earlier_deadline(&self) {
+        if self.claimed.load(Ordering::Acquire) {
+            self.watch.look_again(self);
+        }
     }
 
     /// What the process holds, as JSON (keys: include/zerogpu.h).

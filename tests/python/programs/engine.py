@@ -47,4 +47,28 @@ def a_variable_of_a_recorded_kernels_module_waits_for_the_kernel():
     require_parked()
 
 
+@check
+def a_deadline_counts_once_the_later_ones_have_ended():
+    for later in (60.0, float("inf")):
+        early = INTERFACE.begin(1.0)
+        late = INTERFACE.begin(later)
+        driver.launch(EMPTY)
+        time.sleep(0.3)  # the watcher has looked, and sleeps until the later one
+        assert INTERFACE.end(late) == 0
+        checks.until(refused, f"the deadline before {later} counts", 5)
+        assert INTERFACE.end(early) == 0
+        require_parked()
+
+
+@check
+def a_thread_that_ends_takes_its_deadline_with_it():
+    early = INTERFACE.begin(1.0)
+    thread = threading.Thread(target=lambda: (INTERFACE.begin(60.0), driver.launch(EMPTY), time.sleep(0.3)))
+    thread.start()
+    thread.join()
+    checks.until(refused, "the deadline counts", 5)
+    assert INTERFACE.end(early) == 0
+    require_parked()
+
+
 checks.main()
