@@ -34,3 +34,21 @@ def limit(n):
 def run(world, script, **environment):
     """A script of driver calls."""
     return world.run([sys.executable, "-c", START + script], PYTHONPATH=PROGRAMS, timeout=60, **environment)
+
+
+def test_a_replay_goes_on_after_an_error(world):
+    script = """
+old = driver.made("cuMemAlloc_v2", 4096)
+driver.upload(old, b"A" * 16)
+assert launch() == 0
+driver.upload(old, b"B" * 16)
+region = interface.begin(60.0)
+codes = [launch() for _ in range(3)]
+assert codes == [1, 0, 0], codes
+interface.end(region)
+assert driver.download(old, 16) == b"B" * 16
+"""
+    outcome = run(world, script, SOFTCUDA_FAULT="cuLaunchKernel:1=1")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "deferred work failed at kernel empty" in message

@@ -176,14 +176,20 @@ impl Engine {
         let (ops, weight) = locked(&self.record).begin();
         let start = zerogpu_device::exec::now();
         // one stream keeps the order of the program, whatever streams it used
-        let outcome = ops.iter().try_for_each(|op| {
-            let op = op.as_op();
+        let mut outcome = Ok(());
+        for op in ops.iter().map(Owned::as_op) {
             if self.is_gone(&op) {
                 report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
-                return Ok(());
+                continue;
             }
-            self.forward_to(CU_STREAM_LEGACY, &op).map_err(|e| (e, Some(op)))
-        });
+            if let Err(e) = self.forward_to(CU_STREAM_LEGACY, &op) {
+                // the app was told that all of it succeeded: one refusal takes nothing else with it
+                outcome = outcome.and(Err((e, Some(op))));
+                if super::park::is_sticky(e) {
+                    break;
+                }
+            }
+        }
         let drained = match self.driver() {
             // SAFETY: the context is current in this thread.
             Ok(d) => super::live::ok(unsafe { (d.cuCtxSynchronize)() }),
