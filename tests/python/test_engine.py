@@ -52,3 +52,28 @@ assert driver.download(old, 16) == b"B" * 16
     outcome.require_end(messages=True)
     (message,) = outcome.messages()
     assert "deferred work failed at kernel empty" in message
+
+
+def test_event_times_while_a_park_waits(world):
+    script = """
+start, end = driver.made("cuEventCreate", 0), driver.made("cuEventCreate", 0)
+stream = driver.made("cuStreamCreate", 1)
+region = interface.begin(60.0)
+driver.launch(empty, stream)
+driver.call("cuEventRecord", start, stream)
+driver.launch(empty, stream)
+driver.call("cuEventRecord", end, stream)
+driver.call("cuEventSynchronize", end)
+driver.launch(empty, stream)
+told = []
+def ask():
+    driver.call("cuCtxSetCurrent", context)
+    time.sleep(0.2)
+    told.append(driver.made("cuEventElapsedTime", start, end, kind=ctypes.c_float))
+thread = threading.Thread(target=ask)
+thread.start()
+interface.end(region)
+thread.join()
+assert 400 < told[0] < 600, told
+"""
+    run(world, script, SOFTCUDA_LAUNCH_US=500000).require_end()

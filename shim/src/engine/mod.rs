@@ -234,6 +234,19 @@ impl Engine {
         self.regions.is_over() && !matches!(op, Op::Record(_))
     }
 
+    /// Asks the claimed GPU, inside the gate; None: parked. Waits for a claim or a park in progress.
+    fn if_claimed<T>(&self, ask: impl FnOnce() -> T) -> Res<Option<T>> {
+        loop {
+            if let Some(_pass) = self.gate.enter() {
+                return Ok(Some(ask()));
+            }
+            if !self.claimed.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            self.settle()?;
+        }
+    }
+
     /// An error that deferred work left behind, told once.
     fn owed(&self) -> Res {
         locked(&self.owed).take().map_or(Ok(()), Err)
@@ -345,11 +358,8 @@ impl Backend for Engine {
     }
 
     fn wait(&self, scope: Scope, wait: bool) -> Res {
-        if let Some(_pass) = self.gate.enter() {
-            return self.wait_live(scope, wait);
-        }
-        if self.claimed.load(Ordering::Acquire) {
-            return self.settle();
+        if let Some(answer) = self.if_claimed(|| self.wait_live(scope, wait))? {
+            return answer;
         }
         if wait && self.regions.over() && !matches!(scope, Scope::Event(_)) {
             return Err(OVER);
@@ -359,8 +369,10 @@ impl Backend for Engine {
     }
 
     fn elapsed(&self, start: usize, end: usize) -> Option<Res<f32>> {
-        let _pass = self.gate.enter()?;
-        self.elapsed_live(start, end)
+        match self.if_claimed(|| self.elapsed_live(start, end)) {
+            Ok(answer) => answer.flatten(),
+            Err(e) => Some(Err(e)),
+        }
     }
 
     fn change(&self, change: Change) -> Res {
@@ -393,13 +405,9 @@ impl Backend for Engine {
     }
 
     fn drain(&self, scope: Scope) -> Res {
-        if let Some(_pass) = self.gate.enter() {
-            return self.sync_live(scope, true);
-        }
-        if self.claimed.load(Ordering::Acquire) {
-            self.settle()
-        } else {
-            host::wait(scope, true)
+        match self.if_claimed(|| self.sync_live(scope, true))? {
+            Some(answer) => answer,
+            None => host::wait(scope, true),
         }
     }
 
