@@ -128,8 +128,8 @@ impl Record {
 fn own(st: &mut State, op: &Op) -> Option<Owned> {
     match op {
         Op::Launch(l) => own_launch(st, l).map(Owned::Launch),
-        Op::Fill(f) => Some(Owned::Plain(Op::Fill(*f))),
-        Op::Write(v) => Some(Owned::Plain(Op::Write(*v))),
+        Op::Fill(f) if is_device(st, f.dst) => Some(Owned::Plain(Op::Fill(*f))),
+        Op::Write(v) if is_device(st, v.at) => Some(Owned::Plain(Op::Write(*v))),
         Op::Copy(c) => own_copy(st, c),
         _ => None,
     }
@@ -153,9 +153,13 @@ fn own_launch(st: &mut State, l: &Launch) -> Option<OwnedLaunch> {
     Some(OwnedLaunch { func, grid, block, shared, params, attrs: Vec::new(), cooperative })
 }
 
+/// Whether an address is of memory that the host does not see.
+fn is_device(st: &State, at: u64) -> bool {
+    st.memory.find(at).is_some_and(|r| r.is_device())
+}
+
 fn own_copy(st: &State, c: &Copy) -> Option<Owned> {
-    let device = |at| st.memory.find(at).is_some_and(|r| r.is_device());
-    match (device(c.dst.at), device(c.src.at)) {
+    match (is_device(st, c.dst.at), is_device(st, c.src.at)) {
         (true, true) => Some(Owned::Plain(Op::Copy(*c))),
         (true, false) => {
             let span = c.span(&c.src)? as usize;

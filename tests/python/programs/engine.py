@@ -71,4 +71,18 @@ def a_thread_that_ends_takes_its_deadline_with_it():
     require_parked()
 
 
+@check
+def what_the_host_may_look_at_does_not_wait():
+    """Page-locked memory shows a fill and a stream's write once they are done, whatever kernel came before."""
+    flag = driver.made("cuMemHostAlloc", 4096, 0)
+    ctypes.memset(flag, 0, 4096)
+    for write in (("cuStreamWriteValue32_v2", 0, flag, 7, 0), ("cuMemsetD32_v2", flag, 9, 1)):
+        driver.launch(EMPTY)
+        driver.call(*write)
+        driver.call("cuCtxSynchronize")
+        assert ctypes.c_uint32.from_address(flag).value == write[-2], write
+        assert shim.state()["deferred"] == 0
+        require_parked()
+
+
 checks.main()
