@@ -54,6 +54,31 @@ assert driver.download(old, 16) == b"B" * 16
     assert "deferred work failed at kernel empty" in message
 
 
+def test_a_limit_that_the_card_refuses_is_not_kept(world):
+    script = """
+usual = limit(0)
+region = interface.begin(60.0)
+assert launch() == 0 and driver.answer("cuCtxSetLimit", 0, 4096) == 1
+assert limit(0) == usual
+interface.end(region)
+assert limit(0) == usual
+"""
+    run(world, script, SOFTCUDA_FAULT="cuCtxSetLimit=1").require_end()
+
+
+def test_a_limit_that_the_card_refuses_later_stops_no_claim(world):
+    script = """
+assert driver.answer("cuCtxSetLimit", 0, 1 << 40) == 0
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+"""
+    outcome = run(world, script, SOFTCUDA_FAULT="cuCtxSetLimit=1")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "limit" in message
+
+
 def test_event_times_while_a_park_waits(world):
     script = """
 start, end = driver.made("cuEventCreate", 0), driver.made("cuEventCreate", 0)

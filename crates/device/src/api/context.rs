@@ -287,8 +287,11 @@ pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
     answer(|| {
         let mut st = lock()?;
         let ctx = st.current()?;
-        st.context(ctx)?.limits[limit_index(limit)?] = value;
-        runtime::backend()?.limit(limit, value)
+        let index = limit_index(limit)?;
+        st.context(ctx)?;
+        runtime::backend()?.limit(limit, value)?;
+        st.context(ctx)?.limits[index] = value;
+        Ok(())
     })
 }
 
