@@ -361,7 +361,7 @@ impl Backend for Engine {
         if let Some(answer) = self.if_claimed(|| self.wait_live(scope, wait))? {
             return answer;
         }
-        if wait && self.regions.over() && !matches!(scope, Scope::Event(_)) {
+        if wait && self.regions.over() {
             return Err(OVER);
         }
         self.owed()?;

@@ -72,6 +72,20 @@ def a_thread_that_ends_takes_its_deadline_with_it():
 
 
 @check
+def waiting_for_an_event_after_the_deadline():
+    event = driver.made("cuEventCreate", 0)
+    region = INTERFACE.begin(0.2)
+    driver.launch(EMPTY)
+    driver.call("cuEventRecord", event, 0)
+    answer = lambda: driver.answer("cuEventSynchronize", event)
+    checks.until(lambda: answer() == OVER, "waits fail", 5)
+    checks.until(shim.parked, "parked")
+    assert answer() == OVER and driver.answer("cuEventQuery", event) == 0
+    INTERFACE.end(region)
+    assert answer() == 0
+
+
+@check
 def what_the_host_may_look_at_does_not_wait():
     """Page-locked memory shows a fill and a stream's write once they are done, whatever kernel came before."""
     flag = driver.made("cuMemHostAlloc", 4096, 0)
