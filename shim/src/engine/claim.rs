@@ -121,7 +121,7 @@ impl Engine {
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
-        set_limits(d, &st).map_err(Failed::at("setting the context's limits"))?;
+        set_limits(d, &st);
         let mut live = locked(&self.live);
         for (va, len) in st.memory.in_use() {
             live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
@@ -237,15 +237,21 @@ fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
     Err(Failed { step, code, remedy })
 }
 
-fn set_limits(d: &Driver, st: &State) -> Res {
-    let Some(c) = st.contexts.get(&st.primary.0) else { return Ok(()) };
+/// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
+fn set_limits(d: &Driver, st: &State) {
+    let Some(c) = st.contexts.get(&st.primary.0) else { return };
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
         if value != usual {
             // SAFETY: plain numbers.
-            ok(unsafe { (d.cuCtxSetLimit)(i as u32, value) })?;
+            if let Err(e) = ok(unsafe { (d.cuCtxSetLimit)(i as u32, value) }) {
+                report::error(&format!(
+                    "the card refuses the limit that cuCtxSetLimit({i}, {value}) set while no GPU was claimed ({}): it has its \
+                     usual one; set a smaller limit",
+                    name(e)
+                ));
+            }
         }
     }
-    Ok(())
 }
 
 /// The app's own handles and mappings.

@@ -318,7 +318,7 @@ impl Engine {
 
     /// Waits for real work, or asks about it.
     pub(super) fn wait_live(&self, scope: Scope, wait: bool) -> Res {
-        if wait && self.regions.is_over() && !matches!(scope, Scope::Event(_)) {
+        if wait && self.regions.is_over() {
             return Err(super::OVER);
         }
         self.sync_live(scope, wait)

@@ -138,10 +138,17 @@ impl Engine {
                 report::error(&e);
                 self.watch.look_again(self);
             }
-        } else if self.regions.is_over() {
-            self.watch.look_again(self);
+        } else {
+            self.earlier_deadline();
         }
         true
+    }
+
+    /// A region ended and others are still open: the watcher may be waiting for a deadline that is gone.
+    fn earlier_deadline(&self) {
+        if self.claimed.load(Ordering::Acquire) {
+            self.watch.look_again(self);
+        }
     }
 
     /// What the process holds, as JSON (keys: include/zerogpu.h).
@@ -227,6 +234,19 @@ impl Engine {
     #[inline]
     fn refuses(&self, op: &Op) -> bool {
         self.regions.is_over() && !matches!(op, Op::Record(_))
+    }
+
+    /// Asks the claimed GPU, inside the gate; None: parked. Waits for a claim or a park in progress.
+    fn if_claimed<T>(&self, ask: impl FnOnce() -> T) -> Res<Option<T>> {
+        loop {
+            if let Some(_pass) = self.gate.enter() {
+                return Ok(Some(ask()));
+            }
+            if !self.claimed.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            self.settle()?;
+        }
     }
 
     /// An error that deferred work left behind, told once.
@@ -340,13 +360,10 @@ impl Backend for Engine {
     }
 
     fn wait(&self, scope: Scope, wait: bool) -> Res {
-        if let Some(_pass) = self.gate.enter() {
-            return self.wait_live(scope, wait);
+        if let Some(answer) = self.if_claimed(|| self.wait_live(scope, wait))? {
+            return answer;
         }
-        if self.claimed.load(Ordering::Acquire) {
-            return self.settle();
-        }
-        if wait && self.regions.over() && !matches!(scope, Scope::Event(_)) {
+        if wait && self.regions.over() {
             return Err(OVER);
         }
         self.owed()?;
@@ -354,8 +371,10 @@ impl Backend for Engine {
     }
 
     fn elapsed(&self, start: usize, end: usize) -> Option<Res<f32>> {
-        let _pass = self.gate.enter()?;
-        self.elapsed_live(start, end)
+        match self.if_claimed(|| self.elapsed_live(start, end)) {
+            Ok(answer) => answer.flatten(),
+            Err(e) => Some(Err(e)),
+        }
     }
 
     fn change(&self, change: Change) -> Res {
@@ -388,13 +407,9 @@ impl Backend for Engine {
     }
 
     fn drain(&self, scope: Scope) -> Res {
-        if let Some(_pass) = self.gate.enter() {
-            return self.sync_live(scope, true);
-        }
-        if self.claimed.load(Ordering::Acquire) {
-            self.settle()
-        } else {
-            host::wait(scope, true)
+        match self.if_claimed(|| self.sync_live(scope, true))? {
+            Some(answer) => answer,
+            None => host::wait(scope, true),
         }
     }
 

@@ -16,6 +16,11 @@ use zerogpu_device::{handle, host};
 /// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
 const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
 
+/// Whether a context that answered this is lost.
+pub(super) fn is_sticky(code: CUresult) -> bool {
+    STICKY.contains(&code.0)
+}
+
 impl Engine {
     /// Parks, if a GPU is claimed. The error is a sentence for the human; the bytes are safe either way.
     pub(super) fn park(&self) -> Result<(), String> {
@@ -37,7 +42,7 @@ impl Engine {
                 zerogpu_trace::counter("bytes on the card", 0);
                 Ok(())
             }
-            Err(code) if STICKY.contains(&code.0) => {
+            Err(code) if is_sticky(code) => {
                 *phase = Phase::Lost(code);
                 self.leave_lost(code);
                 Err(format!(

@@ -61,8 +61,9 @@ impl Record {
     fn is_new(&self, st: &State, p: &Plane) -> bool {
         match st.memory.find(p.at) {
             None => true,
-            // handles mapped elsewhere before may be known by another address
-            Some(Region { kind: RegionKind::Mapped { .. }, .. }) => false,
+            // handles mapped elsewhere before may be known by another address; a variable has its id since it was first
+            // asked for, but kernels of its module know it from the start
+            Some(Region { kind: RegionKind::Mapped { .. } | RegionKind::Global, .. }) => false,
             Some(r) => !self.knows(r),
         }
     }
@@ -128,8 +129,8 @@ impl Record {
 fn own(st: &mut State, op: &Op) -> Option<Owned> {
     match op {
         Op::Launch(l) => own_launch(st, l).map(Owned::Launch),
-        Op::Fill(f) => Some(Owned::Plain(Op::Fill(*f))),
-        Op::Write(v) => Some(Owned::Plain(Op::Write(*v))),
+        Op::Fill(f) if is_device(st, f.dst) => Some(Owned::Plain(Op::Fill(*f))),
+        Op::Write(v) if is_device(st, v.at) => Some(Owned::Plain(Op::Write(*v))),
         Op::Copy(c) => own_copy(st, c),
         _ => None,
     }
@@ -158,9 +159,13 @@ fn own_launch(st: &mut State, l: &Launch) -> Option<OwnedLaunch> {
     Some(OwnedLaunch { func, grid, block, shared, params, attrs: Vec::new(), cooperative })
 }
 
+/// Whether an address is of memory that the host does not see.
+fn is_device(st: &State, at: u64) -> bool {
+    st.memory.find(at).is_some_and(|r| r.is_device())
+}
+
 fn own_copy(st: &State, c: &Copy) -> Option<Owned> {
-    let device = |at| st.memory.find(at).is_some_and(|r| r.is_device());
-    match (device(c.dst.at), device(c.src.at)) {
+    match (is_device(st, c.dst.at), is_device(st, c.src.at)) {
         (true, true) => Some(Owned::Plain(Op::Copy(*c))),
         (true, false) => {
             let span = c.span(&c.src)? as usize;
@@ -181,14 +186,20 @@ impl Engine {
         let (ops, weight) = locked(&self.record).begin();
         let start = zerogpu_device::exec::now();
         // one stream keeps the order of the program, whatever streams it used
-        let outcome = ops.iter().try_for_each(|op| {
-            let op = op.as_op();
+        let mut outcome = Ok(());
+        for op in ops.iter().map(Owned::as_op) {
             if self.is_gone(&op) {
                 report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
-                return Ok(());
+                continue;
             }
-            self.forward_to(CU_STREAM_LEGACY, &op).map_err(|e| (e, Some(op)))
-        });
+            if let Err(e) = self.forward_to(CU_STREAM_LEGACY, &op) {
+                // the app was told that all of it succeeded: one refusal takes nothing else with it
+                outcome = outcome.and(Err((e, Some(op))));
+                if super::park::is_sticky(e) {
+                    break;
+                }
+            }
+        }
         let drained = match self.driver() {
             // SAFETY: the context is current in this thread.
             Ok(d) => zerogpu_below::ok(unsafe { (d.cuCtxSynchronize)() }),

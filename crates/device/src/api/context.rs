@@ -304,7 +304,11 @@ pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
         let mut st = lock()?;
         let ctx = st.current()?;
         let index = limit_index(limit)?;
+<<<<<<< HEAD
         check_limit(index, value)?;
+=======
+        st.context(ctx)?;
+>>>>>>> 8d73bf9e988b7fb5e1dc5c49df328a532e67d2a7
         runtime::backend()?.limit(limit, value)?;
         st.context(ctx)?.limits[index] = value;
         Ok(())

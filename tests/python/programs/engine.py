@@ -1,0 +1,102 @@
+"""What the engine promises in details that no framework makes visible: by the driver API alone, without torch."""
+
+import ctypes
+import threading
+import time
+
+import checks
+import driver
+import shim
+import spaces._shim
+from checks import check
+
+INTERFACE = spaces._shim.find()
+CONTEXT = driver.start()
+MODULE = driver.image()
+EMPTY = driver.made("cuModuleGetFunction", MODULE, b"empty")
+OVER = 702
+
+
+def variable(name, module=MODULE):
+    """A module variable's address and bytes."""
+    address, size = ctypes.c_uint64(), ctypes.c_size_t()
+    driver.call("cuModuleGetGlobal_v2", ctypes.byref(address), ctypes.byref(size), module, name)
+    return address.value, size.value
+
+
+def refused():
+    """Whether launches are."""
+    return driver.answer("cuLaunchKernel", EMPTY, 1, 1, 1, 1, 1, 1, 0, 0, None, None) == OVER
+
+
+def require_parked():
+    checks.until(shim.parked, "parked")
+    shim.require_empty()
+
+
+@check
+def a_variable_of_a_recorded_kernels_module_waits_for_the_kernel():
+    """However late it was asked for: the kernel may use it."""
+    driver.launch(EMPTY)
+    table, size = variable(b"table")
+    before = shim.state()["deferred"]
+    driver.upload(table, bytes(range(size)))
+    assert shim.state()["deferred"] == before + 1
+    assert driver.download(table, size) == bytes(range(size))
+    assert shim.state()["borrows"] == 1
+    require_parked()
+
+
+@check
+def a_deadline_counts_once_the_later_ones_have_ended():
+    for later in (60.0, float("inf")):
+        early = INTERFACE.begin(1.0)
+        late = INTERFACE.begin(later)
+        driver.launch(EMPTY)
+        time.sleep(0.3)  # the watcher has looked, and sleeps until the later one
+        assert INTERFACE.end(late) == 0
+        checks.until(refused, f"the deadline before {later} counts", 5)
+        assert INTERFACE.end(early) == 0
+        require_parked()
+
+
+@check
+def a_thread_that_ends_takes_its_deadline_with_it():
+    early = INTERFACE.begin(1.0)
+    thread = threading.Thread(target=lambda: (INTERFACE.begin(60.0), driver.launch(EMPTY), time.sleep(0.3)))
+    thread.start()
+    thread.join()
+    checks.until(refused, "the deadline counts", 5)
+    assert INTERFACE.end(early) == 0
+    require_parked()
+
+
+@check
+def waiting_for_an_event_after_the_deadline():
+    event = driver.made("cuEventCreate", 0)
+    region = INTERFACE.begin(0.2)
+    driver.launch(EMPTY)
+    driver.call("cuEventRecord", event, 0)
+    answer = lambda: driver.answer("cuEventSynchronize", event)
+    checks.until(lambda: answer() == OVER, "waits fail", 5)
+    checks.until(shim.parked, "parked")
+    assert answer() == OVER and driver.answer("cuEventQuery", event) == 0
+    INTERFACE.end(region)
+    assert answer() == 0
+
+
+@check
+def what_the_host_may_look_at_does_not_wait():
+    """Page-locked memory shows a fill and a stream's write once they are done, whatever kernel came before."""
+    flag = driver.made("cuMemHostAlloc", 4096, 0)
+    ctypes.memset(flag, 0, 4096)
+    for write in (("cuStreamWriteValue32_v2", 0, flag, 7, 0), ("cuMemsetD32_v2", flag, 9, 1)):
+        driver.launch(EMPTY)
+        driver.call(*write)
+        driver.call("cuCtxSynchronize")
+        assert ctypes.c_uint32.from_address(flag).value == write[-2], write
+        assert shim.state()["deferred"] == 0
+        require_parked()
+
+
+checks.main()

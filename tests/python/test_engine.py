@@ -1,0 +1,104 @@
+"""The engine in detail, by the driver API alone; and what becomes of refusals that a program can live with."""
+
+import sys
+
+import pytest
+from world import PROGRAMS, each_check
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def engine(worlds):
+    return worlds("engine").run("engine.py", SOFTCUDA_LAUNCH_US=1000)
+
+
+@each_check("engine.py")
+def test_engine(engine, check):
+    engine.require(check)
+
+
+START = """
+import ctypes, threading, time
+import checks, driver, shim, spaces._shim
+interface = spaces._shim.find()
+context = driver.start()
+empty = driver.made("cuModuleGetFunction", driver.image(), b"empty")
+def launch():
+    return driver.answer("cuLaunchKernel", empty, 1, 1, 1, 1, 1, 1, 0, 0, None, None)
+def limit(n):
+    return driver.made("cuCtxGetLimit", n, kind=ctypes.c_size_t)
+"""
+
+
+def run(world, script, **environment):
+    """A script of driver calls."""
+    return world.run([sys.executable, "-c", START + script], PYTHONPATH=PROGRAMS, timeout=60, **environment)
+
+
+def test_a_replay_goes_on_after_an_error(world):
+    script = """
+old = driver.made("cuMemAlloc_v2", 4096)
+driver.upload(old, b"A" * 16)
+assert launch() == 0
+driver.upload(old, b"B" * 16)
+region = interface.begin(60.0)
+codes = [launch() for _ in range(3)]
+assert codes == [1, 0, 0], codes
+interface.end(region)
+assert driver.download(old, 16) == b"B" * 16
+"""
+    outcome = run(world, script, SOFTCUDA_FAULT="cuLaunchKernel:1=1")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "deferred work failed at kernel empty" in message
+
+
+def test_a_limit_that_the_card_refuses_is_not_kept(world):
+    script = """
+usual = limit(0)
+region = interface.begin(60.0)
+assert launch() == 0 and driver.answer("cuCtxSetLimit", 0, 4096) == 1
+assert limit(0) == usual
+interface.end(region)
+assert limit(0) == usual
+"""
+    run(world, script, SOFTCUDA_FAULT="cuCtxSetLimit=1").require_end()
+
+
+def test_a_limit_that_the_card_refuses_later_stops_no_claim(world):
+    script = """
+assert driver.answer("cuCtxSetLimit", 0, 1 << 40) == 0
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+"""
+    outcome = run(world, script, SOFTCUDA_FAULT="cuCtxSetLimit=1")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "limit" in message
+
+
+def test_event_times_while_a_park_waits(world):
+    script = """
+start, end = driver.made("cuEventCreate", 0), driver.made("cuEventCreate", 0)
+stream = driver.made("cuStreamCreate", 1)
+region = interface.begin(60.0)
+driver.launch(empty, stream)
+driver.call("cuEventRecord", start, stream)
+driver.launch(empty, stream)
+driver.call("cuEventRecord", end, stream)
+driver.call("cuEventSynchronize", end)
+driver.launch(empty, stream)
+told = []
+def ask():
+    driver.call("cuCtxSetCurrent", context)
+    time.sleep(0.2)
+    told.append(driver.made("cuEventElapsedTime", start, end, kind=ctypes.c_float))
+thread = threading.Thread(target=ask)
+thread.start()
+interface.end(region)
+thread.join()
+assert 400 < told[0] < 600, told
+"""
+    run(world, script, SOFTCUDA_LAUNCH_US=500000).require_end()
