@@ -103,7 +103,7 @@ impl Engine {
                 remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" },
             })?;
             check_card(d)?;
-            let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?.base();
+            let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?;
             hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;
         }
@@ -239,7 +239,7 @@ fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
 }
 
 fn set_limits(d: &Driver, st: &State) -> Res {
-    let Some(c) = st.contexts.get(&st.primary.0) else { return Ok(()) };
+    let Some(c) = st.contexts.get(&st.primary(0)?.0) else { return Ok(()) };
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
         if value != usual {
             // SAFETY: plain numbers.

@@ -19,6 +19,7 @@ fn channel_bytes(format: u32) -> Option<u64> {
 /// An array.
 #[derive(Clone, Copy)]
 pub struct Array {
+    ctx: CUcontext,
     desc: CUDA_ARRAY3D_DESCRIPTOR,
     plane: Plane,
 }
@@ -35,14 +36,24 @@ impl State {
         let pitch = pitch.ok_or(CUresult::OUT_OF_MEMORY)?;
         let slice = pitch.checked_mul(desc.Height.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
         let all = slice.checked_mul(desc.Depth.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
-        let at = self.alloc(all, RegionKind::Device, ctx)?;
+        let device = self.device_of(ctx)?;
+        let at = self.alloc(device, all, RegionKind::Device, ctx)?;
         let h = self.handle(Kind::Array)?;
-        self.arrays.insert(h, Array { desc, plane: Plane { at, pitch, slice } });
+        self.arrays.insert(h, Array { ctx, desc, plane: Plane { at, pitch, slice } });
         Ok(CUarray(h))
     }
 
     fn array(&self, array: CUarray) -> Res<Array> {
         self.arrays.get(&array.0).copied().ok_or(CUresult::INVALID_HANDLE)
+    }
+
+    /// Ends the arrays of a context; their memory goes with the rest of it.
+    pub(crate) fn end_arrays_of(&mut self, ctx: CUcontext) {
+        let of: Vec<usize> = self.arrays.iter().filter(|(_, a)| a.ctx == ctx).map(|(&h, _)| h).collect();
+        for h in of {
+            self.arrays.remove(&h);
+            self.end(Kind::Array, h);
+        }
     }
 
     /// Where an array's bytes lie.
@@ -86,6 +97,13 @@ pub unsafe fn cuArray3DGetDescriptor_v2(pArrayDescriptor: *mut CUDA_ARRAY3D_DESC
 
 pub unsafe fn cuArrayDestroy(hArray: CUarray) -> CUresult {
     answer(|| {
+        {
+            let mut st = lock()?;
+            st.current()?;
+            st.array(hArray)?;
+        }
+        // a driver waits for the work that may use the memory
+        runtime::backend()?.drain(runtime::Scope::Context)?;
         let mut st = lock()?;
         let a = st.arrays.remove(&hArray.0).ok_or(CUresult::INVALID_HANDLE)?;
         st.end(Kind::Array, hArray.0);
