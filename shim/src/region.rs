@@ -89,7 +89,7 @@ pub extern "C" fn zerogpu_memory_used() -> u64 {
     let used = || -> zerogpu_abi::Res<u64> {
         let mut st = zerogpu_device::runtime::lock()?;
         let active = st.contexts.values().any(|c| c.active);
-        let (free, total) = st.memory_info()?;
+        let (free, total) = st.memory_info(0)?;
         Ok(if active { total - free } else { 0 })
     };
     contained(|| used().unwrap_or(0)).unwrap_or(0)

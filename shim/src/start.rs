@@ -61,7 +61,8 @@ fn start() {
         let driver_version = driver_version.map_or(NEWEST, |v| v.min(NEWEST));
         let visible = sees_the_card(settings.visible_devices.as_deref(), &profile);
         let layout = Layout { arena: Some(ARENA), window: Some(WINDOW) };
-        let config = Config { profile, vram: profile.total_bytes, driver_version, visible, layout };
+        let (vram, devices) = (profile.total_bytes, u32::from(visible));
+        let config = Config { profile, vram, driver_version, devices, shareable: false, layout };
         api::set_exports(entry::addresses());
         let engine = engine::start(settings, below);
         runtime::install_with(|| (config, engine));

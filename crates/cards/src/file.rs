@@ -1,7 +1,7 @@
 //! The files of cards that this process has open. Each is opened once and never closed (see the crate's page).
 
 use crate::fork::{self, Owned, ThreadLock};
-use crate::layout::{magic, Header, Image, Reading, Table, LENGTH, MAKING};
+use crate::layout::{magic, Header, Image, Reading, Table, LENGTH, MAKING, PIECES};
 use crate::sys;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,6 +21,8 @@ pub(crate) struct CardFile {
     table: Option<&'static Table>,
     /// The slot of this process.
     pub(crate) own: Owned,
+    /// How often this process holds each piece; empty if the cards were opened to look only.
+    pieces: Box<[Owned]>,
     /// Held while a slot is joined or cleared: two threads of a process would share a byte lock.
     pub(crate) slots: ThreadLock,
     next: Option<&'static CardFile>,
@@ -114,6 +116,26 @@ impl CardFile {
         Ok(Image(bytes))
     }
 
+    /// How often this process holds a piece.
+    pub(crate) fn held(&self, row: usize) -> Option<u32> {
+        self.pieces.get(row).and_then(Owned::get)
+    }
+
+    /// Notes how often; 0: not any more. The caller holds `slots`.
+    pub(crate) fn set_held(&self, row: usize, holds: u32) {
+        if let Some(piece) = self.pieces.get(row) {
+            piece.clear();
+            if holds > 0 {
+                piece.set(holds);
+            }
+        }
+    }
+
+    /// Whether this process holds a piece, through whichever descriptor.
+    pub(crate) fn own_piece(&self, row: usize) -> bool {
+        all().filter(|file| file.identity == self.identity).any(|file| file.held(row).is_some())
+    }
+
     /// The slot that this process has in this file, through whichever descriptor it joined.
     pub(crate) fn own_slot(&self) -> Option<usize> {
         all().filter(|file| file.identity == self.identity).find_map(|file| file.own.get()).map(|slot| slot as usize)
@@ -180,8 +202,9 @@ fn keep(file: File, header: Header, table: Option<&'static Table>) -> io::Result
     let meta = file.metadata()?;
     let identity = (meta.dev(), meta.ino());
     let (own, slots) = (Owned::default(), ThreadLock::new());
+    let pieces = (0..table.map_or(0, |_| PIECES)).map(|_| Owned::default()).collect();
     let next = all().next();
-    let kept = Box::leak(Box::new(CardFile { identity, file, header, table, own, slots, next }));
+    let kept = Box::leak(Box::new(CardFile { identity, file, header, table, own, pieces, slots, next }));
     FILES.store(kept, Ordering::Release);
     Ok(kept)
 }

@@ -1,7 +1,8 @@
 //! What stands where in the file.
 //!
 //! Columns of [`SLOTS`] words, each a page long: the header's page, the slots' page (process id and two lock bytes each),
-//! then for each card the columns `asked`, `held` and `contexts`. A column is summed in one pass over a page.
+//! then for each card the columns `asked`, `held` and `contexts`, then the columns of the pieces that processes hold
+//! together. A column is summed in one pass.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -12,12 +13,15 @@ pub const MAX_CARDS: u32 = 16;
 /// The most processes that can use the cards at once.
 pub const SLOTS: usize = 512;
 
+/// The most pieces of memory that can be held together ([`crate::Slot::hold`]).
+pub const PIECES: usize = 8192;
+
 /// The longest name of a card, in bytes.
 pub const NAME_BYTES: usize = 96;
 
 const PAGE: usize = 4096;
 const MAGIC: [u8; 8] = *b"softcuda";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NAME_AT: usize = 32;
 
 /// Length of the file.
@@ -36,6 +40,11 @@ pub(crate) fn edit(slot: usize) -> u64 {
     life(slot) + 1
 }
 
+/// Lock byte of a piece: read by its holders, written by who makes or clears it.
+pub(crate) fn hold(row: usize) -> u64 {
+    (std::mem::offset_of!(Table, shared) + row * 8) as u64
+}
+
 pub(crate) type Column = [AtomicU64; SLOTS];
 
 /// The file as it is mapped.
@@ -46,6 +55,31 @@ pub(crate) struct Table {
     /// Process id of each slot's owner, in its own pid namespace; 0: free and empty.
     pub(crate) pids: Column,
     pub(crate) cards: [Shares; MAX_CARDS as usize],
+    pub(crate) shared: Pieces,
+}
+
+/// The pieces of memory that processes hold together, a word for each.
+#[repr(C)]
+pub(crate) struct Pieces {
+    /// Card and bytes, see [`shared_word`]; 0: the row is free.
+    pub(crate) words: [AtomicU64; PIECES],
+    /// What its holders call it.
+    pub(crate) ids: [AtomicU64; PIECES],
+    /// Slot + 1 of the process that it is shown as; 0: any of its holders.
+    pub(crate) owners: [AtomicU64; PIECES],
+}
+
+/// Bits of a piece's word that hold its bytes; the card stands above.
+const BYTE_BITS: u32 = 56;
+
+/// Card and bytes of a piece as one word. None: there is no such piece.
+pub(crate) fn shared_word(card: u32, bytes: u64) -> Option<u64> {
+    (bytes != 0 && bytes >> BYTE_BITS == 0).then(|| u64::from(card) << BYTE_BITS | bytes)
+}
+
+/// What [`shared_word`] was made of.
+pub(crate) fn shared_of(word: u64) -> (u32, u64) {
+    ((word >> BYTE_BITS) as u32, word & ((1 << BYTE_BITS) - 1))
 }
 
 /// The shares of one card, a word for each slot.
@@ -150,6 +184,16 @@ impl Image {
         self.word(shares_at(card) + 2 * PAGE, slot)
     }
 
+    /// Card, bytes and owner (slot + 1, or 0) of the pieces, by row.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (usize, u32, u64, u64)> + '_ {
+        let at = std::mem::offset_of!(Table, shared);
+        let used = (0..PIECES).map(move |row| (row, self.word(at, row))).filter(|&(_, word)| word != 0);
+        used.map(move |(row, word)| {
+            let (card, bytes) = shared_of(word);
+            (row, card, bytes, self.word(at + 2 * PIECES * 8, row))
+        })
+    }
+
     fn word(&self, column: usize, slot: usize) -> u64 {
         let at = column + slot * 8;
         u64::from_ne_bytes(self.0[at..at + 8].try_into().expect("8 bytes"))
@@ -172,7 +216,8 @@ mod tests {
 
     #[test]
     fn the_table_is_made_of_pages() {
-        assert_eq!(LENGTH, PAGE * (2 + 3 * MAX_CARDS as usize));
+        assert_eq!(LENGTH, PAGE * (2 + 3 * MAX_CARDS as usize) + 3 * 8 * PIECES);
+        assert_eq!(hold(0) as usize, PAGE * (2 + 3 * MAX_CARDS as usize));
         assert_eq!(std::mem::offset_of!(Table, pids), PAGE);
         assert_eq!(shares_at(1), PAGE * 5);
     }
@@ -203,7 +248,7 @@ mod tests {
         assert!(foreign(&[0; 8], 8), "a short file of zeroes is somebody's");
         assert!(foreign(&good, LENGTH as u64 - 1));
         assert!(foreign(&good[..16], 16));
-        for (at, byte) in [(8, 2), (12, 0), (12, 17), (24, 1), (NAME_AT, 0)] {
+        for (at, byte) in [(8, 1), (12, 0), (12, 17), (24, 1), (NAME_AT, 0)] {
             let mut page = good.clone();
             page[at] = byte;
             assert!(foreign(&page, LENGTH as u64), "byte {at}");

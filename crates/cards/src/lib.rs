@@ -10,6 +10,8 @@
 //! - A share is first asked for, then held: [`Slot::take`] adds to `asked`, sums the card, and adds to `held` only if the
 //!   sum fits. So the bytes held never exceed the card, and no process ever waits for another.
 //!
+//! Memory that several processes hold together ([`Slot::hold`]) is kept in rows of its own, by the same rules.
+//!
 //! A forked child owns no slot: a POSIX lock is not inherited. Its [`Slot`] refuses, and it may join anew.
 //!
 //! A POSIX lock has one trap: closing *any* descriptor of the file drops the process's locks on it. Files opened here are
@@ -18,11 +20,12 @@
 mod file;
 mod fork;
 mod layout;
+mod shared;
 mod slot;
 mod snapshot;
 mod sys;
 
-pub use layout::{MAX_CARDS, NAME_BYTES, SLOTS};
+pub use layout::{MAX_CARDS, NAME_BYTES, PIECES, SLOTS};
 pub use slot::{Refused, Slot};
 pub use snapshot::{Card, Process, Snapshot};
 

@@ -2,7 +2,7 @@
 
 use crate::file::CardFile;
 use crate::fork;
-use crate::layout::{edit, life, Column, Shares, Table, SLOTS};
+use crate::layout::{edit, life, shared_of, Column, Shares, Table, PIECES, SLOTS};
 use crate::sys;
 use std::fmt;
 use std::io;
@@ -25,6 +25,8 @@ pub enum Refused {
     NoCard,
     /// More was given back than this process has.
     NotHeld,
+    /// All rows for memory that processes hold together are in use.
+    TooMany,
     /// The file was cut short by someone.
     Cut,
 }
@@ -36,6 +38,9 @@ impl fmt::Display for Refused {
             Refused::Forked => write!(f, "the slot on the software cards belongs to the parent process"),
             Refused::NoCard => write!(f, "there is no such software card"),
             Refused::NotHeld => write!(f, "more was given back to the software card than this process has"),
+            Refused::TooMany => {
+                write!(f, "{PIECES} pieces of memory are shared on the software cards; free one of them")
+            }
             Refused::Cut => write!(f, "the file of software cards was cut short; end its users and remove it"),
         }
     }
@@ -46,9 +51,9 @@ impl std::error::Error for Refused {}
 /// The slot of this process on the cards. Dropping it gives everything back; so does the end of the process, in any way.
 #[derive(Debug)]
 pub struct Slot {
-    file: &'static CardFile,
-    table: &'static Table,
-    index: usize,
+    pub(crate) file: &'static CardFile,
+    pub(crate) table: &'static Table,
+    pub(crate) index: usize,
     generation: u32,
 }
 
@@ -91,20 +96,26 @@ impl Slot {
     /// # Errors
     /// [`Refused`]; nothing was taken then.
     pub fn take(&self, card: u32, bytes: u64) -> Result<(), Refused> {
+        self.ask(card, bytes)?;
+        add(&self.shares(card)?.held[self.index], bytes).ok_or(Refused::NotHeld)?;
+        Ok(())
+    }
+
+    /// Asks for `bytes` of a card: from here on nobody else gets them.
+    pub(crate) fn ask(&self, card: u32, bytes: u64) -> Result<(), Refused> {
         let shares = self.shares(card)?;
         let size = self.file.header.vram;
         let full = |held: u64| Refused::Full { free: size.saturating_sub(held) };
         for attempt in 0..ATTEMPTS {
-            add(&shares.asked[self.index], bytes).ok_or_else(|| full(sum(&shares.held)))?;
-            if sum(&shares.asked) <= size {
-                add(&shares.held[self.index], bytes).ok_or(Refused::NotHeld)?;
+            add(&shares.asked[self.index], bytes).ok_or_else(|| full(self.held(card)))?;
+            if sum(&shares.asked).saturating_add(self.pieces(card)) <= size {
                 return Ok(());
             }
-            subtract(&shares.asked[self.index], bytes).ok_or(Refused::NotHeld)?;
-            if self.sweep(shares) {
+            self.unask(card, bytes)?;
+            if self.sweep(card, shares) {
                 continue;
             }
-            let held = sum(&shares.held);
+            let held = self.held(card);
             if held.checked_add(bytes).is_none_or(|sum| sum > size) {
                 return Err(full(held));
             }
@@ -114,7 +125,23 @@ impl Slot {
             }
             std::thread::yield_now();
         }
-        Err(full(sum(&shares.held)))
+        Err(full(self.held(card)))
+    }
+
+    /// Takes back what was asked for and is not held.
+    pub(crate) fn unask(&self, card: u32, bytes: u64) -> Result<(), Refused> {
+        subtract(&self.shares(card)?.asked[self.index], bytes).map(|_| ()).ok_or(Refused::NotHeld)
+    }
+
+    /// Bytes of a card that are held, by anyone in any way.
+    fn held(&self, card: u32) -> u64 {
+        sum(&self.table.cards[card as usize].held).saturating_add(self.pieces(card))
+    }
+
+    /// Bytes of the pieces on a card.
+    fn pieces(&self, card: u32) -> u64 {
+        let words = self.table.shared.words.iter().map(|word| shared_of(word.load(SeqCst)));
+        words.filter(|&(of, _)| of == card).fold(0, |sum, (_, bytes)| sum.saturating_add(bytes))
     }
 
     /// Gives `bytes` of a card back.
@@ -147,12 +174,12 @@ impl Slot {
     /// [`Refused`].
     pub fn free(&self, card: u32) -> Result<u64, Refused> {
         let shares = self.shares(card)?;
-        self.sweep(shares);
-        Ok(self.file.header.vram.saturating_sub(sum(&shares.held)))
+        self.sweep(card, shares);
+        Ok(self.file.header.vram.saturating_sub(self.held(card)))
     }
 
     /// The columns of a card, if this process may change them.
-    fn shares(&self, card: u32) -> Result<&'static Shares, Refused> {
+    pub(crate) fn shares(&self, card: u32) -> Result<&'static Shares, Refused> {
         if fork::generation() != self.generation {
             return Err(Refused::Forked);
         }
@@ -163,16 +190,16 @@ impl Slot {
         Ok(&self.table.cards[card as usize])
     }
 
-    /// Clears the slots of dead processes that stand in the way on one card. True if there was one.
-    fn sweep(&self, card: &Shares) -> bool {
-        let columns = [&self.table.pids, &card.asked, &card.held, &card.contexts];
+    /// Clears what dead processes left on one card. True if there was something.
+    fn sweep(&self, card: u32, shares: &Shares) -> bool {
+        let columns = [&self.table.pids, &shares.asked, &shares.held, &shares.contexts];
         let used = |index: usize| columns.iter().any(|column| column[index].load(SeqCst) != 0);
         let _threads = self.file.slots.lock();
         let mut freed = false;
         for index in (0..SLOTS).filter(|&index| index != self.index && used(index)) {
             freed |= self.sweep_slot(index);
         }
-        freed
+        freed | self.sweep_pieces(card)
     }
 
     /// Clears one slot if its process is dead. A lock that can't be had or asked for means: not known to be dead.
@@ -196,6 +223,7 @@ impl Drop for Slot {
             return;
         }
         let _threads = self.file.slots.lock();
+        self.let_all_go();
         clear(self.table, self.index);
         self.file.own.clear();
         // If this fails the slot stays taken, empty, until the process ends.
@@ -209,6 +237,9 @@ fn clear(table: &Table, index: usize) {
         for column in [&shares.held, &shares.asked, &shares.contexts] {
             column[index].store(0, SeqCst);
         }
+    }
+    for owner in &table.shared.owners {
+        let _ = owner.compare_exchange(index as u64 + 1, 0, SeqCst, SeqCst);
     }
     table.pids[index].store(0, SeqCst);
 }

@@ -7,7 +7,16 @@ use std::os::fd::AsRawFd;
 
 /// Takes the lock on one byte if no other process has it. Locks of the own process never stand in the way.
 pub(crate) fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
-    match set(file, libc::F_SETLK, libc::F_WRLCK, byte) {
+    granted(set(file, libc::F_SETLK, libc::F_WRLCK, byte))
+}
+
+/// The same together with others who only read; turns this process's own lock on the byte into such a one.
+pub(crate) fn try_lock_shared(file: &File, byte: u64) -> io::Result<bool> {
+    granted(set(file, libc::F_SETLK, libc::F_RDLCK, byte))
+}
+
+fn granted(set: io::Result<()>) -> io::Result<bool> {
+    match set {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),

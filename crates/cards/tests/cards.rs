@@ -209,9 +209,9 @@ proptest! {
 
     #[test]
     fn no_content_of_the_file_crashes_a_reader(
-        spots in prop::collection::vec((0usize..25_000, any::<u64>()), 0..100),
+        spots in prop::collection::vec((0usize..75_000, any::<u64>()), 0..100),
         head in prop::option::of(prop::collection::vec(any::<u8>(), 128)),
-        length in prop::option::of(0u64..250_000),
+        length in prop::option::of(0u64..450_000),
     ) {
         let (_folder, path) = place();
         let cards = Cards::open(&path, 2, 1000, NAME).unwrap();

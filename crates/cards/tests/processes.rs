@@ -12,13 +12,15 @@ use zerogpu_cards::{Cards, Slot, Snapshot};
 
 const SIZE: u64 = 1000;
 const NAME: &str = "card";
+/// The piece of memory that workers hold together.
+const ID: u64 = 42;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|argument| argument == "worker") {
         return worker(Path::new(&arguments[2]));
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 13] = [
         ("the_share_of_a_killed_process_is_free", the_share_of_a_killed_process_is_free),
         ("racing_processes_get_the_whole_card_and_no_more", racing_processes_get_the_whole_card_and_no_more),
         ("a_kill_at_any_instant_leaves_the_cards_whole", a_kill_at_any_instant_leaves_the_cards_whole),
@@ -27,6 +29,9 @@ fn main() {
         ("opening_and_looking_again_keeps_the_share", opening_and_looking_again_keeps_the_share),
         ("one_of_many_makers_wins", one_of_many_makers_wins),
         ("a_stopped_process_holds_up_nobody", a_stopped_process_holds_up_nobody),
+        ("a_piece_counts_once_until_its_last_holder_is_gone", a_piece_counts_once_until_its_last_holder_is_gone),
+        ("a_piece_has_to_fit_like_a_share", a_piece_has_to_fit_like_a_share),
+        ("a_forked_child_holds_no_piece", a_forked_child_holds_no_piece),
         ("slots_run_out_with_an_error_and_come_back", slots_run_out_with_an_error_and_come_back),
         (
             "a_process_of_another_container_is_seen_by_its_id_here",
@@ -66,10 +71,13 @@ fn worker(path: &Path) {
             }
             "take" => show(slot.as_ref().unwrap().take(0, number)),
             "give" => show(slot.as_ref().unwrap().give(0, number)),
+            "hold" => show(slot.as_ref().unwrap().hold(0, number, ID)),
+            "letgo" => show(slot.as_ref().unwrap().let_go(ID)),
             "look" => show(Cards::look(path).and_then(|cards| cards.snapshot())),
             "fork" => in_child(|| {
                 let old = slot.take().unwrap();
                 let mut report = format!("{:?} {:?} {:?}", old.take(0, 1), old.give(0, 1), old.contexts(0, 1));
+                assert!(old.hold(0, 1, ID).is_err() && old.let_go(ID).is_err());
                 drop(old);
                 let joined = Cards::open(path, 1, SIZE, NAME).and_then(|cards| cards.join()).unwrap();
                 report += &format!(" {:?} free {}", joined.take(0, 5), joined.free(0).unwrap());
@@ -133,6 +141,13 @@ fn churn(path: &Path, slot: Slot) -> String {
             slot.contexts(0, 1).unwrap();
             if slot.take(0, bytes).is_ok() {
                 slot.give(0, bytes).unwrap();
+            }
+            // the same few pieces in all processes
+            let (piece, id) = (bytes % 3 * 100 + 100, bytes % 3 + 1);
+            if slot.hold(0, piece, id).is_ok() {
+                assert!(slot.hold(0, piece, id).is_ok(), "what is held can be held again");
+                slot.let_go(id).unwrap();
+                slot.let_go(id).unwrap();
             }
             slot.contexts(0, -1).unwrap();
         }
@@ -339,6 +354,68 @@ fn a_stopped_process_holds_up_nobody() {
         churner.kill();
     }
     assert_eq!(steady.ask("take 1000"), "ok");
+}
+
+fn a_piece_counts_once_until_its_last_holder_is_gone() {
+    let (_folder, path) = place();
+    let (mut one, mut two, mut three) = (Worker::joined(&path), Worker::joined(&path), Worker::joined(&path));
+    let shown = || {
+        let card = look(&path).cards.remove(0);
+        assert_eq!(card.bytes_used, card.processes.iter().map(|process| process.bytes_used).sum::<u64>());
+        card.processes.iter().map(|process| (process.pid, process.bytes_used)).collect::<Vec<_>>()
+    };
+    assert_eq!(two.ask("hold 600"), "ok");
+    assert_eq!(one.ask("hold 600"), "ok");
+    assert_eq!(one.ask("hold 600"), "ok", "twice in one process");
+    assert_eq!(shown(), [(two.child.id(), 600)], "as its maker's");
+    assert_eq!(three.ask("take 401"), "the software card has 400 bytes free");
+    assert_eq!(three.ask("take 400"), "ok");
+    assert_eq!(three.ask("give 400"), "ok");
+    two.kill();
+    assert_eq!(shown(), [(one.child.id(), 600)], "then as who still holds it");
+    assert_eq!(three.ask("take 401"), "the software card has 400 bytes free");
+    let mut four = Worker::joined(&path);
+    assert_eq!(shown(), [(one.child.id(), 600)], "not as who got the dead one's slot");
+    assert_eq!(four.ask("hold 600"), "ok");
+    assert_eq!(one.ask("letgo"), "ok");
+    assert_eq!(one.ask("letgo"), "ok");
+    assert_eq!(one.ask("letgo"), "more was given back to the software card than this process has");
+    assert_eq!(shown(), [(four.child.id(), 600)]);
+    four.kill();
+    assert_eq!(look(&path), Snapshot::idle(1, SIZE, NAME), "seen from outside at once");
+    assert_eq!(three.ask("take 1000"), "ok");
+    assert_eq!(one.ask("hold 600"), "the software card has 0 bytes free", "the id alone keeps nothing");
+    assert_eq!(three.ask("leave"), "ok");
+    assert_eq!(one.ask("hold 1000"), "ok");
+    assert_eq!(one.ask("leave"), "ok");
+    assert_eq!(look(&path), Snapshot::idle(1, SIZE, NAME), "a slot takes its pieces along");
+}
+
+fn a_piece_has_to_fit_like_a_share() {
+    let (_folder, path) = place();
+    let (mut one, mut two) = (Worker::joined(&path), Worker::joined(&path));
+    assert_eq!(one.ask("take 500"), "ok");
+    assert_eq!(two.ask("hold 501"), "the software card has 500 bytes free");
+    assert_eq!(two.ask("hold 500"), "ok");
+    assert_eq!(one.ask("hold 500"), "ok", "a full card has room for what is on it");
+    one.kill();
+    assert_eq!(two.ask("take 501"), "the software card has 500 bytes free");
+    assert_eq!(two.ask("take 500"), "ok");
+    assert_eq!(two.ask("hold 0"), "the software card has 0 bytes free");
+}
+
+fn a_forked_child_holds_no_piece() {
+    let (_folder, path) = place();
+    let mut parent = Worker::joined(&path);
+    assert_eq!(parent.ask("hold 300"), "ok");
+    let child: i32 = parent.ask("child").parse().unwrap();
+    let mut other = Worker::joined(&path);
+    assert_eq!(other.ask("take 701"), "the software card has 700 bytes free");
+    parent.child.kill().unwrap();
+    parent.child.wait().unwrap();
+    // SAFETY: kill(2) with signal 0 asks whether the process is there.
+    assert_eq!(unsafe { libc::kill(child, 0) }, 0, "the child waits for the input that this test still holds");
+    assert_eq!(other.ask("take 1000"), "ok");
 }
 
 fn slots_run_out_with_an_error_and_come_back() {

@@ -300,7 +300,7 @@ mod tests {
             // SAFETY: inside the mapping, nobody else's.
             unsafe { (backing.at(there) as *mut u8).write(99) };
         }
-        run(&Plan::Moves(vec![(to, from.as_ptr() as usize, len as u64)], Some(backing.filler())));
+        run(&Plan::Moves(vec![(to, from.as_ptr() as usize, len as u64)], Some(backing.filler(64 << 20))));
         // SAFETY: the range just written, of this test's own mapping.
         let (before, got) =
             unsafe { (*(backing.at(4096) as *const u8), std::slice::from_raw_parts(to as *const u8, len + 1)) };
@@ -313,14 +313,18 @@ mod tests {
         let from = [7u8; 8192];
         // SAFETY: inside the mapping, nobody else's; the source is 8192 bytes.
         unsafe {
-            assert_eq!(backing.filler().fill(backing.at(0), from.as_ptr() as usize, 8192), 8192);
-            assert_eq!(backing.filler().fill(backing.at(0), from.as_ptr() as usize, 8192), 0, "it is there now");
+            assert_eq!(backing.filler(64 << 20).fill(backing.at(0), from.as_ptr() as usize, 8192), 8192);
             assert_eq!(
-                backing.filler().fill(from.as_ptr() as usize, from.as_ptr() as usize, 8192),
+                backing.filler(64 << 20).fill(backing.at(0), from.as_ptr() as usize, 8192),
+                0,
+                "it is there now"
+            );
+            assert_eq!(
+                backing.filler(64 << 20).fill(from.as_ptr() as usize, from.as_ptr() as usize, 8192),
                 0,
                 "not the backing's"
             );
-            assert_eq!(backing.filler().fill(backing.at(65536), 16, 4096), 0, "the source can't be read");
+            assert_eq!(backing.filler(64 << 20).fill(backing.at(65536), 16, 4096), 0, "the source can't be read");
         }
     }
 

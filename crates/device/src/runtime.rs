@@ -13,6 +13,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_abi::{CUcontext, CUlaunchAttributeValue, CUresult, CUstream, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUresult, CUstream, Res};
 use zerogpu_profile::Profile;
 
 /// What the device looks like, fixed for the life of the process.
@@ -23,8 +24,10 @@ pub struct Config {
     pub vram: u64,
     /// What `cuDriverGetVersion` says.
     pub driver_version: i32,
-    /// Whether the app sees the card (CUDA_VISIBLE_DEVICES).
-    pub visible: bool,
+    /// How many devices the app sees, all alike; 0: `cuInit` finds none.
+    pub devices: u32,
+    /// Whether the app may share physical memory with other processes; if not, handles are made as if it had not asked.
+    pub shareable: bool,
     /// Where addresses come from.
     pub layout: Layout,
 }
@@ -85,8 +88,8 @@ pub trait Backend: Sync {
     fn change(&self, _change: Change) -> Res {
         Ok(())
     }
-    /// A context was made (true) or ended (false); called with the state's lock held.
-    fn context(&self, _made: bool) -> Res {
+    /// A context of a device was made (true) or ended (false); called with the state's lock held.
+    fn context(&self, _device: CUdevice, _made: bool) -> Res {
         Ok(())
     }
     /// An object is about to end; called with the state's lock held, the handle still alive.
@@ -99,8 +102,8 @@ pub trait Backend: Sync {
     fn defers(&self) -> bool {
         false
     }
-    /// Bytes that the card has left for everybody; None: only the quota counts.
-    fn free_bytes(&self) -> Option<u64> {
+    /// Bytes that a device's card has left for everybody; None: only the quota counts.
+    fn free_bytes(&self, _device: CUdevice) -> Option<u64> {
         None
     }
     /// Tells the human something once.
@@ -161,8 +164,8 @@ pub struct State {
     pub graphs: Graphs,
     /// Arrays.
     pub arrays: Map<crate::api::Array>,
-    /// The primary context's handle, from `cuInit` on.
-    pub primary: CUcontext,
+    /// The primary contexts' handles by device, from `cuInit` on.
+    pub(crate) primaries: Vec<CUcontext>,
     next_id: u64,
 }
 
@@ -188,7 +191,7 @@ const FIRST_FREE_ID: u64 = 15;
 pub fn install_with(make: impl FnOnce() -> (Config, &'static dyn Backend)) {
     RUNTIME.get_or_init(|| {
         let (config, backend) = make();
-        let memory = Memory::new(config.layout);
+        let memory = Memory::new(config.layout, config.devices);
         let state = State {
             handles: handle::Allocator::default(),
             memory,
@@ -199,7 +202,7 @@ pub fn install_with(make: impl FnOnce() -> (Config, &'static dyn Backend)) {
             pools: Pools::default(),
             graphs: Graphs::default(),
             arrays: Map::default(),
-            primary: CUcontext::NULL,
+            primaries: Vec::new(),
             next_id: FIRST_FREE_ID,
         };
         Runtime { config, backend, state: Mutex::new(state) }
@@ -261,12 +264,13 @@ fn lock_unready() -> Res<Guard> {
     Ok(r.state.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// `cuInit`: makes the primary context's handle, watches forks.
+/// `cuInit`: makes the primary contexts' handles, watches forks.
 pub fn init() -> Res {
     if PHASE.load(Ordering::Acquire) == FORKED {
         return Err(CUresult::NOT_INITIALIZED);
     }
-    if !config()?.visible {
+    let devices = config()?.devices;
+    if devices == 0 {
         return Err(CUresult::NO_DEVICE);
     }
     if PHASE.load(Ordering::Acquire) == NEW {
@@ -277,7 +281,12 @@ pub fn init() -> Res {
     if PHASE.load(Ordering::Acquire) == READY {
         return Ok(());
     }
+<<<<<<< HEAD
     st.make_primary()?;
+=======
+    st.make_primaries(devices)?;
+    watch_forks();
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
     PHASE.store(READY, Ordering::Release);
     Ok(())
 }

@@ -79,8 +79,13 @@ struct Derived {
     reason: &'static str,
 }
 
+<<<<<<< HEAD
 /// Memory that a virtual card can have: the arena's addresses.
 pub const MOST_BYTES: u64 = 127 << 30;
+=======
+/// CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID.
+const PCI_DEVICE: i32 = 34;
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
 
 impl Profile {
     /// The profile called `key`.
@@ -122,6 +127,17 @@ impl Profile {
         Profile { total_bytes: bytes, ..self }
     }
 
+    /// The card as the `ordinal`-th of several in a machine: with an identity and a place of its own. The first is this one.
+    pub fn numbered(self, ordinal: u32) -> Profile {
+        let own = |mut uuid: [u8; 16]| {
+            uuid[15] ^= ordinal as u8;
+            uuid
+        };
+        let pci = Pci { device: self.pci.device + ordinal as i32, ..self.pci };
+        let mig = self.mig.map(|mig| Mig { gpu_uuid: own(mig.gpu_uuid), ..mig });
+        Profile { uuid: own(self.uuid), pci, mig, ..self }
+    }
+
     /// Bytes that `cuMemGetInfo` counts as used when one idle context is all there is. At most a sixteenth of the
     /// memory, so that a small virtual card is not all overhead.
     pub fn idle_overhead(&self) -> u64 {
@@ -131,6 +147,9 @@ impl Profile {
     /// The value of a `CUdevice_attribute`. `None`: the driver answers CUDA_ERROR_INVALID_VALUE.
     pub fn attribute(&self, number: i32) -> Option<i32> {
         let recorded = recorded_row(number)?;
+        if number == PCI_DEVICE {
+            return Some(self.pci.device);
+        }
         Some(self.derived_row(number).map_or(recorded, |row| row.value))
     }
 

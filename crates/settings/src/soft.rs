@@ -31,6 +31,8 @@ pub struct SoftSettings {
     pub vram: Option<u64>,
     /// Name of the card to look like; `None`: the default profile.
     pub profile: Option<String>,
+    /// Whether fresh shareable memory is filled with a pattern.
+    pub poison: bool,
     /// Bytes a second of a copy engine; `None`: as fast as memory.
     pub copy_rate: Option<u64>,
     /// How long making a context takes.
@@ -60,6 +62,7 @@ impl SoftSettings {
             count: reader.parsed("SOFTCUDA_COUNT", count).unwrap_or(1),
             vram: reader.parsed("SOFTCUDA_VRAM", some_memory),
             profile: reader.text("SOFTCUDA_PROFILE"),
+            poison: reader.parsed("SOFTCUDA_POISON", switch).unwrap_or(false),
             copy_rate: reader.parsed("SOFTCUDA_GBPS", rate).flatten(),
             context_time: reader.parsed("SOFTCUDA_CONTEXT_MS", |text| time(text, 1e-3)).unwrap_or_default(),
             launch_time: reader.parsed("SOFTCUDA_LAUNCH_US", |text| time(text, 1e-6)).unwrap_or_default(),
@@ -92,6 +95,14 @@ fn count(text: &str) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
         Ok(count) if count <= MAX_CARDS => Ok(count),
         _ => Err(format!("'{text}' is not a number of cards; write 0 to {MAX_CARDS}")),
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(format!("'{text}' is neither on nor off; write 0 or 1")),
     }
 }
 

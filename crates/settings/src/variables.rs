@@ -94,6 +94,12 @@ pub const VARIABLES: &[Variable] = &[
         "Which card a software card looks like.",
     ),
     variable(
+        "SOFTCUDA_POISON",
+        "0",
+        "0 or 1",
+        "With 1, fresh shareable physical memory is filled with 0xA5: a driver does not promise zeros, and who counts on them fails.",
+    ),
+    variable(
         "SOFTCUDA_GBPS",
         "0",
         "a number, 0: as fast as memory",

@@ -353,8 +353,8 @@ impl Engine {
         let d = self.driver()?;
         let mut live = locked(&self.live);
         match change {
-            Change::Take { va, len } => live.grow(d, va, len),
-            Change::Give { va, len } => live.shrink(d, va, len),
+            Change::Take { va, len, .. } => live.grow(d, va, len),
+            Change::Give { va, len, .. } => live.shrink(d, va, len),
             Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
@@ -365,6 +365,8 @@ impl Engine {
             Change::Access { va, len, flags } => live.access(d, va, len, flags),
             Change::Pin { at, len, flags } => live.pin(d, at, len, flags),
             Change::Unpin { at, .. } => live.unpin(d, at),
+            // the virtual device shares nothing
+            Change::Share { .. } | Change::Unshare { .. } => Err(CUresult::NOT_SUPPORTED),
         }
     }
 }

@@ -45,6 +45,12 @@ fn subjects(real: Option<PathBuf>) -> Vec<Subject> {
     let mut subjects = vec![
         Subject { name: "softcuda", library: softcuda.clone(), flags: &[], environment: vec![] },
         Subject {
+            name: "softcuda_three_cards",
+            library: softcuda.clone(),
+            flags: &[],
+            environment: vec![("SOFTCUDA_COUNT", "3".into()), ("SOFTCUDA_POISON", "1".into())],
+        },
+        Subject {
             name: "shim_alone",
             library: shim.clone(),
             flags: &["--no-kernels"],
@@ -62,7 +68,13 @@ fn subjects(real: Option<PathBuf>) -> Vec<Subject> {
 }
 
 fn trial(subject: &Subject, topic: &'static Topic) -> Option<Trial> {
-    if subject.name == "real" && topic.scope == Scope::Ours {
+    let runs = match (subject.name, topic.scope) {
+        ("real", Scope::Ours) => false,
+        ("shim_alone" | "shim_over_softcuda", Scope::Cards) => false,
+        ("softcuda_three_cards", scope) => scope == Scope::Cards,
+        _ => true,
+    };
+    if !runs {
         return None;
     }
     let subject = subject.clone();

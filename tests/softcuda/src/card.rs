@@ -1,5 +1,6 @@
 //! The software card: accounts for memory and contexts in the shared file, runs commands on the host, logs launches.
 use crate::log::Log;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use zerogpu_settings::SoftSettings;
 
 /// The version that softcuda is a driver of.
 const DRIVER_VERSION: i32 = 13000;
-/// This process uses the first card; choosing among several is the broker's.
-const CARD: u32 = 0;
+/// What fresh memory holds under SOFTCUDA_POISON: a driver promises no zeros.
+const POISON: u8 = 0xA5;
 
-/// The one card that this process uses.
+/// The cards of the machine, as this process uses them.
 pub struct Card {
     settings: SoftSettings,
     profile: Profile,
@@ -65,7 +66,8 @@ pub fn start() -> &'static Card {
             profile: card.profile,
             vram: card.profile.total_bytes,
             driver_version: DRIVER_VERSION,
-            visible: card.settings.count > 0,
+            devices: card.settings.count,
+            shareable: true,
             layout: Layout { arena: None, window: None },
         };
         (config, card as &dyn Backend)
@@ -118,8 +120,25 @@ impl Card {
 /// What a full or lost card means to the caller.
 fn refused(r: Refused) -> CUresult {
     match r {
-        Refused::Full { .. } => CUresult::OUT_OF_MEMORY,
+        Refused::Full { .. } | Refused::TooMany => CUresult::OUT_OF_MEMORY,
         _ => CUresult::UNKNOWN,
+    }
+}
+
+/// The same in every process that has the file, and no other file's while it lives.
+fn identity(file: RawFd) -> Res<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) writes the struct we pass, and we look at it only if it did.
+    let inode = unsafe { (libc::fstat(file, stat.as_mut_ptr()) == 0).then(|| stat.assume_init().st_ino) };
+    inode.filter(|&inode| inode != 0).ok_or(CUresult::OPERATING_SYSTEM)
+}
+
+/// Fills a fresh file with what no program would take for its own bytes or for zeros.
+fn poison(file: RawFd, len: u64) {
+    let piece = vec![POISON; 1 << 20];
+    for at in (0..len).step_by(piece.len()) {
+        // SAFETY: our own descriptor and buffer. What can't be written stays zero.
+        unsafe { libc::pwrite(file, piece.as_ptr().cast(), piece.len(), at as libc::off_t) };
     }
 }
 
@@ -134,26 +153,34 @@ impl Backend for Card {
 
     fn change(&self, change: Change) -> Res {
         match change {
-            Change::Take { len, .. } | Change::Create { len, host: false, .. } => {
-                self.slot()?.take(CARD, len).map_err(refused)
+            Change::Take { len, device, .. } | Change::Create { len, host: false, device, .. } => {
+                self.slot()?.take(device as u32, len).map_err(refused)
             }
-            Change::Give { len, .. } | Change::Destroy { len, host: false, .. } => {
-                self.slot()?.give(CARD, len).map_err(refused)
+            Change::Give { len, device, .. } | Change::Destroy { len, host: false, device, .. } => {
+                self.slot()?.give(device as u32, len).map_err(refused)
             }
+            Change::Share { file, len, device, imported } => {
+                self.slot()?.hold(device as u32, len, identity(file)?).map_err(refused)?;
+                if !imported && self.settings.poison {
+                    poison(file, len);
+                }
+                Ok(())
+            }
+            Change::Unshare { file, .. } => self.slot()?.let_go(identity(file)?).map_err(refused),
             _ => Ok(()),
         }
     }
 
-    fn context(&self, made: bool) -> Res {
-        self.slot()?.contexts(CARD, if made { 1 } else { -1 }).map_err(refused)?;
+    fn context(&self, device: CUdevice, made: bool) -> Res {
+        self.slot()?.contexts(device as u32, if made { 1 } else { -1 }).map_err(refused)?;
         if made && self.settings.context_time > Duration::ZERO {
             std::thread::sleep(self.settings.context_time);
         }
         Ok(())
     }
 
-    fn free_bytes(&self) -> Option<u64> {
-        self.slot().ok().and_then(|s| s.free(CARD).ok())
+    fn free_bytes(&self, device: CUdevice) -> Option<u64> {
+        self.slot().ok().and_then(|s| s.free(device as u32).ok())
     }
 
     fn complain(&self, message: &str) {

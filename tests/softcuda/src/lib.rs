@@ -4,6 +4,7 @@
 //! copies and memsets on the host; kernel launches are validated and written to a log, never executed: host code that
 //! reads a kernel's result sees what memory held before. Cards are shared with the other processes of the machine
 //! through one file. Settings: docs/environment.md.
+mod api;
 mod card;
 mod entry;
 mod log;

@@ -36,7 +36,8 @@ impl State {
         let pitch = pitch.ok_or(CUresult::OUT_OF_MEMORY)?;
         let slice = pitch.checked_mul(desc.Height.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
         let all = slice.checked_mul(desc.Depth.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
-        let at = self.alloc(all, RegionKind::Device, ctx)?;
+        let device = self.device_of(ctx)?;
+        let at = self.alloc(device, all, RegionKind::Device, ctx)?;
         let h = self.handle(Kind::Array)?;
         self.arrays.insert(h, Array { ctx, desc, plane: Plane { at, pitch, slice } });
         Ok(CUarray(h))

@@ -13,16 +13,21 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> C
     answer(|| {
         wanted(pctx)?;
         the_device(dev)?;
-        out(pctx, lock()?.retain_primary()?)
+        out(pctx, lock()?.retain_primary(dev)?)
     })
 }
 
 pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
+<<<<<<< HEAD
         let primary = lock()?.primary;
         end_work(primary)?;
         let farewells = lock()?.release_primary()?;
+=======
+        end_work()?;
+        let farewells = lock()?.release_primary(dev)?;
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         farewells.run();
         Ok(())
     })
@@ -35,9 +40,14 @@ pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
+<<<<<<< HEAD
         let primary = lock()?.primary;
         end_work(primary)?;
         let farewells = lock()?.reset_primary()?;
+=======
+        end_work()?;
+        let farewells = lock()?.reset_primary(dev)?;
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         farewells.run();
         Ok(())
     })
@@ -54,7 +64,7 @@ pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: u32) -> CUresu
             return Err(CUresult::INVALID_VALUE);
         }
         let mut st = lock()?;
-        let primary = st.primary;
+        let primary = st.primary(dev)?;
         st.contexts.get_mut(&primary.0).ok_or(CUresult::NOT_INITIALIZED)?.flags = flags;
         Ok(())
     })
@@ -70,7 +80,7 @@ pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active:
         wanted(flags)?;
         wanted(active)?;
         let st = lock()?;
-        let c = st.contexts.get(&st.primary.0).ok_or(CUresult::NOT_INITIALIZED)?;
+        let c = st.contexts.get(&st.primary(dev)?.0).ok_or(CUresult::NOT_INITIALIZED)?;
         out(flags, c.flags)?;
         out(active, c.active as i32)
     })
@@ -92,7 +102,7 @@ unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
         if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
             return Err(CUresult::INVALID_VALUE);
         }
-        let ctx = lock()?.create_context(flags)?;
+        let ctx = lock()?.create_context(dev, flags)?;
         thread::push(ctx)?;
         out(pctx, ctx)
     })
@@ -208,10 +218,11 @@ pub unsafe fn cuCtxPopCurrent(pctx: *mut CUcontext) -> CUresult {
 pub unsafe fn cuCtxGetDevice(device: *mut CUdevice) -> CUresult {
     answer(|| {
         wanted(device)?;
-        if thread::current().0 == 0 {
+        let ctx = thread::current();
+        if ctx.0 == 0 {
             return Err(CUresult::INVALID_CONTEXT);
         }
-        out(device, 0)
+        out(device, device_of(ctx)?)
     })
 }
 
@@ -221,8 +232,17 @@ pub unsafe fn cuCtxGetDevice_v2(device: *mut CUdevice, ctx: CUcontext) -> CUresu
     }
     answer(|| {
         usable(ctx)?;
-        out(device, 0)
+        out(device, device_of(ctx)?)
     })
+}
+
+/// The device of a context; no lock where there is only one.
+fn device_of(ctx: CUcontext) -> Res<CUdevice> {
+    if runtime::config()?.devices == 1 {
+        Ok(0)
+    } else {
+        lock()?.device_of(ctx)
+    }
 }
 
 pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> CUresult {

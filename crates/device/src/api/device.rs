@@ -3,7 +3,12 @@ use super::*;
 use crate::runtime::{config, init, lock};
 use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
-use zerogpu_profile::Pci;
+use zerogpu_profile::{Pci, Profile};
+
+/// What the device of an ordinal looks like.
+fn card(dev: CUdevice) -> Res<Profile> {
+    Ok(config()?.profile.numbered(dev as u32))
+}
 
 pub unsafe fn cuInit(flags: u32) -> CUresult {
     code(if flags != 0 { Err(CUresult::INVALID_VALUE) } else { init() })
@@ -17,12 +22,12 @@ pub unsafe fn cuDeviceGet(device: *mut CUdevice, ordinal: i32) -> CUresult {
     answer(|| {
         wanted(device)?;
         the_device(ordinal)?;
-        out(device, 0)
+        out(device, ordinal)
     })
 }
 
 pub unsafe fn cuDeviceGetCount(count: *mut i32) -> CUresult {
-    answer(|| out(count, 1))
+    answer(|| out(count, config()?.devices as i32))
 }
 
 pub unsafe fn cuDeviceGetName(name: *mut c_char, len: i32, dev: CUdevice) -> CUresult {
@@ -43,7 +48,7 @@ pub unsafe fn cuDeviceGetName(name: *mut c_char, len: i32, dev: CUdevice) -> CUr
 pub unsafe fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        out(uuid, CUuuid { bytes: config()?.profile.uuid })
+        out(uuid, CUuuid { bytes: card(dev)?.uuid })
     })
 }
 
@@ -74,7 +79,7 @@ pub unsafe fn cuDeviceGetAttribute(value: *mut i32, attrib: u32, dev: CUdevice) 
     answer(|| {
         wanted(value)?;
         the_device(dev)?;
-        out(value, config()?.profile.attribute(attrib as i32).ok_or(CUresult::INVALID_VALUE)?)
+        out(value, card(dev)?.attribute(attrib as i32).ok_or(CUresult::INVALID_VALUE)?)
     })
 }
 
@@ -115,7 +120,7 @@ pub unsafe fn cuDeviceGetPCIBusId(id: *mut c_char, len: i32, dev: CUdevice) -> C
     answer(|| {
         wanted(id)?;
         the_device(dev)?;
-        let Pci { domain, bus, device } = config()?.profile.pci;
+        let Pci { domain, bus, device } = card(dev)?.pci;
         let s = format!("{domain:04X}:{bus:02X}:{device:02X}.0\0");
         if (len as i64) < s.len() as i64 {
             return Err(CUresult::INVALID_VALUE);
@@ -129,22 +134,23 @@ pub unsafe fn cuDeviceGetByPCIBusId(dev: *mut CUdevice, id: *const c_char) -> CU
     answer(|| {
         wanted(dev)?;
         let asked = text(id)?.to_ascii_uppercase();
-        let Pci { domain, bus, device } = config()?.profile.pci;
-        let forms = [
-            format!("{domain:04X}:{bus:02X}:{device:02X}.0"),
-            format!("{domain:08X}:{bus:02X}:{device:02X}.0"),
-            format!("{domain:04X}:{bus:02X}:{device:02X}"),
-            format!("{bus:02X}:{device:02X}.0"),
-        ];
-        if forms.contains(&asked) {
-            out(dev, 0)
-        } else {
-            Err(CUresult::INVALID_DEVICE)
+        for ordinal in 0..config()?.devices as CUdevice {
+            let Pci { domain, bus, device } = card(ordinal)?.pci;
+            let forms = [
+                format!("{domain:04X}:{bus:02X}:{device:02X}.0"),
+                format!("{domain:08X}:{bus:02X}:{device:02X}.0"),
+                format!("{domain:04X}:{bus:02X}:{device:02X}"),
+                format!("{bus:02X}:{device:02X}.0"),
+            ];
+            if forms.contains(&asked) {
+                return out(dev, ordinal);
+            }
         }
+        Err(CUresult::INVALID_DEVICE)
     })
 }
 
-/// Peer access: one card has no peers.
+/// Peer access: these cards do not reach each other's memory.
 pub unsafe fn cuDeviceCanAccessPeer(can: *mut i32, dev: CUdevice, peer: CUdevice) -> CUresult {
     answer(|| {
         wanted(can)?;
@@ -160,7 +166,10 @@ pub unsafe fn cuDeviceGetP2PAttribute(value: *mut i32, _attrib: u32, src: CUdevi
         the_device(src)?;
         the_device(dst)?;
         // cuda.h: the two devices must differ
-        Err(CUresult::INVALID_DEVICE)
+        if src == dst {
+            return Err(CUresult::INVALID_DEVICE);
+        }
+        out(value, 0)
     })
 }
 
@@ -219,8 +228,9 @@ pub unsafe fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
         wanted(free)?;
         wanted(total)?;
         let mut st = lock()?;
-        st.current()?;
-        let (f, t) = st.memory_info()?;
+        let ctx = st.current()?;
+        let device = st.device_of(ctx)?;
+        let (f, t) = st.memory_info(device)?;
         out(free, f as usize)?;
         out(total, t as usize)
     })
@@ -231,8 +241,9 @@ pub unsafe fn cuMemGetInfo(free: *mut u32, total: *mut u32) -> CUresult {
         wanted(free)?;
         wanted(total)?;
         let mut st = lock()?;
-        st.current()?;
-        let (f, t) = st.memory_info()?;
+        let ctx = st.current()?;
+        let device = st.device_of(ctx)?;
+        let (f, t) = st.memory_info(device)?;
         out(free, u32::try_from(f).unwrap_or(u32::MAX))?;
         out(total, u32::try_from(t).unwrap_or(u32::MAX))
     })

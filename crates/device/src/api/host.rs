@@ -16,8 +16,8 @@ fn allocate(bytes: usize, flags: u32) -> Res<u64> {
     let mut st = lock()?;
     let ctx = st.current()?;
     st.forbid_unsafe()?;
-    let flags = flags | DEVICE_MAP;
-    let at = st.memory.host_alloc(bytes as u64, flags, ctx)?;
+    let (flags, device) = (flags | DEVICE_MAP, st.device_of(ctx)?);
+    let at = st.memory.host_alloc(bytes as u64, flags, device, ctx)?;
     if let Err(e) = backend()?.change(Change::Pin { at, len: bytes as u64, flags: 0 }) {
         st.memory.host_free(at, &mut |_| {})?;
         return Err(e);
@@ -96,8 +96,8 @@ pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytes: usize, flags: u32) -> 
         if flags > 15 {
             return Err(CUresult::INVALID_VALUE);
         }
-        let flags = flags | DEVICE_MAP;
-        st.memory.host_register(p as u64, bytes as u64, flags, ctx)?;
+        let (flags, device) = (flags | DEVICE_MAP, st.device_of(ctx)?);
+        st.memory.host_register(p as u64, bytes as u64, flags, device, ctx)?;
         if let Err(e) = backend()?.change(Change::Pin { at: p as u64, len: bytes as u64, flags }) {
             st.memory.host_unregister(p as u64, &mut |_| {})?;
             return Err(e);

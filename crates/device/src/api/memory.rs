@@ -12,7 +12,8 @@ fn allocate(size: u64) -> Res<u64> {
     let mut st = lock()?;
     let ctx = st.current()?;
     st.forbid_unsafe()?;
-    st.alloc(size, RegionKind::Device, ctx)
+    let device = st.device_of(ctx)?;
+    st.alloc(device, size, RegionKind::Device, ctx)
 }
 
 pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
@@ -81,7 +82,8 @@ pub unsafe fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: 
         let mut st = lock()?;
         let ctx = st.current()?;
         st.forbid_unsafe()?;
-        let at = st.memory.managed_alloc(bytesize as u64, ctx)?;
+        let device = st.device_of(ctx)?;
+        let at = st.memory.managed_alloc(bytesize as u64, device, ctx)?;
         // a claimed GPU reaches it where it is, as page-locked memory
         if let Err(e) = runtime::backend()?.change(Change::Pin { at, len: bytesize as u64, flags: 0 }) {
             st.memory.managed_free(at, &mut |_| {})?;

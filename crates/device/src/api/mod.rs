@@ -109,9 +109,9 @@ unsafe fn text<'a>(s: *const std::ffi::c_char) -> Res<&'a str> {
     std::ffi::CStr::from_ptr(s).to_str().map_err(|_| CUresult::INVALID_VALUE)
 }
 
-/// Fails unless the device ordinal is the virtual card's.
+/// Fails unless there is a device of this ordinal.
 fn the_device(dev: zerogpu_abi::CUdevice) -> Res {
-    if dev == 0 {
+    if u32::try_from(dev).is_ok_and(|dev| runtime::config().is_ok_and(|c| dev < c.devices)) {
         Ok(())
     } else {
         Err(CUresult::INVALID_DEVICE)

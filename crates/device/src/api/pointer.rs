@@ -41,7 +41,7 @@ fn known(r: Region, attr: u32, ptr: u64) -> Res<Option<Answer>> {
         6 => Int(0),
         7 => Word(r.id),
         8 => Int(managed as u32),
-        9 => Int(0),
+        9 => Int(r.device as u32),
         10 => Flag(matches!(r.kind, RegionKind::Device)),
         11 => Word(r.base),
         12 => Word(r.size),

@@ -16,7 +16,11 @@ fn allocate(pool: Option<CUmemoryPool>, size: usize, stream: CUstream) -> Res<u6
     }
     let pool = match pool {
         Some(p) => p,
-        None => st.current_pool()?,
+        None => {
+            let ctx = st.current()?;
+            let device = st.device_of(ctx)?;
+            st.current_pool(device)?
+        }
     };
     st.pool_alloc(pool, size as u64)
 }
@@ -67,7 +71,7 @@ pub unsafe fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevi
     answer(|| {
         wanted(pool_out)?;
         the_device(dev)?;
-        out(pool_out, lock()?.default_pool()?)
+        out(pool_out, lock()?.default_pool(dev)?)
     })
 }
 
@@ -75,21 +79,22 @@ pub unsafe fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) -> CUre
     answer(|| {
         wanted(pool)?;
         the_device(dev)?;
-        out(pool, lock()?.current_pool()?)
+        out(pool, lock()?.current_pool(dev)?)
     })
 }
 
 pub unsafe fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        lock()?.set_current_pool(pool)
+        lock()?.set_current_pool(dev, pool)
     })
 }
 
-unsafe fn of_location(location: *const CUmemLocation) -> Res {
+/// The device of a location.
+unsafe fn of_location(location: *const CUmemLocation) -> Res<CUdevice> {
     let l = input(location)?;
     if l.kind == LOCATION_DEVICE {
-        the_device(l.id)
+        the_device(l.id).map(|()| l.id)
     } else {
         Err(CUresult::NOT_SUPPORTED)
     }
@@ -98,32 +103,32 @@ unsafe fn of_location(location: *const CUmemLocation) -> Res {
 pub unsafe fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, kind: u32) -> CUresult {
     answer(|| {
         wanted(pool_out)?;
-        of_location(location)?;
+        let device = of_location(location)?;
         if kind != 1 {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        out(pool_out, lock()?.default_pool()?)
+        out(pool_out, lock()?.default_pool(device)?)
     })
 }
 
 pub unsafe fn cuMemGetMemPool(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: u32) -> CUresult {
     answer(|| {
         wanted(pool)?;
-        of_location(location)?;
+        let device = of_location(location)?;
         if kind != 1 {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        out(pool, lock()?.current_pool()?)
+        out(pool, lock()?.current_pool(device)?)
     })
 }
 
 pub unsafe fn cuMemSetMemPool(location: *mut CUmemLocation, kind: u32, pool: CUmemoryPool) -> CUresult {
     answer(|| {
-        of_location(location)?;
+        let device = of_location(location)?;
         if kind != 1 {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        lock()?.set_current_pool(pool)
+        lock()?.set_current_pool(device, pool)
     })
 }
 
@@ -138,7 +143,7 @@ pub unsafe fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPo
             return Err(CUresult::NOT_SUPPORTED);
         }
         the_device(p.location.id)?;
-        out(pool, lock()?.create_pool()?)
+        out(pool, lock()?.create_pool(p.location.id)?)
     })
 }
 
@@ -177,18 +182,18 @@ pub unsafe fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) -> CUre
 pub unsafe fn cuMemPoolGetAccess(flags: *mut u32, memPool: CUmemoryPool, location: *mut CUmemLocation) -> CUresult {
     answer(|| {
         wanted(flags)?;
-        lock()?.pool(memPool)?;
-        of_location(location)?;
-        out(flags, 3)
+        let owner = lock()?.pool(memPool)?.device();
+        let device = of_location(location)?;
+        out(flags, if device == owner { 3 } else { 0 })
     })
 }
 
 pub unsafe fn cuMemPoolSetAccess(pool: CUmemoryPool, map: *const CUmemAccessDesc, count: usize) -> CUresult {
     answer(|| {
-        lock()?.pool(pool)?;
+        let owner = lock()?.pool(pool)?.device();
         for d in array(map, count)? {
-            // the owner's access can't be taken away
-            if d.location.kind != LOCATION_DEVICE || d.location.id != 0 || d.flags != 3 {
+            // the owner's access can't be taken away, and the others have none
+            if d.location.kind != LOCATION_DEVICE || d.location.id != owner || d.flags != 3 {
                 return Err(CUresult::INVALID_DEVICE);
             }
         }

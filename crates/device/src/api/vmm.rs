@@ -1,13 +1,15 @@
 //! Virtual memory management: reservations, physical handles, mappings.
 use super::*;
 use crate::handle::Kind;
-use crate::memory::{RegionKind, GRANULE};
+use crate::memory::{RegionKind, SharedFile, GRANULE};
 use crate::runtime::{backend, config, lock};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
 const LOCATION_DEVICE: u32 = 1;
 const PINNED: u32 = 1;
+/// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR.
+const POSIX_FD: u32 = 1;
 
 pub unsafe fn cuMemGetAllocationGranularity(
     granularity: *mut usize,
@@ -71,19 +73,34 @@ pub unsafe fn cuMemCreate(
         }
         let backend = backend()?;
         let mut st = lock()?;
-        let (size, vram) = (size as u64, config()?.vram);
-        if prop.location.kind == LOCATION_DEVICE
-            && size > vram.saturating_sub(st.memory.used() + config()?.profile.idle_overhead())
-        {
+        let (size, config) = (size as u64, config()?);
+        let (on_device, device) = (prop.location.kind == LOCATION_DEVICE, prop.location.id);
+        let used = st.memory.used(device) + config.profile.idle_overhead();
+        if on_device && size > config.vram.saturating_sub(used) {
             return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
         }
         let h = st.handle(Kind::Physical)? as u64;
-        if let Err(e) = st.memory.create(h, size, prop, &mut |c| backend.change(c)) {
+        let told = &mut |c| backend.change(c);
+        let shared = config.shareable && on_device && prop.requestedHandleTypes & POSIX_FD != 0;
+        let made = if shared {
+            shared_file(size, device).and_then(|file| st.memory.create_shared(h, file, prop, false, told))
+        } else {
+            st.memory.create(h, size, prop, told)
+        };
+        if let Err(e) = made {
             st.handles.drop(h as usize);
             return Err(e);
         }
         out(handle, h)
     })
+}
+
+/// A file for a shareable handle.
+fn shared_file(size: u64, device: CUdevice) -> Res<SharedFile> {
+    if size == 0 || size % GRANULE != 0 {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    SharedFile::new(size, device as u32).map_err(|_| CUresult::OUT_OF_MEMORY)
 }
 
 pub unsafe fn cuMemRelease(handle: CUmemGenericAllocationHandle) -> CUresult {
@@ -162,7 +179,10 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
         let backend = backend()?;
         for d in descs {
             match d.location.kind {
-                LOCATION_DEVICE => the_device(d.location.id)?,
+                LOCATION_DEVICE => {
+                    the_device(d.location.id)?;
+                    lock()?.memory.accessible(ptr, d.location.id)?;
+                }
                 // access from the host concerns host memory only
                 2..=4 => continue,
                 _ => return Err(CUresult::INVALID_VALUE),
@@ -181,8 +201,10 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const CUmemLocation, pt
             return Err(CUresult::INVALID_VALUE);
         }
         the_device(l.id)?;
-        match lock()?.memory.find(ptr).map(|r| r.kind) {
-            Some(RegionKind::Mapped { access, .. }) => out(flags, access as u64),
+        let st = lock()?;
+        let allowed = st.memory.accessible(ptr, l.id).is_ok();
+        match st.memory.find(ptr).map(|r| r.kind) {
+            Some(RegionKind::Mapped { access, .. }) => out(flags, if allowed { access as u64 } else { 0 }),
             _ => Err(CUresult::INVALID_VALUE),
         }
     })

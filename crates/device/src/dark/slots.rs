@@ -64,10 +64,7 @@ pub(super) unsafe fn out<T>(to: *mut T, value: T) -> Res {
 /// CUDART\[2\]: the primary context's handle, neither retained nor activated.
 pub(super) unsafe extern "C" fn cudart_primary(to: *mut CUcontext, device: CUdevice) -> CUresult {
     guarded(|| {
-        if device != 0 {
-            return Err(CUresult::INVALID_DEVICE);
-        }
-        let primary = lock()?.primary;
+        let primary = lock()?.primary(device)?;
         // SAFETY: cudart passes a valid pointer.
         unsafe { out(to, primary) }
     })

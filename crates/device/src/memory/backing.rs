@@ -4,7 +4,7 @@
 //! children (their device is gone, and they must not write into the parent's). The file's size is sealed: a broker that maps
 //! it can't be hurt by a shorter one.
 use super::Written;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// A sparse file of `len` bytes and its mapping.
 pub struct Backing {
@@ -92,13 +92,41 @@ impl Backing {
         unsafe { std::ptr::write_bytes(self.at(off) as *mut u8, 0, len as usize) }
     }
 
-    /// What fills ranges without memory.
-    pub fn filler(&self) -> Filler {
-        Filler { fd: self.fd(), base: self.base, len: self.len }
+    /// What fills ranges without memory, of the first `len` bytes.
+    pub fn filler(&self, len: usize) -> Filler {
+        Filler { fd: self.fd(), base: self.base, len: len.min(self.len) }
+    }
+
+    /// Lays a file of `len` bytes over a range: what is read and written there is the file's.
+    pub fn overlay(&self, off: u64, len: u64, file: RawFd) -> std::io::Result<()> {
+        self.lay(off, len, file, 0)
+    }
+
+    /// Ends what [`Backing::overlay`] did.
+    pub fn restore(&self, off: u64, len: u64) -> std::io::Result<()> {
+        self.lay(off, len, self.fd(), off)
+    }
+
+    fn lay(&self, off: u64, len: u64, file: RawFd, from: u64) -> std::io::Result<()> {
+        if off.checked_add(len).is_none_or(|end| end > self.len as u64) {
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let at = self.at(off) as *mut libc::c_void;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        // SAFETY: a range inside our own mapping, whose owner is the caller: nobody uses its bytes now.
+        unsafe {
+            if libc::mmap(at, len as usize, prot, flags | libc::MAP_FIXED, file, from as libc::off_t)
+                == libc::MAP_FAILED
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            libc::madvise(at, len as usize, libc::MADV_DONTFORK);
+        }
+        Ok(())
     }
 
     /// The file, for sharing with a process that copies.
-    pub fn fd(&self) -> std::os::fd::RawFd {
+    pub fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 }
@@ -107,7 +135,7 @@ impl Backing {
 /// nor faulted in, which takes half the time. Valid as long as its backing.
 #[derive(Clone, Copy)]
 pub struct Filler {
-    fd: std::os::fd::RawFd,
+    fd: RawFd,
     base: usize,
     len: usize,
 }

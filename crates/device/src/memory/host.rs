@@ -1,25 +1,25 @@
 //! Page-locked and managed host memory: ordinary memory of the process that the device is told about.
 use super::{backing, Change, Memory, Region, RegionKind};
-use zerogpu_abi::{CUcontext, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 
 const PAGE: u64 = 4096;
 
 impl Memory {
     /// Allocates zeroed page-locked memory.
-    pub fn host_alloc(&mut self, size: u64, flags: u32, ctx: CUcontext) -> Res<u64> {
-        self.host_region(size, RegionKind::Host { flags, registered: false }, ctx)
+    pub fn host_alloc(&mut self, size: u64, flags: u32, device: CUdevice, ctx: CUcontext) -> Res<u64> {
+        self.host_region(size, RegionKind::Host { flags, registered: false }, device, ctx)
     }
 
     /// Allocates managed memory.
-    pub fn managed_alloc(&mut self, size: u64, ctx: CUcontext) -> Res<u64> {
-        self.host_region(size, RegionKind::Managed, ctx)
+    pub fn managed_alloc(&mut self, size: u64, device: CUdevice, ctx: CUcontext) -> Res<u64> {
+        self.host_region(size, RegionKind::Managed, device, ctx)
     }
 
-    fn host_region(&mut self, size: u64, kind: RegionKind, ctx: CUcontext) -> Res<u64> {
+    fn host_region(&mut self, size: u64, kind: RegionKind, device: CUdevice, ctx: CUcontext) -> Res<u64> {
         let len = size.checked_next_multiple_of(PAGE).ok_or(CUresult::OUT_OF_MEMORY)?;
         let base = backing::anonymous(len).map_err(|_| CUresult::OUT_OF_MEMORY)?;
         let id = self.new_id();
-        self.regions.insert(base, Region { base, size, kind, ctx, id });
+        self.regions.insert(base, Region { base, size, kind, device, ctx, id });
         Ok(base)
     }
 
@@ -50,7 +50,7 @@ impl Memory {
     }
 
     /// Page-locks the app's own memory.
-    pub fn host_register(&mut self, at: u64, size: u64, flags: u32, ctx: CUcontext) -> Res {
+    pub fn host_register(&mut self, at: u64, size: u64, flags: u32, device: CUdevice, ctx: CUcontext) -> Res {
         if at == 0 || size == 0 || at.checked_add(size).is_none() {
             return Err(CUresult::INVALID_VALUE);
         }
@@ -59,7 +59,7 @@ impl Memory {
         }
         let id = self.new_id();
         let kind = RegionKind::Host { flags, registered: true };
-        self.regions.insert(at, Region { base: at, size, kind, ctx, id });
+        self.regions.insert(at, Region { base: at, size, kind, device, ctx, id });
         Ok(())
     }
 

@@ -6,22 +6,25 @@ pub mod backing;
 mod heap;
 pub mod host;
 mod ranges;
+mod shared;
 pub mod vmm;
 mod written;
 
 pub use backing::Backing;
 pub use heap::{Heap, GRANULE};
 pub use ranges::Ranges;
+pub use shared::SharedFile;
 pub use written::Written;
 
 use crate::runtime::lacking;
 use std::collections::BTreeMap;
-use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
+use std::os::fd::RawFd;
+use zerogpu_abi::{CUcontext, CUdevice, CUmemoryPool, CUresult, Res};
 
-/// Bytes of device address space in the arena: 128 GiB.
+/// Bytes of device address space that a device has in the arena: 128 GiB.
 pub const ARENA_BYTES: u64 = 128 << 30;
 
-/// The arena's last part, in which variables of modules have their addresses: 1 GiB.
+/// The last part of a device's arena, in which (of the first) variables of modules have their addresses: 1 GiB.
 const GLOBAL_BYTES: u64 = 1 << 30;
 // no card is larger than what can be allocated
 const _: () = assert!(ARENA_BYTES - GLOBAL_BYTES == zerogpu_profile::MOST_BYTES);
@@ -34,6 +37,8 @@ pub struct Region {
     /// Bytes, as asked for.
     pub size: u64,
     pub kind: RegionKind,
+    /// The device whose memory it is, or whose context made it known.
+    pub device: CUdevice,
     /// The context it belongs to; NULL: none (VMM mappings).
     pub ctx: CUcontext,
     /// CU_POINTER_ATTRIBUTE_BUFFER_ID: unique, never used again.
@@ -103,13 +108,17 @@ pub struct Layout {
 #[allow(missing_docs)]
 pub enum Change {
     /// The heap took a range of the arena (whole granules). Refusing it makes the allocation fail.
-    Take { va: u64, len: u64 },
+    Take { va: u64, len: u64, device: CUdevice },
     /// The heap gave a range back.
-    Give { va: u64, len: u64 },
+    Give { va: u64, len: u64, device: CUdevice },
     /// The app made a physical handle (`host`: in host memory, which costs the card nothing).
-    Create { physical: u64, off: u64, len: u64, host: bool },
+    Create { physical: u64, off: u64, len: u64, host: bool, device: CUdevice },
     /// A physical handle's last use ended.
-    Destroy { physical: u64, len: u64, host: bool },
+    Destroy { physical: u64, len: u64, host: bool, device: CUdevice },
+    /// A shareable physical handle was made over a file, new or `imported`. Only where the app may share.
+    Share { file: RawFd, len: u64, device: CUdevice, imported: bool },
+    /// Its last use here ended.
+    Unshare { file: RawFd, device: CUdevice },
     /// The app mapped a handle.
     Map { va: u64, len: u64, physical: u64, offset: u64 },
     /// The app unmapped a range.
@@ -127,7 +136,10 @@ pub struct Memory {
     /// Made at the first allocation.
     backing: Option<Backing>,
     layout: Layout,
-    heap: Option<Heap>,
+    /// Bytes of the arena, and of the backing behind it for physical handles.
+    arena_bytes: u64,
+    /// A heap for each device, side by side in the arena.
+    heaps: Vec<Heap>,
     /// Variables of modules: apart from the rest, since on a card they have addresses of their own.
     globals: Option<Heap>,
     pub(crate) regions: BTreeMap<u64, Region>,
@@ -137,43 +149,68 @@ pub struct Memory {
 
 impl Memory {
     /// Empty memory; costs nothing until the first allocation.
-    pub fn new(layout: Layout) -> Self {
-        let vmm = vmm::Vmm::new(layout.window);
-        Self { backing: None, layout, heap: None, globals: None, regions: BTreeMap::new(), vmm, next_id: 1 }
+    pub fn new(layout: Layout, devices: u32) -> Self {
+        let arena_bytes = ARENA_BYTES * u64::from(devices.max(1));
+        let vmm = vmm::Vmm::new(layout.window, arena_bytes);
+        let (heaps, regions) = (Vec::new(), BTreeMap::new());
+        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, next_id: 1 }
     }
 
+<<<<<<< HEAD
     /// Reserves the arena's addresses (once).
     pub fn arena(&mut self) -> Res<&mut Heap> {
         if self.heap.is_none() {
             let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(lacking("128 GiB of addresses"))?;
+=======
+    /// Reserves the arena's addresses (once); its base.
+    pub fn arena(&mut self) -> Res<u64> {
+        if self.heaps.is_empty() {
+            let base = backing::reserve(self.layout.arena, self.arena_bytes).map_err(|_| CUresult::OUT_OF_MEMORY)?;
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
             let split = ARENA_BYTES - GLOBAL_BYTES;
-            self.heap = Some(Heap::new(base, split));
+            self.heaps =
+                (0..self.arena_bytes).step_by(ARENA_BYTES as usize).map(|at| Heap::new(base + at, split)).collect();
             self.globals = Some(Heap::new(base + split, GLOBAL_BYTES));
         }
-        self.heap.as_mut().ok_or(CUresult::OUT_OF_MEMORY)
+        self.arena_base().ok_or(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// The heap of a device.
+    fn heap(&mut self, device: CUdevice) -> Res<&mut Heap> {
+        self.arena()?;
+        self.heaps.get_mut(device as usize).ok_or(CUresult::INVALID_DEVICE)
+    }
+
+    /// The device whose part of the arena holds an address.
+    fn device_at(&self, at: u64) -> CUdevice {
+        self.arena_base().map_or(0, |base| at.wrapping_sub(base) / ARENA_BYTES) as CUdevice
     }
 
     /// The arena's base, once it is reserved.
     pub fn arena_base(&self) -> Option<u64> {
-        self.heap.as_ref().map(Heap::base)
+        self.heaps.first().map(Heap::base)
     }
 
     /// The ranges of the arena that hold bytes: (address, bytes), whole granules, as they were taken.
     pub fn in_use(&self) -> Vec<(u64, u64)> {
-        self.heap.as_ref().map(Heap::in_use).unwrap_or_default()
+        self.heaps.iter().flat_map(Heap::in_use).collect()
     }
 
-    /// Physical bytes in use on the device.
-    pub fn used(&self) -> u64 {
-        self.heap.as_ref().map_or(0, Heap::used) + self.vmm.used()
+    /// Physical bytes in use on a device.
+    pub fn used(&self, device: CUdevice) -> u64 {
+        self.heaps.get(device as usize).map_or(0, Heap::used) + self.vmm.used(device)
     }
 
     /// The backing.
     pub fn backing(&mut self) -> Res<&Backing> {
         if self.backing.is_none() {
+<<<<<<< HEAD
             let backing =
                 Backing::new(2 * ARENA_BYTES as usize).map_err(lacking("a sparse file of 256 GiB in memory"))?;
             self.backing = Some(backing);
+=======
+            self.backing = Some(Backing::new(2 * self.arena_bytes as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
     }
@@ -187,38 +224,41 @@ impl Memory {
 
     /// What fills device memory that has never been written, once there is a backing.
     pub fn filler(&self) -> Option<backing::Filler> {
-        self.backing.as_ref().map(Backing::filler)
+        // a file that lies over a range behind the arena is not the one that is filled
+        let len = if self.vmm.has_overlays() { self.arena_bytes } else { 2 * self.arena_bytes };
+        self.backing.as_ref().map(|b| b.filler(len as usize))
     }
 
     /// Host address of a byte of the arena.
     pub fn arena_host(&mut self, va: u64) -> Res<usize> {
-        let off = va - self.arena()?.base();
+        let off = va - self.arena()?;
         Ok(self.backing()?.at(off))
     }
 
-    /// Allocates `size` bytes of device memory. `grow` is asked before the heap takes more of the card.
+    /// Allocates `size` bytes of a device's memory. `grow` is asked before the heap takes more of the card.
     pub fn alloc(
         &mut self,
+        device: CUdevice,
         size: u64,
         kind: RegionKind,
         ctx: CUcontext,
         grow: &mut dyn FnMut(Change) -> Res,
     ) -> Res<u64> {
         self.backing()?;
-        let taken = self.arena()?.alloc(size)?;
+        let taken = self.heap(device)?.alloc(size)?;
         if let Some((va, len)) = taken.grown {
-            if let Err(e) = grow(Change::Take { va, len }) {
-                self.arena()?.free(taken.at, size);
+            if let Err(e) = grow(Change::Take { va, len, device }) {
+                self.heap(device)?.free(taken.at, size);
                 return Err(e);
             }
         }
         let id = self.new_id();
-        self.regions.insert(taken.at, Region { base: taken.at, size, kind, ctx, id });
+        self.regions.insert(taken.at, Region { base: taken.at, size, kind, device, ctx, id });
         Ok(taken.at)
     }
 
     /// Allocates a module's variable, zeroed.
-    pub fn alloc_global(&mut self, size: u64, ctx: CUcontext) -> Res<u64> {
+    pub fn alloc_global(&mut self, device: CUdevice, size: u64, ctx: CUcontext) -> Res<u64> {
         self.backing()?;
         self.arena()?;
         let at = self.globals.as_mut().ok_or(CUresult::OUT_OF_MEMORY)?.alloc(size)?.at;
@@ -226,7 +266,7 @@ impl Memory {
         // SAFETY: the backing of the range just taken; small variables share granules that others have used.
         unsafe { std::ptr::write_bytes(host as *mut u8, 0, size as usize) };
         let id = self.new_id();
-        self.regions.insert(at, Region { base: at, size, kind: RegionKind::Global, ctx, id });
+        self.regions.insert(at, Region { base: at, size, kind: RegionKind::Global, device, ctx, id });
         Ok(at)
     }
 
@@ -242,7 +282,7 @@ impl Memory {
             return Err(CUresult::INVALID_VALUE);
         }
         self.regions.remove(&at);
-        let base = self.arena()?.base();
+        let base = self.arena()?;
         if region.kind == RegionKind::Global {
             let gone = self.globals.as_mut().and_then(|g| g.free(at, region.size));
             if let Some((va, len)) = gone {
@@ -250,9 +290,9 @@ impl Memory {
             }
             return Ok(());
         }
-        let heap = self.arena()?;
-        if let Some((va, len)) = heap.free(at, region.size) {
-            shrink(Change::Give { va, len });
+        let device = self.device_at(at);
+        if let Some((va, len)) = self.heap(device)?.free(at, region.size) {
+            shrink(Change::Give { va, len, device });
             self.backing()?.punch(va - base, len);
         }
         Ok(())
@@ -265,7 +305,7 @@ impl Memory {
 
     /// Frees the memory of a hidden allocation.
     pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
-        let region = Region { base: at, size, kind: RegionKind::Device, ctx: CUcontext::NULL, id: 0 };
+        let region = Region { base: at, size, kind: RegionKind::Device, device: 0, ctx: CUcontext::NULL, id: 0 };
         self.regions.insert(at, region);
         self.free(at, shrink)
     }
@@ -287,7 +327,7 @@ impl Memory {
 
     /// Whether an address belongs to the device, mapped or not: the arena, or a reservation of the app.
     pub fn is_device_space(&self, addr: u64) -> bool {
-        self.arena_base().is_some_and(|b| addr.wrapping_sub(b) < ARENA_BYTES) || self.vmm.is_reserved(addr)
+        self.arena_base().is_some_and(|b| addr.wrapping_sub(b) < self.arena_bytes) || self.vmm.is_reserved(addr)
     }
 
     /// Reservations and physical handles.

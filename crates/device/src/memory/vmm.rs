@@ -3,8 +3,9 @@
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, ARENA_BYTES, GRANULE};
 use crate::runtime::lacking;
+use super::{backing, Change, Memory, Ranges, Region, RegionKind, SharedFile, GRANULE};
 use std::collections::{BTreeMap, HashMap};
-use zerogpu_abi::{CUcontext, CUmemAllocationProp, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUresult, Res};
 
 /// Reservations and physical handles.
 pub struct Vmm {
@@ -15,11 +16,13 @@ pub struct Vmm {
     physical: HashMap<u64, Physical>,
     /// Free ranges of the backing behind the arena.
     space: Ranges,
-    used: u64,
+    /// Handles whose files lie over their ranges of the backing.
+    overlays: usize,
+    /// Bytes of the handles made here, by device.
+    used: Vec<u64>,
 }
 
-/// Physical memory that the app made.
-#[derive(Clone, Copy)]
+/// Physical memory that the app made or imported.
 #[allow(missing_docs)]
 pub struct Physical {
     /// Offset in the backing.
@@ -29,6 +32,15 @@ pub struct Physical {
     /// References by `cuMemCreate` and `cuMemRetainAllocationHandle`.
     refs: u32,
     mappings: u32,
+    /// The file of its own that holds the bytes and can be handed to another process.
+    shared: Option<Shared>,
+}
+
+/// What makes a physical handle shareable.
+struct Shared {
+    file: SharedFile,
+    /// Whether it was made elsewhere, or here by another handle: its bytes are counted there.
+    imported: bool,
 }
 
 // SAFETY: `prop` holds a pointer that is only ever handed back as a value.
@@ -38,15 +50,23 @@ unsafe impl Send for Physical {}
 const LOCATION_DEVICE: u32 = 1;
 
 impl Vmm {
-    pub(super) fn new(window: Option<(u64, u64)>) -> Self {
-        let space = Ranges::new(ARENA_BYTES, ARENA_BYTES);
+    pub(super) fn new(window: Option<(u64, u64)>, arena_bytes: u64) -> Self {
+        let space = Ranges::new(arena_bytes, arena_bytes);
         let (reservations, physical) = (BTreeMap::new(), HashMap::new());
-        Self { window, free: None, reservations, physical, space, used: 0 }
+        Self { window, free: None, reservations, physical, space, overlays: 0, used: Vec::new() }
     }
 
-    /// Bytes of physical handles on the device.
-    pub fn used(&self) -> u64 {
-        self.used
+    /// Bytes of physical handles made here on a device.
+    pub fn used(&self, device: CUdevice) -> u64 {
+        self.used.get(device as usize).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, device: CUdevice, change: impl Fn(u64) -> u64) {
+        let at = device as usize;
+        if at >= self.used.len() {
+            self.used.resize(at + 1, 0);
+        }
+        self.used[at] = change(self.used[at]);
     }
 
     /// Whether the app has reserved addresses.
@@ -62,6 +82,17 @@ impl Vmm {
     /// A physical handle's memory.
     pub fn physical(&self, handle: u64) -> Option<&Physical> {
         self.physical.get(&handle)
+    }
+
+    /// Whether any handle's bytes lie elsewhere than in the backing.
+    pub(super) fn has_overlays(&self) -> bool {
+        self.overlays > 0
+    }
+
+    /// The file of a shareable handle that is alive.
+    pub fn shared_file(&self, handle: u64) -> Option<&SharedFile> {
+        let p = self.physical.get(&handle).filter(|p| p.refs > 0)?;
+        p.shared.as_ref().map(|s| &s.file)
     }
 
     /// All physical handles.
@@ -128,14 +159,47 @@ impl Memory {
             return Err(CUresult::INVALID_VALUE);
         }
         self.backing()?;
-        let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
         let host = prop.location.kind != LOCATION_DEVICE;
-        if let Err(e) = told(Change::Create { physical: handle, off, len, host }) {
+        let device = prop.location.id;
+        let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
+        if let Err(e) = told(Change::Create { physical: handle, off, len, host, device }) {
             self.vmm.space.give(off, len);
             return Err(e);
         }
-        self.vmm.used += if host { 0 } else { len };
-        self.vmm.physical.insert(handle, Physical { off, len, prop, refs: 1, mappings: 0 });
+        if !host {
+            self.vmm.count(device, |used| used + len);
+        }
+        self.vmm.physical.insert(handle, Physical { off, len, prop, refs: 1, mappings: 0, shared: None });
+        Ok(())
+    }
+
+    /// Makes a physical handle of a device whose bytes lie in `file`: new memory, or an import of what is there already.
+    pub fn create_shared(
+        &mut self,
+        handle: u64,
+        file: SharedFile,
+        prop: CUmemAllocationProp,
+        imported: bool,
+        told: &mut dyn FnMut(Change) -> Res,
+    ) -> Res {
+        let (len, device) = (file.len(), prop.location.id);
+        self.backing()?;
+        let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
+        if let Err(e) = told(Change::Share { file: file.fd(), len, device, imported }) {
+            self.vmm.space.give(off, len);
+            return Err(e);
+        }
+        if self.backing()?.overlay(off, len, file.fd()).is_err() {
+            self.vmm.space.give(off, len);
+            told(Change::Unshare { file: file.fd(), device })?;
+            return Err(CUresult::OUT_OF_MEMORY);
+        }
+        self.vmm.overlays += 1;
+        if !imported {
+            self.vmm.count(device, |used| used + len);
+        }
+        let shared = Some(Shared { file, imported });
+        self.vmm.physical.insert(handle, Physical { off, len, prop, refs: 1, mappings: 0, shared });
         Ok(())
     }
 
@@ -152,6 +216,7 @@ impl Memory {
         Ok(self.collect(handle, told))
     }
 
+<<<<<<< HEAD
     /// Ends a handle that nothing holds any more. A backend that can't give its memory back yet keeps that to itself: the
     /// app has nothing left to try again with.
     fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> bool {
@@ -168,12 +233,37 @@ impl Memory {
                 true
             }
             _ => false,
+=======
+    fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<bool> {
+        if !self.vmm.physical.get(&handle).is_some_and(|p| p.refs == 0 && p.mappings == 0) {
+            return Ok(false);
+>>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         }
+        let Some(Physical { off, len, prop, shared, .. }) = self.vmm.physical.remove(&handle) else { return Ok(false) };
+        let (device, host) = (prop.location.id, prop.location.kind != LOCATION_DEVICE);
+        match &shared {
+            None => told(Change::Destroy { physical: handle, len, host, device })?,
+            Some(s) => told(Change::Unshare { file: s.file.fd(), device })?,
+        }
+        if !host && !shared.as_ref().is_some_and(|s| s.imported) {
+            self.vmm.count(device, |used| used - len);
+        }
+        if shared.is_none() {
+            self.backing()?.punch(off, len);
+        } else if self.backing()?.restore(off, len).is_ok() {
+            self.vmm.overlays -= 1;
+        } else {
+            // the range stays with the file that lies there: it must not be given to anyone else
+            return Ok(true);
+        }
+        self.vmm.space.give(off, len);
+        Ok(true)
     }
 
     /// Maps a whole handle at `at`, inside a reservation, where nothing is mapped yet.
     pub fn map(&mut self, at: u64, len: u64, offset: u64, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
-        let p = *self.vmm.physical.get(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
+        let p = self.vmm.physical.get(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
+        let (start, device) = (p.off, if p.prop.location.kind == LOCATION_DEVICE { p.prop.location.id } else { 0 });
         let fits = offset.checked_add(len).is_some_and(|end| end <= p.len);
         if len == 0 || (at | len | offset) % GRANULE != 0 || !fits || !self.reserved(at, len) || self.overlaps(at, len)
         {
@@ -181,8 +271,8 @@ impl Memory {
         }
         told(Change::Map { va: at, len, physical: handle, offset })?;
         let id = self.new_id();
-        let kind = RegionKind::Mapped { physical: handle, off: p.off + offset, access: 0 };
-        self.regions.insert(at, Region { base: at, size: len, kind, ctx: CUcontext::NULL, id });
+        let kind = RegionKind::Mapped { physical: handle, off: start + offset, access: 0 };
+        self.regions.insert(at, Region { base: at, size: len, kind, device, ctx: CUcontext::NULL, id });
         if let Some(p) = self.vmm.physical.get_mut(&handle) {
             p.mappings += 1;
         }
@@ -204,6 +294,15 @@ impl Memory {
             }
         }
         Ok(ended)
+    }
+
+    /// Fails if a device can't have access to the mapping that holds an address: these cards do not reach each other.
+    pub fn accessible(&self, at: u64, device: CUdevice) -> Res {
+        let Some(Region { kind: RegionKind::Mapped { physical, .. }, .. }) = self.find(at) else { return Ok(()) };
+        match self.vmm.physical.get(physical).map(|p| &p.prop.location) {
+            Some(l) if l.kind == LOCATION_DEVICE && l.id != device => Err(CUresult::INVALID_DEVICE),
+            _ => Ok(()),
+        }
     }
 
     /// Sets the access of whole mappings.

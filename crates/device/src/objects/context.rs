@@ -5,10 +5,12 @@ use crate::runtime::{backend, config, State};
 use crate::thread;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use zerogpu_abi::{CUcontext, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 
 /// A context.
 pub struct Context {
+    /// The device it is on.
+    pub device: CUdevice,
     /// CU_CTX_* scheduling flags.
     pub flags: u32,
     /// Whether it may be current: a created one always, the primary one while it is retained.
@@ -54,19 +56,36 @@ impl Farewells {
 }
 
 impl State {
-    pub(crate) fn make_primary(&mut self) -> Res {
-        self.primary = self.new_context(1, 7)?;
+    /// The primary contexts, of which device 0's has the ids that a driver gives.
+    pub(crate) fn make_primaries(&mut self, devices: u32) -> Res {
+        for device in self.primaries.len() as CUdevice..devices as CUdevice {
+            let (id, legacy_id) = if device == 0 { (1, 7) } else { (self.new_id(), self.new_id()) };
+            let ctx = self.new_context(device, id, legacy_id)?;
+            self.primaries.push(ctx);
+        }
         Ok(())
     }
 
-    fn new_context(&mut self, id: u64, legacy_id: u64) -> Res<CUcontext> {
+    /// The primary context of a device.
+    pub fn primary(&self, device: CUdevice) -> Res<CUcontext> {
+        let at = usize::try_from(device).map_err(|_| CUresult::INVALID_DEVICE)?;
+        self.primaries.get(at).copied().ok_or(CUresult::INVALID_DEVICE)
+    }
+
+    /// The device of a context.
+    pub fn device_of(&self, ctx: CUcontext) -> Res<CUdevice> {
+        self.contexts.get(&ctx.0).map(|c| c.device).ok_or(CUresult::CONTEXT_IS_DESTROYED)
+    }
+
+    fn new_context(&mut self, device: CUdevice, id: u64, legacy_id: u64) -> Res<CUcontext> {
         let h = self.handle(Kind::Context)?;
         let ctx = CUcontext(h);
         let legacy = self.handle(Kind::Stream)?;
         self.streams.insert(legacy, Stream::new(ctx, StreamKind::Legacy, 0, 0, legacy_id));
         let (per_thread, storage) = (HashMap::new(), HashMap::new());
         let (limits, cache, banks) = (LIMITS, 0, 0);
-        let c = Context { flags: 0, active: false, retained: 0, id, limits, cache, banks, legacy, per_thread, storage };
+        let (flags, active, retained) = (0, false, 0);
+        let c = Context { device, flags, active, retained, id, limits, cache, banks, legacy, per_thread, storage };
         self.contexts.insert(h, c);
         Ok(ctx)
     }
@@ -102,22 +121,22 @@ impl State {
     }
 
     /// Makes a context (inactive contexts of softcuda cost nothing; an active one is on the card).
-    pub fn create_context(&mut self, flags: u32) -> Res<CUcontext> {
-        backend()?.context(true)?;
+    pub fn create_context(&mut self, device: CUdevice, flags: u32) -> Res<CUcontext> {
+        backend()?.context(device, true)?;
         let (id, legacy) = (self.new_id(), self.new_id());
-        let ctx = self.new_context(id, legacy)?;
+        let ctx = self.new_context(device, id, legacy)?;
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
             (c.active, c.flags) = (true, flags);
         }
         Ok(ctx)
     }
 
-    /// Retains the primary context.
-    pub fn retain_primary(&mut self) -> Res<CUcontext> {
-        let ctx = self.primary;
+    /// Retains the primary context of a device.
+    pub fn retain_primary(&mut self, device: CUdevice) -> Res<CUcontext> {
+        let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if !c.active {
-            backend()?.context(true)?;
+            backend()?.context(device, true)?;
             c.active = true;
         }
         c.retained += 1;
@@ -125,23 +144,23 @@ impl State {
     }
 
     /// Releases the primary context; the last release ends everything in it.
-    pub fn release_primary(&mut self) -> Res<Farewells> {
-        let ctx = self.primary;
+    pub fn release_primary(&mut self, device: CUdevice) -> Res<Farewells> {
+        let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if c.retained == 0 {
             return Err(CUresult::INVALID_CONTEXT);
         }
         c.retained -= 1;
         if c.retained == 0 {
-            self.reset_primary()
+            self.reset_primary(device)
         } else {
             Ok(Farewells::default())
         }
     }
 
     /// Ends everything in the primary context; its handle stays.
-    pub fn reset_primary(&mut self) -> Res<Farewells> {
-        let ctx = self.primary;
+    pub fn reset_primary(&mut self, device: CUdevice) -> Res<Farewells> {
+        let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if !c.active {
             return Ok(Farewells::default());
@@ -150,23 +169,23 @@ impl State {
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
             (c.active, c.retained, c.limits) = (false, 0, LIMITS);
         }
-        backend()?.context(false)?;
+        backend()?.context(device, false)?;
         Ok(farewells)
     }
 
     /// Ends a created context.
     pub fn destroy_context(&mut self, ctx: CUcontext) -> Res<Farewells> {
-        if ctx == self.primary || ctx.0 == 0 {
+        if self.primaries.contains(&ctx) || ctx.0 == 0 {
             return Err(CUresult::INVALID_CONTEXT);
         }
-        self.context(ctx)?;
+        let device = self.context(ctx)?.device;
         let farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.remove(&ctx.0) {
             self.streams.remove(&c.legacy);
             self.end(Kind::Stream, c.legacy);
         }
         self.end(Kind::Context, ctx.0);
-        backend()?.context(false)?;
+        backend()?.context(device, false)?;
         Ok(farewells)
     }
 
@@ -214,11 +233,11 @@ impl State {
         }
     }
 
-    /// Bytes free and in all, as `cuMemGetInfo` says.
-    pub fn memory_info(&mut self) -> Res<(u64, u64)> {
+    /// Bytes of a device free and in all, as `cuMemGetInfo` says.
+    pub fn memory_info(&mut self, device: CUdevice) -> Res<(u64, u64)> {
         let config = config()?;
-        let left = config.vram.saturating_sub(self.memory.used());
-        let free = backend()?.free_bytes().map_or(left, |card| card.min(left));
+        let left = config.vram.saturating_sub(self.memory.used(device));
+        let free = backend()?.free_bytes(device).map_or(left, |card| card.min(left));
         let idle = config.profile.idle_overhead().min(free);
         Ok((free - idle, config.vram))
     }

@@ -325,7 +325,8 @@ impl State {
         let global = image.global(name).ok_or(CUresult::NOT_FOUND)?;
         let ctx = self.module(module)?.ctx;
         let size = global.size.max(1);
-        let at = self.memory.alloc_global(size, ctx)?;
+        let device = self.device_of(ctx)?;
+        let at = self.memory.alloc_global(device, size, ctx)?;
         let first = image.initial(global);
         let host = self.memory.segments(at, size)?[0].host;
         // SAFETY: `host` is the backing of the `size` bytes just allocated, and first contents are no longer than that.

@@ -1,13 +1,16 @@
 //! Memory pools of stream-ordered allocation. Allocation and free take effect at the call: every stream order allows it,
 //! since the bytes of an allocation that is still in use by earlier work stay with it until that work is done.
 use crate::handle::Kind;
+use crate::memory::{Change, Region, RegionKind};
 use crate::runtime::Map;
 use crate::runtime::{backend, State};
-use zerogpu_abi::{CUmemoryPool, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUmemoryPool, CUresult, Res};
 
 /// Attributes 1 to 8: three reuse flags, release threshold, reserved and used bytes with their high marks.
 #[derive(Clone)]
 pub struct Pool {
+    /// The device whose memory it gives.
+    device: CUdevice,
     attrs: [u64; 9],
 }
 
@@ -15,10 +18,10 @@ pub struct Pool {
 #[derive(Default)]
 pub struct Pools {
     all: Map<Pool>,
-    /// The device's own pool, made at its first use.
-    default: Option<usize>,
-    /// The pool that `cuMemAllocAsync` uses, when it is not the default one.
-    current: Option<usize>,
+    /// Each device's own pool, made at its first use.
+    default: Map<usize>,
+    /// The pool that `cuMemAllocAsync` uses on a device, when it is not the default one.
+    current: Map<usize>,
 }
 
 const RELEASE_THRESHOLD: usize = 4;
@@ -28,9 +31,14 @@ const USED: usize = 7;
 const USED_HIGH: usize = 8;
 
 impl Pool {
-    fn new() -> Self {
+    fn new(device: CUdevice) -> Self {
         // the three reuse flags are on by default (cuda.h)
-        Self { attrs: [0, 1, 1, 1, 0, 0, 0, 0, 0] }
+        Self { device, attrs: [0, 1, 1, 1, 0, 0, 0, 0, 0] }
+    }
+
+    /// The device whose memory it gives.
+    pub fn device(&self) -> CUdevice {
+        self.device
     }
 
     fn add(&mut self, bytes: u64) {
@@ -54,49 +62,51 @@ impl Pool {
 }
 
 impl State {
-    fn new_pool(&mut self) -> Res<usize> {
+    fn new_pool(&mut self, device: CUdevice) -> Res<usize> {
         let h = self.handle(Kind::Pool)?;
-        self.pools.all.insert(h, Pool::new());
+        self.pools.all.insert(h, Pool::new(device));
         Ok(h)
     }
 
-    /// The device's default pool.
-    pub fn default_pool(&mut self) -> Res<CUmemoryPool> {
-        if self.pools.default.is_none() {
-            self.pools.default = Some(self.new_pool()?);
+    /// A device's default pool.
+    pub fn default_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
+        if let Some(&p) = self.pools.default.get(&(device as usize)) {
+            return Ok(CUmemoryPool(p));
         }
-        self.pools.default.map(CUmemoryPool).ok_or(CUresult::OUT_OF_MEMORY)
+        let p = self.new_pool(device)?;
+        self.pools.default.insert(device as usize, p);
+        Ok(CUmemoryPool(p))
     }
 
-    /// The pool that `cuMemAllocAsync` uses.
-    pub fn current_pool(&mut self) -> Res<CUmemoryPool> {
-        match self.pools.current {
-            Some(p) => Ok(CUmemoryPool(p)),
-            None => self.default_pool(),
+    /// The pool that `cuMemAllocAsync` uses on a device.
+    pub fn current_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
+        match self.pools.current.get(&(device as usize)) {
+            Some(&p) => Ok(CUmemoryPool(p)),
+            None => self.default_pool(device),
         }
     }
 
-    /// Chooses the pool that `cuMemAllocAsync` uses.
-    pub fn set_current_pool(&mut self, pool: CUmemoryPool) -> Res {
-        self.pool(pool)?;
-        self.pools.current = Some(pool.0);
+    /// Chooses the pool that `cuMemAllocAsync` uses on a device.
+    pub fn set_current_pool(&mut self, device: CUdevice, pool: CUmemoryPool) -> Res {
+        if self.pool(pool)?.device != device {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        self.pools.current.insert(device as usize, pool.0);
         Ok(())
     }
 
-    /// Makes a pool.
-    pub fn create_pool(&mut self) -> Res<CUmemoryPool> {
-        self.new_pool().map(CUmemoryPool)
+    /// Makes a pool of a device's memory.
+    pub fn create_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
+        self.new_pool(device).map(CUmemoryPool)
     }
 
     /// Ends a pool that the app made; its allocations live on.
     pub fn destroy_pool(&mut self, pool: CUmemoryPool) -> Res {
-        if self.pools.default == Some(pool.0) {
+        if self.pools.default.values().any(|&p| p == pool.0) {
             return Err(CUresult::INVALID_VALUE);
         }
         self.pools.all.remove(&pool.0).ok_or(CUresult::INVALID_VALUE)?;
-        if self.pools.current == Some(pool.0) {
-            self.pools.current = None;
-        }
+        self.pools.current.retain(|_, p| *p != pool.0);
         self.end(Kind::Pool, pool.0);
         Ok(())
     }
@@ -144,25 +154,25 @@ impl State {
     /// Allocates from a pool.
     pub fn pool_alloc(&mut self, pool: CUmemoryPool, size: u64) -> Res<u64> {
         let ctx = self.current()?;
-        self.pool(pool)?;
-        let at = self.alloc(size, crate::memory::RegionKind::Pool(pool), ctx)?;
+        let device = self.pool(pool)?.device;
+        let at = self.alloc(device, size, RegionKind::Pool(pool), ctx)?;
         self.count_pool(pool, size, true);
         Ok(at)
     }
 
-    /// Allocates device memory within the quota.
-    pub fn alloc(&mut self, size: u64, kind: crate::memory::RegionKind, ctx: zerogpu_abi::CUcontext) -> Res<u64> {
+    /// Allocates a device's memory within the quota.
+    pub fn alloc(&mut self, device: CUdevice, size: u64, kind: RegionKind, ctx: CUcontext) -> Res<u64> {
         let config = crate::runtime::config()?;
-        let room = config.vram.saturating_sub(self.memory.used() + config.profile.idle_overhead());
+        let room = config.vram.saturating_sub(self.memory.used(device) + config.profile.idle_overhead());
         let backend = backend()?;
         let mut grow = |change| match change {
-            crate::memory::Change::Take { len, .. } if len > room => Err(CUresult::OUT_OF_MEMORY),
+            Change::Take { len, .. } if len > room => Err(CUresult::OUT_OF_MEMORY),
             c => backend.change(c),
         };
         if size > config.vram {
             return Err(CUresult::OUT_OF_MEMORY);
         }
-        self.memory.alloc(size, kind, ctx, &mut grow)
+        self.memory.alloc(device, size, kind, ctx, &mut grow)
     }
 
     /// Frees device memory.
@@ -174,7 +184,7 @@ impl State {
             Some(r) if r.base == at && backend.keeps(&r) => self.memory.hide(at)?,
             _ => self.memory.free(at, &mut |c| refused = backend.change(c))?,
         }
-        if let Some(crate::memory::Region { kind: crate::memory::RegionKind::Pool(p), size, .. }) = region {
+        if let Some(Region { kind: RegionKind::Pool(p), size, .. }) = region {
             self.count_pool(p, size, false);
         }
         refused

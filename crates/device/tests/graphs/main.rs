@@ -82,7 +82,8 @@ pub fn session() -> Session {
             vram: profile.total_bytes,
             profile,
             driver_version: 13000,
-            visible: true,
+            devices: 1,
+            shareable: false,
             layout: Layout::default(),
         };
         (config, &Card)

@@ -1,6 +1,7 @@
 //! The topics: each a body of checks that runs in a process of its own.
 mod arrays;
 mod capture;
+mod cards;
 mod contexts;
 mod device;
 mod errors;
@@ -36,6 +37,8 @@ pub use process::register_late_calls;
 pub enum Scope {
     /// On every driver.
     Any,
+    /// Only on drivers that own their cards: not on the virtual device, which has one and shares none of its memory.
+    Cards,
     /// Only on ours: a real driver may dereference what the topic passes.
     Ours,
 }
@@ -56,6 +59,10 @@ const fn any(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic 
 
 const fn ours(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
     Topic { name, scope: Scope::Ours, run }
+}
+
+const fn cards(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
+    Topic { name, scope: Scope::Cards, run }
 }
 
 /// All topics.
@@ -82,6 +89,9 @@ pub const TOPICS: &[Topic] = &[
     any("vmm_expandable_segment", vmm::expandable_segment),
     any("vmm_aliases", vmm::aliases),
     any("vmm_refusals", vmm::refusals),
+    cards("cards_several", cards::several),
+    cards("cards_shared", cards::shared),
+    cards("cards_shared_refusals", cards::shared_refusals),
     any("host_allocated", host_memory::allocated),
     any("host_registered", host_memory::registered),
     any("host_managed", host_memory::managed),

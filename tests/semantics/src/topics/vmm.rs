@@ -5,13 +5,13 @@ use std::ptr::null_mut;
 use zerogpu_abi::*;
 
 const MIB: usize = 1 << 20;
-const PAGE: usize = 2 * MIB;
+pub(super) const PAGE: usize = 2 * MIB;
 const READ_WRITE: u32 = 3;
 /// cuda.h's CUmemLocationType.
-const ON_DEVICE: u32 = 1;
+pub(super) const ON_DEVICE: u32 = 1;
 const ON_NUMA_NODE: u32 = 3;
 
-fn property(kind: u32) -> CUmemAllocationProp {
+pub(super) fn property(kind: u32) -> CUmemAllocationProp {
     CUmemAllocationProp {
         kind: 1,
         requestedHandleTypes: 0,
@@ -36,7 +36,7 @@ pub(super) fn reserve(d: &Driver, size: usize) -> CUdeviceptr {
     address
 }
 
-fn allow(d: &Driver, address: CUdeviceptr, size: usize) -> CUresult {
+pub(super) fn allow(d: &Driver, address: CUdeviceptr, size: usize) -> CUresult {
     let access = CUmemAccessDesc { location: CUmemLocation { kind: ON_DEVICE, id: 0 }, flags: READ_WRITE };
     d.cuMemSetAccess(address, size, &access, 1)
 }
