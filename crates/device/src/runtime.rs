@@ -12,8 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use zerogpu_abi::{CUcontext, CUlaunchAttributeValue, CUresult, CUstream, Res};
-use zerogpu_abi::{CUcontext, CUdevice, CUresult, CUstream, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUlaunchAttributeValue, CUresult, CUstream, Res};
 use zerogpu_profile::Profile;
 
 /// What the device looks like, fixed for the life of the process.
@@ -281,12 +280,7 @@ pub fn init() -> Res {
     if PHASE.load(Ordering::Acquire) == READY {
         return Ok(());
     }
-<<<<<<< HEAD
-    st.make_primary()?;
-=======
     st.make_primaries(devices)?;
-    watch_forks();
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
     PHASE.store(READY, Ordering::Release);
     Ok(())
 }

@@ -79,13 +79,11 @@ struct Derived {
     reason: &'static str,
 }
 
-<<<<<<< HEAD
 /// Memory that a virtual card can have: the arena's addresses.
 pub const MOST_BYTES: u64 = 127 << 30;
-=======
+
 /// CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID.
 const PCI_DEVICE: i32 = 34;
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
 
 impl Profile {
     /// The profile called `key`.

@@ -237,14 +237,9 @@ fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
     Err(Failed { step, code, remedy })
 }
 
-<<<<<<< HEAD
 /// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
 fn set_limits(d: &Driver, st: &State) {
-    let Some(c) = st.contexts.get(&st.primary.0) else { return };
-=======
-fn set_limits(d: &Driver, st: &State) -> Res {
-    let Some(c) = st.contexts.get(&st.primary(0)?.0) else { return Ok(()) };
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
+    let Some(c) = st.primary(0).ok().and_then(|primary| st.contexts.get(&primary.0)) else { return };
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
         if value != usual {
             // SAFETY: plain numbers.

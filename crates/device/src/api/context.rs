@@ -20,14 +20,9 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> C
 pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-<<<<<<< HEAD
-        let primary = lock()?.primary;
+        let primary = lock()?.primary(dev)?;
         end_work(primary)?;
-        let farewells = lock()?.release_primary()?;
-=======
-        end_work()?;
         let farewells = lock()?.release_primary(dev)?;
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         farewells.run();
         Ok(())
     })
@@ -40,14 +35,9 @@ pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-<<<<<<< HEAD
-        let primary = lock()?.primary;
+        let primary = lock()?.primary(dev)?;
         end_work(primary)?;
-        let farewells = lock()?.reset_primary()?;
-=======
-        end_work()?;
         let farewells = lock()?.reset_primary(dev)?;
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
         farewells.run();
         Ok(())
     })
@@ -324,11 +314,8 @@ pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
         let mut st = lock()?;
         let ctx = st.current()?;
         let index = limit_index(limit)?;
-<<<<<<< HEAD
         check_limit(index, value)?;
-=======
         st.context(ctx)?;
->>>>>>> 8d73bf9e988b7fb5e1dc5c49df328a532e67d2a7
         runtime::backend()?.limit(limit, value)?;
         st.context(ctx)?.limits[index] = value;
         Ok(())

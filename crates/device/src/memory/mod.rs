@@ -114,7 +114,7 @@ pub enum Change {
     /// The app made a physical handle (`host`: in host memory, which costs the card nothing).
     Create { physical: u64, off: u64, len: u64, host: bool, device: CUdevice },
     /// A physical handle's last use ended.
-    Destroy { physical: u64, len: u64, host: bool, device: CUdevice },
+    Destroy { physical: u64, off: u64, len: u64, host: bool, device: CUdevice },
     /// A shareable physical handle was made over a file, new or `imported`. Only where the app may share.
     Share { file: RawFd, len: u64, device: CUdevice, imported: bool },
     /// Its last use here ended.
@@ -156,17 +156,11 @@ impl Memory {
         Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, next_id: 1 }
     }
 
-<<<<<<< HEAD
-    /// Reserves the arena's addresses (once).
-    pub fn arena(&mut self) -> Res<&mut Heap> {
-        if self.heap.is_none() {
-            let base = backing::reserve(self.layout.arena, ARENA_BYTES).map_err(lacking("128 GiB of addresses"))?;
-=======
     /// Reserves the arena's addresses (once); its base.
     pub fn arena(&mut self) -> Res<u64> {
         if self.heaps.is_empty() {
-            let base = backing::reserve(self.layout.arena, self.arena_bytes).map_err(|_| CUresult::OUT_OF_MEMORY)?;
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
+            let lacks = lacking("128 GiB of addresses for each card");
+            let base = backing::reserve(self.layout.arena, self.arena_bytes).map_err(lacks)?;
             let split = ARENA_BYTES - GLOBAL_BYTES;
             self.heaps =
                 (0..self.arena_bytes).step_by(ARENA_BYTES as usize).map(|at| Heap::new(base + at, split)).collect();
@@ -204,13 +198,8 @@ impl Memory {
     /// The backing.
     pub fn backing(&mut self) -> Res<&Backing> {
         if self.backing.is_none() {
-<<<<<<< HEAD
-            let backing =
-                Backing::new(2 * ARENA_BYTES as usize).map_err(lacking("a sparse file of 256 GiB in memory"))?;
-            self.backing = Some(backing);
-=======
-            self.backing = Some(Backing::new(2 * self.arena_bytes as usize).map_err(|_| CUresult::OUT_OF_MEMORY)?);
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
+            let lacks = lacking("a sparse file of 256 GiB in memory for each card");
+            self.backing = Some(Backing::new(2 * self.arena_bytes as usize).map_err(lacks)?);
         }
         self.backing.as_ref().ok_or(CUresult::OUT_OF_MEMORY)
     }

@@ -1,7 +1,6 @@
 //! The app's own virtual memory management: reservations, physical handles, mappings, access.
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
-use super::{backing, Change, Memory, Ranges, Region, RegionKind, ARENA_BYTES, GRANULE};
 use crate::runtime::lacking;
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, SharedFile, GRANULE};
 use std::collections::{BTreeMap, HashMap};
@@ -216,48 +215,32 @@ impl Memory {
         Ok(self.collect(handle, told))
     }
 
-<<<<<<< HEAD
-    /// Ends a handle that nothing holds any more. A backend that can't give its memory back yet keeps that to itself: the
-    /// app has nothing left to try again with.
+    /// Ends a handle that nothing holds any more; whether it has ended. A backend that can't give its memory back yet keeps
+    /// that to itself: the app has nothing left to try again with.
     fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> bool {
-        match self.vmm.physical.get(&handle) {
-            Some(&Physical { refs: 0, mappings: 0, off, len, prop }) => {
-                self.vmm.physical.remove(&handle);
-                let host = prop.location.kind != LOCATION_DEVICE;
-                let _kept_below = told(Change::Destroy { physical: handle, len, host });
-                self.vmm.used -= if host { 0 } else { len };
-                self.vmm.space.give(off, len);
-                if let Some(backing) = &self.backing {
-                    backing.punch(off, len);
-                }
-                true
-            }
-            _ => false,
-=======
-    fn collect(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<bool> {
         if !self.vmm.physical.get(&handle).is_some_and(|p| p.refs == 0 && p.mappings == 0) {
-            return Ok(false);
->>>>>>> 7e3e0b50348a93755548a5eb5a2072720a9a1dc0
+            return false;
         }
-        let Some(Physical { off, len, prop, shared, .. }) = self.vmm.physical.remove(&handle) else { return Ok(false) };
+        let Some(Physical { off, len, prop, shared, .. }) = self.vmm.physical.remove(&handle) else { return false };
         let (device, host) = (prop.location.id, prop.location.kind != LOCATION_DEVICE);
-        match &shared {
-            None => told(Change::Destroy { physical: handle, len, host, device })?,
-            Some(s) => told(Change::Unshare { file: s.file.fd(), device })?,
-        }
+        let _kept_below = match &shared {
+            None => told(Change::Destroy { physical: handle, off, len, host, device }),
+            Some(s) => told(Change::Unshare { file: s.file.fd(), device }),
+        };
         if !host && !shared.as_ref().is_some_and(|s| s.imported) {
             self.vmm.count(device, |used| used - len);
         }
+        let Some(backing) = &self.backing else { return true };
         if shared.is_none() {
-            self.backing()?.punch(off, len);
-        } else if self.backing()?.restore(off, len).is_ok() {
+            backing.punch(off, len);
+        } else if backing.restore(off, len).is_ok() {
             self.vmm.overlays -= 1;
         } else {
             // the range stays with the file that lies there: it must not be given to anyone else
-            return Ok(true);
+            return true;
         }
         self.vmm.space.give(off, len);
-        Ok(true)
+        true
     }
 
     /// Maps a whole handle at `at`, inside a reservation, where nothing is mapped yet.
