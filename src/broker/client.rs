@@ -124,6 +124,11 @@ impl Lease {
         Lease { id, card, claim, stage, request: Request::default(), slabs: Vec::new(), tally }
     }
 
+    /// Whether its holder has its memory: bytes may have gone home, and it may go on all the same.
+    pub fn computes(&self) -> bool {
+        matches!(self.stage, Stage::Ready | Stage::Home { .. })
+    }
+
     /// Bytes of its slabs.
     pub fn bytes(&self) -> u64 {
         self.slabs.iter().map(|slab| slab.len).sum()

@@ -32,6 +32,8 @@ const CLIENTS: usize = 16;
 const HELLO: Duration = Duration::from_secs(5);
 /// Messages of one client that are read before others have their turn.
 const TURN: usize = 64;
+/// Packets that are kept for a client that does not read: those of the longest list of slabs fit.
+const KEPT: usize = 1280;
 /// How often places in the queue are told.
 const PLACES: Duration = Duration::from_millis(250);
 /// How long the end waits for bytes that are on their way home.
@@ -226,7 +228,7 @@ impl Daemon {
                 tracing::warn!("a connection could not be watched: {e}");
                 continue;
             }
-            let endpoint = Endpoint::new(socket, Endpoint::QUEUE);
+            let endpoint = Endpoint::new(socket, KEPT);
             let role = Role::New(Instant::now() + HELLO);
             self.clients.insert(token, Client { endpoint, peer, pidfd, role });
         }

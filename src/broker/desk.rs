@@ -229,7 +229,7 @@ impl Daemon {
     fn grow(&mut self, token: usize, number: u64, slab: Range) -> Dropped {
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (id, vram, size) = (space.id, space.vram, space.backing.size());
-        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Ready).ok_or("it grew without a lease")?;
+        let lease = space.lease_mut(number).filter(|l| l.computes()).ok_or("it grew without a lease")?;
         let (lease_id, card) = (lease.id, lease.card);
         if slab.end() > size || !lease.add(slab) {
             return Err("it grew by a slab that overlaps another or lies outside its backing".into());
@@ -258,7 +258,7 @@ impl Daemon {
     fn shrink(&mut self, token: usize, number: u64, slabs: &[Range]) -> Dropped {
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let id = space.id;
-        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Ready).ok_or("it shrank without a lease")?;
+        let lease = space.lease_mut(number).filter(|l| l.computes()).ok_or("it shrank without a lease")?;
         if !slabs.iter().all(|slab| lease.remove(*slab)) {
             return Err("it gave back a slab that it does not have".into());
         }
@@ -273,7 +273,8 @@ impl Daemon {
         let lease = space.lease_mut(number).ok_or("it drained a lease that it does not have")?;
         let (lease_id, card) = (lease.id, lease.card);
         match lease.stage {
-            Stage::Ready => {
+            // again, if the Space could not let go the first time
+            Stage::Ready | Stage::Home { .. } => {
                 lease.stage = Stage::Homing;
                 self.give(card, Job::Home { space: id, backing, lease: lease_id })
             }

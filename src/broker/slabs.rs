@@ -1,4 +1,4 @@
-//! What one Space has on one card: slabs, each with its bytes, its descriptor, and the hashes of what the host copy holds.
+//! What one Space has on one card: slabs, each with its bytes, its descriptor, and what is known of its chunks.
 //!
 //! Every function is called by the card's worker, with the card's context current. What fails leaves nothing half made:
 //! a slab is in the table with right bytes, or its memory is given back.
@@ -17,8 +17,20 @@ struct Slab {
     /// Where the broker sees it.
     va: u64,
     fd: OwnedFd,
-    /// The hash of each chunk of the host copy; None: not known to be what the card holds.
-    hashes: Vec<Option<[u64; 2]>>,
+    chunks: Vec<Chunk>,
+}
+
+/// Two MiB of a slab.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Chunk {
+    /// Whether the card lacks what the host has.
+    stale: bool,
+    /// The hash of the host copy, where it is known.
+    hash: Option<[u64; 2]>,
+}
+
+impl Chunk {
+    const STALE: Chunk = Chunk { stale: true, hash: None };
 }
 
 /// The card, and how its bytes are hashed.
@@ -80,8 +92,8 @@ impl Slabs {
         });
         match made {
             Ok((va, fd)) => {
-                let hashes = vec![None; len.div_ceil(CHUNK as u64) as usize];
-                self.0.insert(range.off, Slab { len, handle, va, fd, hashes });
+                let chunks = vec![Chunk::STALE; len.div_ceil(CHUNK as u64) as usize];
+                self.0.insert(range.off, Slab { len, handle, va, fd, chunks });
                 Ok(())
             }
             Err(e) => physical::release(d, handle).and(Err(e)),
@@ -96,12 +108,12 @@ impl Slabs {
     /// Brings in what the card lacks: new slabs whole, and what the host has written of the others. `dirty` is sorted.
     pub fn fill(&mut self, card: &Card, backing: &Backing, dirty: &[Range]) -> Res<Moved> {
         for range in dirty {
-            self.forget_hashes(*range);
+            self.make_stale(*range);
         }
         let mut trips = Vec::new();
         let mut lacking = Vec::new();
         for (&off, slab) in &self.0 {
-            for (first, count) in runs(&slab.hashes, |hash| hash.is_none()) {
+            for (first, count) in runs(&slab.chunks, |chunk| chunk.stale) {
                 let run = slab.run(off, first, count);
                 trips.push(backing.trip(slab.va + (run.off - off), run));
                 lacking.push((off, first, count));
@@ -109,7 +121,7 @@ impl Slabs {
         }
         let moved = Self::travel(backing, Way::In, &trips)?;
         for (off, first, count) in lacking {
-            self.note_hashes(card, off, first, count)?;
+            self.make_fresh(card, off, first, count)?;
         }
         Ok(Moved { bytes: moved, spared: self.bytes() - moved })
     }
@@ -123,8 +135,8 @@ impl Slabs {
                 Some(hasher) => hasher.hash(card.driver, slab.va, slab.len)?,
                 None => Vec::new(),
             };
-            let same = |i: usize| now.get(i).is_some_and(|hash| slab.hashes[i] == Some(*hash));
-            let changed: Vec<bool> = (0..slab.hashes.len()).map(|i| !same(i)).collect();
+            let same = |i: usize| now.get(i).is_some_and(|hash| slab.chunks[i].hash == Some(*hash));
+            let changed: Vec<bool> = (0..slab.chunks.len()).map(|i| !same(i)).collect();
             for (first, count) in runs(&changed, |changed| *changed) {
                 let run = slab.run(off, first, count);
                 trips.push(backing.trip(slab.va + (run.off - off), run));
@@ -135,7 +147,8 @@ impl Slabs {
         // only now is the host copy what was hashed
         for (off, now) in found {
             if let Some(slab) = self.0.get_mut(&off) {
-                slab.hashes = (0..slab.hashes.len()).map(|i| now.get(i).copied()).collect();
+                let fresh = |i| Chunk { stale: false, hash: now.get(i).copied() };
+                slab.chunks = (0..slab.chunks.len()).map(fresh).collect();
             }
         }
         Ok(Moved { bytes: moved, spared: self.bytes() - moved })
@@ -189,20 +202,24 @@ impl Slabs {
     }
 
     /// What the host has written is not what the card holds.
-    fn forget_hashes(&mut self, range: Range) {
+    fn make_stale(&mut self, range: Range) {
         for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off) {
             let first = range.off.saturating_sub(off) / CHUNK as u64;
             let last = (range.end().min(off + slab.len) - off).div_ceil(CHUNK as u64);
-            slab.hashes[first as usize..last as usize].fill(None);
+            slab.chunks[first as usize..last as usize].fill(Chunk::STALE);
         }
     }
 
-    fn note_hashes(&mut self, card: &Card, off: u64, first: usize, count: usize) -> Res {
-        let (Some(hasher), Some(slab)) = (&card.hasher, self.0.get_mut(&off)) else { return Ok(()) };
+    /// Chunks that have just been brought in.
+    fn make_fresh(&mut self, card: &Card, off: u64, first: usize, count: usize) -> Res {
+        let Some(slab) = self.0.get_mut(&off) else { return Ok(()) };
         let run = slab.run(off, first, count);
-        let hashes = hasher.hash(card.driver, slab.va + (run.off - off), run.len)?;
-        for (place, hash) in slab.hashes[first..first + count].iter_mut().zip(hashes) {
-            *place = Some(hash);
+        let hashes = match &card.hasher {
+            Some(hasher) => hasher.hash(card.driver, slab.va + (run.off - off), run.len)?,
+            None => Vec::new(),
+        };
+        for (i, chunk) in slab.chunks[first..first + count].iter_mut().enumerate() {
+            *chunk = Chunk { stale: false, hash: hashes.get(i).copied() };
         }
         Ok(())
     }

@@ -81,6 +81,10 @@ pub struct Settings {
     pub idle: Duration,
     /// Socket of the node broker; `None`: solo.
     pub socket: Option<PathBuf>,
+    /// How long a claim waits for a card of the broker.
+    pub wait: Duration,
+    /// What the broker calls this program; `None`: its script's name.
+    pub name: Option<String>,
     /// Folder of the libraries.
     pub lib: Option<PathBuf>,
 }
@@ -97,6 +101,8 @@ impl Default for Settings {
             record_limit: 64 << 20,
             idle: Duration::from_millis(200),
             socket: None,
+            wait: Duration::from_secs(60),
+            name: None,
             lib: None,
         }
     }
@@ -124,6 +130,8 @@ impl Settings {
             record_limit: reader.parsed("ZEROGPU_RECORD", parse::size).unwrap_or(default.record_limit),
             idle: reader.parsed("ZEROGPU_IDLE", parse::duration).unwrap_or(default.idle),
             socket: reader.path("ZEROGPU_SOCKET"),
+            wait: reader.parsed("ZEROGPU_WAIT", parse::duration).unwrap_or(default.wait),
+            name: reader.text("ZEROGPU_NAME"),
             lib: reader.path("ZEROGPU_LIB"),
         };
         (settings, reader.complaints)

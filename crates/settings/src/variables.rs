@@ -68,6 +68,18 @@ pub const VARIABLES: &[Variable] = &[
         "Socket of the node broker that lends GPUs.",
     ),
     variable(
+        "ZEROGPU_WAIT",
+        "60s",
+        "a duration, as in 60s or 5min",
+        "How long a claim waits in the broker's queue before it fails.",
+    ),
+    variable(
+        "ZEROGPU_NAME",
+        "the script's name",
+        "up to 64 bytes",
+        "What the broker's status and log call this program.",
+    ),
+    variable(
         "ZEROGPU_LIB",
         "beside the executable",
         "a folder",

@@ -2,7 +2,7 @@
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip.
-use super::live::{Live, DEVICE};
+use super::live::Live;
 use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::{close_window, open_window, READ_WRITE};
@@ -10,14 +10,25 @@ use zerogpu_below::{copy, Driver, Pinning, Trip, Way};
 use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::State;
 
-/// Moves all bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
-pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u64> {
+/// Whose bytes travel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// All.
+    All,
+    /// Those in memory of our own: a broker moves what it has lent.
+    Own,
+}
+
+/// Moves bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
+pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way, whose: Whose) -> Res<u64> {
     let mut trips = Vec::new();
     for (va, len) in st.memory.in_use() {
-        trips.push(Trip { device: va, host: st.memory.arena_host(va)? as u64, len });
+        let host = st.memory.arena_host(va)? as u64;
+        let parts = if whose == Whose::All { vec![(va, len)] } else { live.own_parts(va, len) };
+        trips.extend(parts.into_iter().map(|(at, len)| Trip { device: at, host: host + (at - va), len }));
     }
     let mut windows = Vec::new();
-    let moved = own_memory(live, d, st, &mut trips, &mut windows)
+    let moved = own_memory(live, d, st, whose, &mut trips, &mut windows)
         .and_then(|()| copy(d, way, &trips, Pinning::Transient))
         .map(|copied| copied.bytes);
     // each is closed, also behind one that could not be
@@ -30,7 +41,14 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u
 }
 
 /// The app's physical handles, each once, however often it is mapped.
-fn own_memory(live: &Live, d: &Driver, st: &mut State, trips: &mut Vec<Trip>, windows: &mut Vec<(u64, u64)>) -> Res {
+fn own_memory(
+    live: &Live,
+    d: &Driver,
+    st: &mut State,
+    whose: Whose,
+    trips: &mut Vec<Trip>,
+    windows: &mut Vec<(u64, u64)>,
+) -> Res {
     let whole: HashMap<(u64, u64), u64> = st
         .memory
         .regions()
@@ -42,10 +60,13 @@ fn own_memory(live: &Live, d: &Driver, st: &mut State, trips: &mut Vec<Trip>, wi
     let handles: Vec<_> = st.memory.vmm().handles().map(|(h, p)| (h, p.off, p.len)).collect();
     for (h, off, len) in handles {
         let Some(&(real, _)) = live.physical.get(&h) else { continue };
+        if whose == Whose::Own && live.lent.contains_key(&real) {
+            continue;
+        }
         let va = match whole.get(&(off, len)) {
             Some(&va) => va,
             None => {
-                let va = open_window(d, DEVICE, real, len)?;
+                let va = open_window(d, live.device, real, len)?;
                 windows.push((va, len));
                 va
             }

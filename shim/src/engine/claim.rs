@@ -1,7 +1,11 @@
 //! Claim: from parked to a GPU that holds every byte at its address.
-use super::live::{Live, DEVICE};
-use super::{cargo, locked, Engine, Phase};
+use super::cargo::{self, Whose};
+use super::lender::{Ask, Trouble};
+use super::lent::Wanted;
+use super::live::Live;
+use super::{locked, Engine, Phase};
 use crate::report;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, twice, Driver, Way};
@@ -9,13 +13,17 @@ use zerogpu_device::exec::now;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;
 use zerogpu_device::runtime::{config, lock, State};
+use zerogpu_protocol::{Range, Uuid};
+
+/// Seconds that work outside regions asks for; extended while it lasts.
+const BORROWED: f64 = 10.0;
 
 /// A step of a claim that failed, for the sentence that the human reads.
 struct Failed {
     step: &'static str,
     code: CUresult,
     /// What to do, if something can be done.
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 /// What to do where a driver has no card.
@@ -24,7 +32,16 @@ pub(super) const NO_CARD: &str =
 
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
-        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory" }
+        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory".into() }
+    }
+
+    /// A broker that said no, or is not there.
+    fn by(trouble: Trouble) -> Failed {
+        let step = "asking the broker for a GPU";
+        match trouble {
+            Trouble::Denied(code, text) => Failed { step, code, remedy: text.into() },
+            Trouble::Gone(text) => Failed { step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
+        }
     }
 }
 
@@ -38,7 +55,7 @@ impl Engine {
             Phase::Parked => {}
         }
         let start = now();
-        match self.claim_now() {
+        match self.claim_now(borrowed, why) {
             Ok(bytes) => {
                 *phase = Phase::Claimed { borrowed };
                 let took = now() - start;
@@ -68,26 +85,46 @@ impl Engine {
     }
 
     /// Makes everything live; on failure nothing is left of it. Returns the bytes brought in.
-    fn claim_now(&'static self) -> Result<u64, Failed> {
+    fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
         let none = "open the driver";
-        let d =
-            self.below.driver().map_err(|_| Failed { step: none, code: CUresult::NO_DEVICE, remedy: "see above" })?;
+        let d = self.below.driver().map_err(|_| Failed {
+            step: none,
+            code: CUresult::NO_DEVICE,
+            remedy: "see above".into(),
+        })?;
         self.make_ready(d)?;
-        let mut ctx = CUcontext::NULL;
-        // SAFETY: writes the context.
-        ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, DEVICE) }).map_err(Failed::at("making the context"))?;
-        let claimed = self.bring_in(d, ctx);
-        if claimed.is_err() {
-            self.let_go(d);
-            // SAFETY: retained above.
-            if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)) } {
-                report::error(&format!(
-                    "the context of a failed claim stays on the card ({}); end the program to free it",
-                    name(e)
-                ));
-            }
+        let card = self.lease(borrowed, why)?;
+        let claimed = find_card(d, card).and_then(|device| {
+            check_card(d, device)?;
+            locked(&self.live).device = device;
+            self.bring_in(d, device)
+        });
+        if let Some(lender) = self.lender.as_ref().filter(|_| claimed.is_err()) {
+            lender.released();
         }
         claimed
+    }
+
+    /// Waits for a lease, if there is a broker to ask; its card. The time of the app's calls does not run meanwhile.
+    fn lease(&'static self, borrowed: bool, why: &str) -> Result<Option<Uuid>, Failed> {
+        let Some(lender) = &self.lender else { return Ok(None) };
+        let bytes = {
+            let mut st = lock().map_err(Failed::at("locking"))?;
+            let wanted = Wanted::of(&mut st.memory, &lender.shape()).map_err(Failed::at("listing the memory in use"))?;
+            wanted.bytes()
+        };
+        let seconds = match self.regions.latest_deadline() {
+            _ if borrowed => BORROWED,
+            Some(at) => (at.saturating_sub(now()) as f64 / 1e9).max(0.001),
+            None => f64::INFINITY,
+        };
+        let start = now();
+        self.regions.pause();
+        let leased = lender.claim(&Ask { seconds, bytes, borrowed });
+        self.regions.resume();
+        let (lease, waited) = leased.map_err(Failed::by)?;
+        zerogpu_trace::span(zerogpu_trace::Span::Wait, why, start, start + waited.as_nanos() as u64, 0);
+        Ok(Some(lease.card))
     }
 
     /// The driver's cuInit and the addresses, once.
@@ -99,9 +136,8 @@ impl Engine {
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
                 step: "cuInit of the driver",
                 code,
-                remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" },
+                remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
             })?;
-            check_card(d)?;
             let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?;
             hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;
@@ -112,23 +148,68 @@ impl Engine {
         Ok(())
     }
 
-    /// Physical memory, mappings, bytes, pins.
-    fn bring_in(&'static self, d: &Driver, ctx: CUcontext) -> Result<u64, Failed> {
+    /// The context, and everything in it.
+    fn bring_in(&'static self, d: &Driver, device: CUdevice) -> Result<u64, Failed> {
         let mut st = lock().map_err(Failed::at("locking"))?;
         // copies of other threads that were planned on the host copy: their bytes have to be in it before it is read
         zerogpu_device::exec::settle();
+        let lent = self.list_slabs(&mut st)?;
+        let mut ctx = CUcontext::NULL;
+        // SAFETY: writes the context.
+        ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, device) }).map_err(Failed::at("making the context"))?;
+        let claimed = self.populate(d, &mut st, ctx, lent);
+        drop(st);
+        if claimed.is_err() {
+            self.let_go(d);
+            // SAFETY: retained above.
+            if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(device)) } {
+                report::error(&format!(
+                    "the context of a failed claim stays on the card ({}); end the program to free it",
+                    name(e)
+                ));
+            }
+        }
+        claimed
+    }
+
+    /// Tells the broker what the lease needs, so that it begins while the context is made; None: there is none to ask.
+    fn list_slabs(&self, st: &mut State) -> Result<Option<Wanted>, Failed> {
+        let Some(lender) = &self.lender else { return Ok(None) };
+        let wanted = Wanted::of(&mut st.memory, &lender.shape()).map_err(Failed::at("listing the memory in use"))?;
+        lender.list(&wanted.slabs, &wanted.dirty).map_err(Failed::by)?;
+        Ok(Some(wanted))
+    }
+
+    /// Physical memory, mappings, bytes, pins.
+    fn populate(&'static self, d: &Driver, st: &mut State, ctx: CUcontext, lent: Option<Wanted>) -> Result<u64, Failed> {
         let epoch = self.epoch.load(Ordering::Acquire) + 1;
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
-        set_limits(d, &st);
+        set_limits(d, st);
         let mut live = locked(&self.live);
-        for (va, len) in st.memory.in_use() {
-            live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
-        }
-        map_all(&mut live, d, &st).map_err(Failed::at("mapping the app's own memory"))?;
-        let bytes = cargo::travel(&live, d, &mut st, Way::In).map_err(Failed::at("copying memory to the card"))?;
-        for (at, len, flags) in pinned(&st) {
+        let mapping = Failed::at("mapping the app's own memory");
+        let bytes = match (&self.lender, lent) {
+            (Some(lender), Some(wanted)) => {
+                live.lent_by(Some(lender));
+                let fds = lender.descriptors(wanted.slabs.len()).map_err(Failed::by)?;
+                let placed = live.place_lent(d, &mut st.memory, &wanted.slabs, &fds);
+                placed.map_err(Failed::at("mapping the broker's memory"))?;
+                map_all(&mut live, d, st).map_err(mapping)?;
+                let (copied, warm) = lender.ready().map_err(Failed::by)?;
+                wanted.are_equal(&mut st.memory).map_err(Failed::at("reading the arena"))?;
+                report::explain(&format!("the broker copied {copied} bytes to the card; {warm} were there"));
+                wanted.bytes()
+            }
+            _ => {
+                for (va, len) in st.memory.in_use() {
+                    live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
+                }
+                map_all(&mut live, d, st).map_err(mapping)?;
+                cargo::travel(&live, d, st, Way::In, Whose::All).map_err(Failed::at("copying memory to the card"))?
+            }
+        };
+        for (at, len, flags) in pinned(st) {
             live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
         live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
@@ -190,13 +271,39 @@ pub(super) fn name(code: CUresult) -> String {
     }
 }
 
+/// The ordinal of the card that a lease is for; without a lease, the driver's first card.
+fn find_card(d: &Driver, wanted: Option<Uuid>) -> Result<CUdevice, Failed> {
+    let Some(wanted) = wanted else { return Ok(0) };
+    let mut count = 0;
+    // SAFETY: writes one integer.
+    ok(unsafe { (d.cuDeviceGetCount)(&mut count) }).map_err(Failed::at("counting the cards"))?;
+    for ordinal in 0..count {
+        let (mut device, mut uuid) = (0, CUuuid { bytes: [0; 16] });
+        // SAFETY: both write what they are asked for.
+        let asked = unsafe {
+            ok((d.cuDeviceGet)(&mut device, ordinal)).and_then(|()| ok((d.cuDeviceGetUuid_v2)(&mut uuid, device)))
+        };
+        asked.map_err(Failed::at("looking at the cards"))?;
+        if uuid.bytes == wanted {
+            return Ok(device);
+        }
+    }
+    Err(Failed {
+        step: "finding the card of the lease",
+        code: CUresult::NO_DEVICE,
+        remedy: "this process does not see the broker's card: give it the same devices (and, for software cards, the same \
+                 SOFTCUDA settings) as the broker"
+            .into(),
+    })
+}
+
 /// A card of another architecture than the one that the app was shown would run other code than it chose.
-fn check_card(d: &Driver) -> Result<(), Failed> {
+fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
     let shown = config().map_err(Failed::at("reading the profile"))?.profile.cc;
     let ask = |n| {
         let mut v = 0;
         // SAFETY: writes one integer.
-        ok(unsafe { (d.cuDeviceGetAttribute)(&mut v, n, DEVICE) }).map(|()| v)
+        ok(unsafe { (d.cuDeviceGetAttribute)(&mut v, n, device) }).map(|()| v)
     };
     let major = ask(75).map_err(Failed::at("asking the card's architecture"))?;
     let minor = ask(76).map_err(Failed::at("asking the card's architecture"))?;
@@ -207,7 +314,7 @@ fn check_card(d: &Driver) -> Result<(), Failed> {
         step: "matching the card with the profile",
         code: CUresult::NO_DEVICE,
         remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \
-                 (zerogpu run --profile)",
+                 (zerogpu run --profile)".into(),
     })
 }
 
@@ -234,7 +341,7 @@ fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
     } else {
         "the addresses were taken by another mapping of the process: start it again"
     };
-    Err(Failed { step, code, remedy })
+    Err(Failed { step, code, remedy: remedy.into() })
 }
 
 /// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
@@ -257,7 +364,9 @@ fn set_limits(d: &Driver, st: &State) {
 /// The app's own handles and mappings.
 fn map_all(live: &mut Live, d: &Driver, st: &State) -> Res {
     for (h, p) in st.memory.vmm().handles() {
-        live.create(d, h, p.len, p.prop.location.kind != 1)?;
+        if !live.physical.contains_key(&h) {
+            live.create(d, h, Range::new(p.off, p.len), p.prop.location.kind != 1)?;
+        }
     }
     for r in st.memory.regions() {
         let RegionKind::Mapped { physical, off, access } = r.kind else { continue };

@@ -109,11 +109,6 @@ impl Lender {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lease, while there is one.
-    pub fn lease(&self) -> Option<Lease> {
-        self.locked().lease
-    }
-
     /// Whether a lease goes on without its broker.
     pub fn is_orphan(&self) -> bool {
         let state = self.locked();
@@ -491,8 +486,7 @@ fn code(reason: Reason) -> CUresult {
     match reason {
         Reason::Memory => CUresult::OUT_OF_MEMORY,
         Reason::NoCard => CUresult::NO_DEVICE,
-        // CUDA_ERROR_DEVICE_UNAVAILABLE
-        _ => CUresult(46),
+        _ => CUresult::DEVICE_UNAVAILABLE,
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The memory in use, cut as before where that still fits.
     pub(super) fn of(memory: &mut Memory, shape: &BTreeMap<u64, u64>) -> Res<Wanted> {
-        let base = memory.arena()?.base();
+        let base = memory.arena()?;
         let in_use: Vec<Range> = memory.in_use().into_iter().map(|(va, len)| Range::new(va - base, len)).collect();
         let mut slabs = cut(&in_use, shape);
         let own = memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == ON_DEVICE);
@@ -86,7 +86,7 @@ fn fill(slabs: &mut Vec<Range>, mut at: u64, end: u64) {
 impl Live {
     /// Puts lent slabs where they belong: under the arena's addresses, or behind the app's own handles.
     pub(super) fn place_lent(&mut self, d: &Driver, memory: &mut Memory, slabs: &[Range], fds: &[OwnedFd]) -> Res {
-        let base = memory.arena()?.base();
+        let base = memory.arena()?;
         let own: BTreeMap<u64, u64> = memory.vmm().handles().map(|(h, p)| (p.off, h)).collect();
         let mut run: Option<(u64, u64)> = None;
         for (slab, fd) in slabs.iter().zip(fds) {
@@ -146,6 +146,14 @@ impl Live {
     /// Lent memory is not mapped any more.
     pub(super) fn end_lent(&mut self, handle: u64) {
         self.returned.extend(self.lent.remove(&handle));
+    }
+
+    /// The parts of a range of the arena that lie in memory of our own.
+    pub(super) fn own_parts(&self, va: u64, len: u64) -> Vec<(u64, u64)> {
+        let first = self.extents.range(..=va).next_back().map_or(va, |(&start, _)| start);
+        let own = self.extents.range(first..va + len).filter(|(_, (_, handle))| !self.lent.contains_key(handle));
+        let parts = own.map(|(&start, &(n, _))| (start.max(va), (start + n).min(va + len)));
+        parts.filter(|(start, end)| start < end).map(|(start, end)| (start, end - start)).collect()
     }
 
     /// Who lends, while claimed.

@@ -1,4 +1,5 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
+use super::lender::Lender;
 use super::{locked, Engine};
 use crate::fault::contained;
 use std::cell::Cell;
@@ -12,6 +13,7 @@ use zerogpu_device::memory::Change;
 use zerogpu_device::objects::StreamKind;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_image::Kernel;
+use zerogpu_protocol::Range;
 
 /// What exists in the driver below for the current claim.
 #[derive(Default)]
@@ -20,8 +22,16 @@ pub struct Live {
     pub ready: bool,
     /// Addresses reserved in the driver for the app's own reservations.
     pub window: bool,
+    /// The card of the claim: its ordinal in the driver.
+    pub device: CUdevice,
     /// The primary context.
     pub ctx: CUcontext,
+    /// Who lends physical memory, while claimed with a lease.
+    pub(super) lender: Option<&'static Lender>,
+    /// Physical handles that are lent, and the slab behind each.
+    pub(super) lent: HashMap<u64, Range>,
+    /// Slabs that were let go while claimed, to be told.
+    pub(super) returned: Vec<Range>,
     /// Physical memory mapped in the arena: address to (bytes, handle).
     pub extents: BTreeMap<u64, (u64, u64)>,
     /// Physical memory that is mapped nowhere and could not be released yet.
@@ -73,9 +83,6 @@ thread_local! {
     /// The claim in which this thread made the real context current.
     static BOUND: Cell<u32> = const { Cell::new(0) };
 }
-
-/// The device ordinal that is claimed: the driver's first.
-pub const DEVICE: CUdevice = 0;
 
 impl Engine {
     /// The driver below. Only asked for while it is known to be there.
@@ -352,10 +359,10 @@ impl Engine {
         self.bind()?;
         let d = self.driver()?;
         let mut live = locked(&self.live);
-        match change {
+        let done = match change {
             Change::Take { va, len, .. } => live.grow(d, va, len),
             Change::Give { va, len, .. } => live.shrink(d, va, len),
-            Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
+            Change::Create { physical, off, len, host, .. } => live.create(d, physical, Range::new(off, len), host),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
                 live.want_window(d)?;
@@ -367,6 +374,8 @@ impl Engine {
             Change::Unpin { at, .. } => live.unpin(d, at),
             // the virtual device shares nothing
             Change::Share { .. } | Change::Unshare { .. } => Err(CUresult::NOT_SUPPORTED),
-        }
+        };
+        live.give_back();
+        done
     }
 }

@@ -9,6 +9,8 @@
 mod cargo;
 mod claim;
 mod forward;
+mod lender;
+mod lent;
 mod live;
 mod park;
 mod physical;
@@ -18,6 +20,7 @@ mod slots;
 mod watch;
 
 use crate::report;
+use lender::{Lender, Trouble};
 use live::Live;
 use record::Record;
 use regions::Regions;
@@ -32,6 +35,7 @@ use zerogpu_device::op::{Launch, Op};
 use zerogpu_device::runtime::{Guard, Scope, State};
 use zerogpu_device::{Backend, Run};
 use zerogpu_gate::Gate;
+use zerogpu_protocol::Range;
 use zerogpu_settings::{Outside, Settings};
 
 /// Where the process is.
@@ -61,6 +65,8 @@ struct Tally {
 pub struct Engine {
     settings: Settings,
     below: Below,
+    /// The node broker, if there is one to ask for cards; without it the process takes the first (solo).
+    lender: Option<Lender>,
     /// Open regions.
     pub regions: Regions,
     gate: &'static Gate,
@@ -86,9 +92,11 @@ static GATE: Gate = Gate::new();
 
 /// Makes the engine.
 pub fn start(settings: Settings, below: Below) -> &'static Engine {
+    let lender = settings.socket.clone().map(|path| Lender::new(path, settings.wait, settings.name.as_deref()));
     ENGINE.get_or_init(|| Engine {
         settings,
         below,
+        lender,
         regions: Regions::default(),
         gate: &GATE,
         phase: Mutex::new(Phase::Parked),
@@ -333,6 +341,52 @@ impl Engine {
     }
 }
 
+/// Memory, as a card and a broker see it. The state's lock is held.
+impl Engine {
+    fn change_card(&self, change: Change) -> Res {
+        match self.lost.load(Ordering::Acquire) {
+            0 if self.claimed.load(Ordering::Acquire) => self.change_live(change),
+            0 => Ok(()),
+            // nothing is on the card any more, and nothing comes to it
+            code => match change {
+                Change::Give { .. } | Change::Destroy { .. } | Change::Unmap { .. } | Change::Unpin { .. } => Ok(()),
+                _ => Err(CUresult(code)),
+            },
+        }
+    }
+
+    /// Host memory for what the app takes, where a broker counts it.
+    fn reserve(&self, change: &Change) -> Res {
+        let (Some(lender), Change::Take { len, .. } | Change::Create { len, host: false, .. }) = (&self.lender, change) else {
+            return Ok(());
+        };
+        lender.reserve(*len).map_err(|trouble| match trouble {
+            Trouble::Denied(code, text) => {
+                report::error(&text);
+                code
+            }
+            Trouble::Gone(_) => CUresult::DEVICE_UNAVAILABLE,
+        })
+    }
+
+    /// What the app has given back, or did not get, is free for others; the file behind it is about to be punched.
+    fn unreserve(&self, change: &Change, done: bool) {
+        let Some(lender) = &self.lender else { return };
+        match *change {
+            Change::Take { len, .. } | Change::Create { len, host: false, .. } if !done => lender.unreserve(len),
+            Change::Give { va, len, .. } => {
+                lender.unreserve(len);
+                lender.forget(Range::new(va - crate::start::ARENA, len));
+            }
+            Change::Destroy { off, len, host: false, .. } => {
+                lender.unreserve(len);
+                lender.forget(Range::new(off, len));
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Backend for Engine {
     #[inline]
     fn forward(&self, stream: CUstream, op: &Op) -> Option<Res> {
@@ -378,15 +432,10 @@ impl Backend for Engine {
     }
 
     fn change(&self, change: Change) -> Res {
-        match self.lost.load(Ordering::Acquire) {
-            0 if self.claimed.load(Ordering::Acquire) => self.change_live(change),
-            0 => Ok(()),
-            // nothing is on the card any more, and nothing comes to it
-            code => match change {
-                Change::Give { .. } | Change::Destroy { .. } | Change::Unmap { .. } | Change::Unpin { .. } => Ok(()),
-                _ => Err(CUresult(code)),
-            },
-        }
+        self.reserve(&change)?;
+        let done = self.change_card(change);
+        self.unreserve(&change, done.is_ok());
+        done
     }
 
     fn ends(&self, kind: Kind, handle: usize) {
@@ -441,6 +490,9 @@ impl Backend for Engine {
         self.gate.after_fork_in_child();
         // the card is the parent's: nothing here may wait for a claim or a park of its threads
         self.claimed.store(false, Ordering::Release);
+        if let Some(lender) = &self.lender {
+            lender.forked();
+        }
     }
 
     fn unknown_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> u64 {

@@ -3,15 +3,17 @@
 //! The order makes every failure harmless: bytes are copied out before anything is let go, so that a failed copy leaves
 //! the process claimed with its bytes on the card, and a later park tries again.
 use super::claim::name;
-use super::live::DEVICE;
-use super::{cargo, locked, Engine, Phase};
+use super::cargo::{self, Whose};
+use super::{locked, Engine, Phase};
 use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, twice, Driver, Way};
 use zerogpu_device::exec::now;
+use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};
+use zerogpu_protocol::Range;
 
 /// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
 const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
@@ -87,6 +89,7 @@ impl Engine {
         self.claimed.store(false, Ordering::Release);
         self.let_go(d);
         self.leave_context(d);
+        self.end_lease();
         self.free_ended_functions();
         Ok(bytes)
     }
@@ -98,6 +101,7 @@ impl Engine {
         self.lost.store(code.0, Ordering::Release);
         self.let_go(d);
         self.leave_context(d);
+        self.end_lease();
     }
 
     /// Event times, module variables and memory.
@@ -105,7 +109,49 @@ impl Engine {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.note_times(d, st, epoch);
         self.save_globals(d, st)?;
-        cargo::travel(&locked(&self.live), d, st, Way::Out)
+        let lent = self.lender.as_ref().filter(|_| locked(&self.live).lender.is_some());
+        match lent.map(|lender| lender.home()) {
+            Some(Ok(bytes)) => {
+                self.punch_unused(st)?;
+                Ok(bytes + cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::Own)?)
+            }
+            // the broker is gone: what it lent is still mapped here
+            Some(Err(_)) | None => cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All),
+        }
+    }
+
+    /// The broker brought home whole slabs: what the app has freed in one meanwhile has memory again, and loses it.
+    fn punch_unused(&self, st: &mut State) -> Res {
+        let Some(lender) = &self.lender else { return Ok(()) };
+        let base = st.memory.arena()?;
+        let in_use: Vec<(u64, u64)> = st.memory.in_use().into_iter().map(|(va, len)| (va - base, len)).collect();
+        let slabs: Vec<Range> = locked(&self.live).lent.values().filter(|slab| slab.off < ARENA_BYTES).copied().collect();
+        for slab in slabs {
+            let mut at = slab.off;
+            for &(off, len) in in_use.iter().filter(|(off, len)| off + len > slab.off && *off < slab.end()) {
+                if off > at {
+                    self.punch(st, lender, Range::new(at, off - at))?;
+                }
+                at = at.max(off + len);
+            }
+            if at < slab.end() {
+                self.punch(st, lender, Range::new(at, slab.end() - at))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn punch(&self, st: &mut State, lender: &super::lender::Lender, range: Range) -> Res {
+        lender.forget(range);
+        st.memory.backing()?.punch(range.off, range.len);
+        Ok(())
+    }
+
+    /// Nothing of the process is on the card: the next may have it.
+    fn end_lease(&self) {
+        if let Some(lender) = &self.lender {
+            lender.released();
+        }
     }
 
     /// Keeps the times of the events that this claim recorded, as offsets from its base event.
@@ -165,6 +211,8 @@ impl Engine {
     /// Gives back memory, mappings and pins. What can't be given back is said, and tried again at the next park.
     pub(super) fn let_go(&self, d: &Driver) {
         let mut live = locked(&self.live);
+        // at the end of a lease the broker keeps what it lent, or gives it away
+        live.lent_by(None);
         let mut left = Vec::new();
         let mut note = |r: Res| left.extend(r.err());
         for at in live.pins.keys().copied().collect::<Vec<_>>() {
@@ -183,6 +231,7 @@ impl Engine {
         live.modules.clear();
         live.globals.clear();
         live.base = None;
+        live.returned.clear();
         if let Some(code) = left.first() {
             report::error(&format!(
                 "{} ranges of memory could not be given back to the card ({}); end the program if they stay",
@@ -195,11 +244,12 @@ impl Engine {
     /// Releases the context, and looks whether it is gone.
     fn leave_context(&self, d: &Driver) {
         let (mut flags, mut active) = (0, 0);
+        let device = locked(&self.live).device;
         // SAFETY: the context was retained by the claim; nothing of ours uses it any more.
         let gone = unsafe {
             ok((d.cuCtxSetCurrent)(CUcontext::NULL))
-                .and(twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)))
-                .and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(DEVICE, &mut flags, &mut active)))
+                .and(twice(|| (d.cuDevicePrimaryCtxRelease_v2)(device)))
+                .and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(device, &mut flags, &mut active)))
         };
         locked(&self.live).ctx = CUcontext::NULL;
         match gone {

@@ -1,7 +1,8 @@
 //! Physical memory, mappings and pins of a claim: what the driver below holds for the process, and how it is let go.
-use super::live::{Live, DEVICE};
+use super::live::Live;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, physical, twice, Driver};
+use zerogpu_protocol::Range;
 
 /// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
 const LARGEST: u64 = 256 << 20;
@@ -40,8 +41,9 @@ impl Live {
     }
 
     fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
-        let handle = physical::create(d, DEVICE, len)?;
-        if let Err(e) = physical::place(d, DEVICE, at, len, handle) {
+        let handle = self.obtain(d, Range::new(at - crate::start::ARENA, len))?;
+        if let Err(e) = physical::place(d, self.device, at, len, handle) {
+            self.end_lent(handle);
             self.unmapped.push(handle);
             let _first_error_counts = self.release_unmapped(d);
             return Err(e);
@@ -63,6 +65,7 @@ impl Live {
         physical::unmap(d, at, len)?;
         // from here on the addresses are free, whatever becomes of the memory
         self.extents.remove(&at);
+        self.end_lent(handle);
         self.unmapped.push(handle);
         self.release_unmapped(d)
     }
@@ -78,17 +81,19 @@ impl Live {
         result
     }
 
-    pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, host: bool) -> Res {
+    pub(super) fn create(&mut self, d: &Driver, physical: u64, slab: Range, host: bool) -> Res {
         if host {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        self.physical.insert(physical, (physical::create(d, DEVICE, len)?, len));
+        let handle = self.obtain(d, slab)?;
+        self.physical.insert(physical, (handle, slab.len));
         Ok(())
     }
 
     pub(super) fn destroy(&mut self, d: &Driver, physical: u64) -> Res {
         let Some(&(handle, _)) = self.physical.get(&physical) else { return Ok(()) };
         self.physical.remove(&physical);
+        self.end_lent(handle);
         self.unmapped.push(handle);
         self.release_unmapped(d)
     }
@@ -111,7 +116,7 @@ impl Live {
     }
 
     pub(super) fn access(&self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
-        physical::set_access(d, DEVICE, va, len, flags)
+        physical::set_access(d, self.device, va, len, flags)
     }
 
     pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {

@@ -14,10 +14,30 @@ struct Region {
     movable: bool,
 }
 
+/// The open regions by number, and their clock.
+#[derive(Default)]
+struct Open {
+    regions: HashMap<u64, Region>,
+    /// Since when the clock stands still: while the process waits for a card, its calls' time does not run.
+    paused: Option<u64>,
+    /// Whether the broker has taken the card back from the regions that are open.
+    revoked: bool,
+}
+
+impl Open {
+    fn clock(&self) -> u64 {
+        self.paused.unwrap_or_else(now)
+    }
+
+    fn over(&self) -> bool {
+        !self.regions.is_empty() && (self.revoked || latest(&self.regions).is_some_and(|d| d <= self.clock()))
+    }
+}
+
 /// All open regions.
 #[derive(Default)]
 pub struct Regions {
-    open: Mutex<HashMap<u64, Region>>,
+    open: Mutex<Open>,
     /// How many are open, for readers that take no lock.
     count: AtomicU64,
     /// Whether the latest deadline has passed with regions still open.
@@ -25,7 +45,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    fn locked(&self) -> MutexGuard<'_, HashMap<u64, Region>> {
+    fn locked(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -37,43 +57,69 @@ impl Regions {
         if seconds.is_nan() || seconds <= 0.0 {
             return Err(format!("a region needs a duration above 0 seconds, not {seconds}"));
         }
-        let deadline = (seconds < 1e9).then(|| now() + (seconds * 1e9) as u64);
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // an odd multiplier makes the numbers distinct and wide, so that a mixed-up id is seldom another region's
         let id = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         watch_this_thread();
         let mut open = self.locked();
-        open.insert(id, Region { deadline, thread: thread::id(), movable: false });
-        self.count.store(open.len() as u64, Ordering::Release);
-        self.over.store(false, Ordering::Release);
+        let deadline = (seconds < 1e9).then(|| open.clock() + (seconds * 1e9) as u64);
+        open.regions.insert(id, Region { deadline, thread: thread::id(), movable: false });
+        self.count.store(open.regions.len() as u64, Ordering::Release);
+        self.over.store(open.over(), Ordering::Release);
         Ok(id)
     }
 
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
-        open.remove(&id)?;
-        self.count.store(open.len() as u64, Ordering::Release);
+        open.regions.remove(&id)?;
+        self.count.store(open.regions.len() as u64, Ordering::Release);
+        open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
-        let over = latest(&open).is_some_and(|d| d <= now());
-        self.over.store(over, Ordering::Release);
-        Some(open.is_empty())
+        self.over.store(open.over(), Ordering::Release);
+        Some(open.regions.is_empty())
+    }
+
+    /// Lets the clock of all regions stand still until [`Regions::resume`].
+    pub fn pause(&self) {
+        let mut open = self.locked();
+        open.paused = Some(open.clock());
+    }
+
+    /// Lets it run again: no region has lost time.
+    pub fn resume(&self) {
+        let mut open = self.locked();
+        let Some(since) = open.paused.take() else { return };
+        let stood = now().saturating_sub(since);
+        for deadline in open.regions.values_mut().filter_map(|region| region.deadline.as_mut()) {
+            *deadline += stood;
+        }
+    }
+
+    /// The card was taken back: the time of the regions that are open is over. False: none is open.
+    pub fn revoke(&self) -> bool {
+        let mut open = self.locked();
+        open.revoked = !open.regions.is_empty();
+        self.over.store(open.over(), Ordering::Release);
+        open.revoked
     }
 
     /// Closes what a thread left open.
     fn end_of_thread(&self, thread: u64) -> Vec<u64> {
         let open = self.locked();
-        open.iter().filter(|(_, r)| r.thread == thread && !r.movable).map(|(&id, _)| id).collect()
+        open.regions.iter().filter(|(_, r)| r.thread == thread && !r.movable).map(|(&id, _)| id).collect()
     }
 
     /// Lets a region outlive its thread.
     pub fn set_movable(&self, id: u64) -> bool {
-        self.locked().get_mut(&id).map(|r| r.movable = true).is_some()
+        self.locked().regions.get_mut(&id).map(|r| r.movable = true).is_some()
     }
 
     /// Whether a region's own deadline has passed.
     pub fn expired(&self, id: u64) -> bool {
-        self.locked().get(&id).is_some_and(|r| r.deadline.is_some_and(|d| d <= now()))
+        let open = self.locked();
+        let region = open.regions.get(&id);
+        region.is_some_and(|r| open.revoked || r.deadline.is_some_and(|d| d <= open.clock()))
     }
 
     /// Whether any region is open.
@@ -88,7 +134,7 @@ impl Regions {
 
     /// The moment at which the last of the open regions expires; None: none is open, or one has no deadline.
     pub fn latest_deadline(&self) -> Option<u64> {
-        latest(&self.locked())
+        latest(&self.locked().regions)
     }
 
     /// Whether [`Regions::over`] was found before: one load, for the hot path (the watcher looks at the clock).
@@ -104,7 +150,7 @@ impl Regions {
         }
         // found and noted under one lock: a region that begins meanwhile has time
         let open = self.locked();
-        let over = latest(&open).is_some_and(|d| d <= now());
+        let over = open.over();
         if over {
             self.over.store(true, Ordering::Release);
         }
@@ -172,6 +218,35 @@ mod tests {
         assert!(r.over());
         r.end(a);
         assert!(!r.over());
+    }
+
+    #[test]
+    fn a_region_loses_no_time_while_the_process_waits_for_a_card() {
+        let r = Regions::default();
+        r.pause();
+        let a = r.begin(1e-6).unwrap();
+        let later = now() + 2_000_000;
+        while now() < later {}
+        assert!(!r.over() && !r.expired(a));
+        let before = now();
+        r.resume();
+        assert!(r.latest_deadline().unwrap() > before);
+        while !r.over() {}
+        r.end(a);
+    }
+
+    #[test]
+    fn a_card_that_is_taken_back_ends_the_time_of_those_that_are_open() {
+        let r = Regions::default();
+        assert!(!r.revoke() && !r.over());
+        let (a, b) = (r.begin(60.0).unwrap(), r.begin(60.0).unwrap());
+        assert!(r.revoke() && r.over() && r.expired(a));
+        r.end(a);
+        assert!(r.over(), "the other is still open");
+        r.end(b);
+        let c = r.begin(60.0).unwrap();
+        assert!(!r.over() && !r.expired(c));
+        r.end(c);
     }
 
     #[test]

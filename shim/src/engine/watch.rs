@@ -18,6 +18,8 @@ pub struct Watch {
     park: AtomicBool,
 }
 
+/// How much longer borrowed work may go on at each look, in nanoseconds.
+const BORROWED: u64 = 10_000_000_000;
 /// How long after a failed park it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -79,6 +81,7 @@ impl Engine {
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
+                self.keep_lease(self.regions.latest_deadline());
                 self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
             }
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
@@ -89,11 +92,27 @@ impl Engine {
                 if idle {
                     self.leave()
                 } else {
+                    self.keep_lease(Some(now() + BORROWED));
                     Some(self.settings.idle)
                 }
             }
             Phase::Parked | Phase::Lost(_) => None,
         }
+    }
+
+    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another.
+    fn keep_lease(&self, until: Option<u64>) {
+        let Some(lender) = &self.lender else { return };
+        lender.reconnect();
+        lender.extend(until.unwrap_or(u64::MAX));
+    }
+
+    /// The broker takes the card back.
+    pub(super) fn revoked(&self) {
+        if !self.regions.revoke() {
+            self.watch.park.store(true, Ordering::Release);
+        }
+        self.watch.look_again(self);
     }
 
     /// Parks; how long to wait until the next look.

@@ -4,7 +4,18 @@
 //! children (their device is gone, and they must not write into the parent's). The file's size is sealed: a broker that maps
 //! it can't be hurt by a shorter one.
 use super::Written;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The file of the process's backing; -1: there is none yet.
+static FILE: AtomicI32 = AtomicI32::new(-1);
+
+/// The file of the process's backing, once there is one: it lives as long as the process.
+pub fn file() -> Option<BorrowedFd<'static>> {
+    let fd = FILE.load(Ordering::Acquire);
+    // SAFETY: the device's memory, and the backing in it, are never dropped.
+    (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
 
 /// A sparse file of `len` bytes and its mapping.
 pub struct Backing {
@@ -53,6 +64,7 @@ impl Backing {
             libc::madvise(p, len, libc::MADV_HUGEPAGE);
             p as usize
         };
+        FILE.store(fd.as_raw_fd(), Ordering::Release);
         Ok(Self { fd, base, len, written: Written::new(len) })
     }
 
