@@ -9,6 +9,7 @@
 mod cargo;
 mod claim;
 mod forward;
+mod launch;
 mod live;
 mod park;
 mod physical;
