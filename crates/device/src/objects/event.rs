@@ -66,7 +66,8 @@ impl State {
     /// Milliseconds between two recorded events, from the recorded times.
     pub fn elapsed(&mut self, start: CUevent, end: CUevent, now: u64) -> Res<f32> {
         let (a, b) = (self.event(start)?.time()?, self.event(end)?.time()?);
-        if !crate::host::passed(self.event(start)?.ticket.max(self.event(end)?.ticket)) {
+        let ticket = crate::host::both(self.event(start)?.ticket, self.event(end)?.ticket);
+        if !crate::host::passed(ticket) {
             return Err(CUresult::NOT_READY);
         }
         if a > now || b > now {
