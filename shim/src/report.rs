@@ -138,7 +138,7 @@ mod tests {
             // SAFETY: a new key, whose destructor is a function of this program.
             unsafe {
                 assert_eq!(libc::pthread_key_create(&mut key, Some(at_the_end)), 0);
-                assert_eq!(libc::pthread_setspecific(key, 1 as *const libc::c_void), 0);
+                assert_eq!(libc::pthread_setspecific(key, std::ptr::dangling()), 0);
             }
         })
         .join()

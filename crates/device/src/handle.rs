@@ -40,7 +40,8 @@ pub struct Slot {
     /// The claim (epoch) in which `twin` was made; 0: never.
     epoch: AtomicU32,
     twin: AtomicU64,
-    /// Free for the object's kind: events keep the epoch of their last record here, streams whether they capture.
+    /// Free for the object's kind: events keep the epoch of their last record here, streams whether they capture, contexts
+    /// whether they may be used.
     pub aux: AtomicU64,
 }
 

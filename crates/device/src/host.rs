@@ -6,7 +6,7 @@ use crate::exec::{self, now};
 use crate::objects::{Stream, StreamKind};
 use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch, Value};
 use crate::runtime::{lock, Guard, Scope, State};
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::*;
@@ -39,7 +39,7 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
     let blocks = matches!(op, Op::Await(v) if !holds_now(&st, v)?);
     if (blocks || !worker::is_done(ticket)) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
         if let Some(owned) = own(&mut st, op) {
-            find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card))?;
+            find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card), ticket)?;
             return Ok(());
         }
         drop(st);
@@ -91,7 +91,7 @@ impl State {
         let legacy = StreamKind::Legacy;
         for other in self.streams.values().filter(|o| o.ctx == ctx && o.flags & 1 == 0) {
             if kind == legacy || other.kind == legacy {
-                (until, ticket) = (until.max(other.busy_until), ticket.max(other.host_ticket));
+                (until, ticket) = (until.max(other.busy_until), both(ticket, other.host_ticket));
             }
         }
         let s = find(self, stream)?;
@@ -137,7 +137,10 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
             drop(st);
             worker::call_host(*call);
         }
-        Op::Host(call) => find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Call(*call, end))?,
+        Op::Host(call) => {
+            let s = find(&mut st, stream)?;
+            s.host_ticket = worker::queue(worker::Job::Call(*call, end), s.host_ticket)?;
+        }
         Op::Record(event) => {
             let ticket = find(&mut st, stream)?.host_ticket;
             let e = st.event(*event)?;
@@ -148,7 +151,7 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
             let (until, ticket) = (e.done_at.unwrap_or(0), e.ticket);
             let s = find(&mut st, stream)?;
             s.busy_until = s.busy_until.max(until);
-            s.host_ticket = s.host_ticket.max(ticket);
+            s.host_ticket = both(s.host_ticket, ticket);
         }
         Op::Write(v) => write(&st, v)?,
         Op::Await(v) => {
@@ -191,6 +194,16 @@ pub fn pass(ticket: u64) {
     worker::wait(ticket);
 }
 
+/// What stands for two tickets.
+pub fn both(a: u64, b: u64) -> u64 {
+    match (worker::is_done(a), worker::is_done(b)) {
+        (true, _) => b,
+        (_, true) => a,
+        _ if a == b => a,
+        _ => (a & !worker::ALL).max(b & !worker::ALL) | worker::ALL,
+    }
+}
+
 /// Whether host functions, or commands behind them, have not ended.
 pub fn pending() -> bool {
     !worker::is_done(worker::last())
@@ -216,7 +229,7 @@ pub fn wait(scope: Scope, wait: bool) -> Res {
                 let ctx = st.current()?;
                 let of = st.streams.values().filter(|s| s.ctx == ctx);
                 // destroyed streams may have work queued, so everything queued counts
-                of.fold((0, worker::last()), |(t, k), s| (t.max(s.busy_until), k.max(s.host_ticket)))
+                (of.fold(0, |t, s| t.max(s.busy_until)), worker::last())
             }
             Scope::Stream(s) => {
                 let s = st.stream(s)?;
@@ -303,11 +316,24 @@ mod worker {
     }
 
     struct Queue {
-        jobs: VecDeque<Job>,
+        jobs: Vec<Waiting>,
         running: bool,
+        /// Done out of turn: tickets above DONE.
+        done: BTreeSet<u64>,
     }
 
-    /// Tickets given out and done: written under the queue's lock, read without it.
+    struct Waiting {
+        ticket: u64,
+        /// What has to be done before.
+        after: u64,
+        job: Job,
+    }
+
+    /// With a ticket: that one and all before it. Without, a ticket is one job's, and done when that is: jobs of streams
+    /// that have nothing to do with each other overtake one another.
+    pub const ALL: u64 = 1 << 63;
+
+    /// Tickets given out, and up to which all are done: written under the queue's lock, read without it.
     static QUEUED: AtomicU64 = AtomicU64::new(0);
     static DONE: AtomicU64 = AtomicU64::new(0);
 
@@ -315,44 +341,92 @@ mod worker {
     // the caller's with any driver.
     unsafe impl Send for Queue {}
 
-    static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), running: false });
+    static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: Vec::new(), running: false, done: BTreeSet::new() });
     static CHANGED: Condvar = Condvar::new();
 
     fn locked() -> MutexGuard<'static, Queue> {
         QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a job; its ticket.
-    pub fn queue(job: Job) -> Res<u64> {
+    /// Queues a job behind another; its ticket.
+    pub fn queue(job: Job, after: u64) -> Res<u64> {
         let mut q = locked();
         if !q.running {
             crate::thread::spawn("zerogpu-host", serve).map_err(|_| CUresult::OUT_OF_MEMORY)?;
             q.running = true;
         }
-        q.jobs.push_back(job);
         let ticket = QUEUED.fetch_add(1, Ordering::AcqRel) + 1;
+        q.jobs.push(Waiting { ticket, after, job });
         CHANGED.notify_all();
         Ok(ticket)
     }
 
-    /// The ticket of the last job.
+    /// What stands for all jobs so far.
     pub fn last() -> u64 {
-        QUEUED.load(Ordering::Acquire)
+        QUEUED.load(Ordering::Acquire) | ALL
     }
 
     /// Whether the job of a ticket is done.
     pub fn is_done(ticket: u64) -> bool {
-        DONE.load(Ordering::Acquire) >= ticket
+        is_all_done(ticket) || ticket & ALL == 0 && locked().done.contains(&ticket)
+    }
+
+    /// Whether it is, and all before it.
+    fn is_all_done(ticket: u64) -> bool {
+        DONE.load(Ordering::Acquire) >= ticket & !ALL
     }
 
     /// Waits until the job of a ticket is done.
     pub fn wait(ticket: u64) {
-        if is_done(ticket) {
+        if is_all_done(ticket) {
             return;
         }
         let mut q = locked();
-        while !is_done(ticket) {
+        while !is_all_done(ticket) && !q.done.contains(&ticket) {
             q = CHANGED.wait(q).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn end(ticket: u64) {
+        let mut q = locked();
+        q.done.insert(ticket);
+        while q.done.remove(&(DONE.load(Ordering::Acquire) + 1)) {
+            DONE.fetch_add(1, Ordering::AcqRel);
+        }
+        drop(q);
+        CHANGED.notify_all();
+    }
+
+    impl Waiting {
+        /// Whether its turn has come. A value is waited for by its stream alone.
+        fn is_ready(&self) -> bool {
+            is_done(self.after)
+                && match &self.job {
+                    Job::Op(_, Owned::Plain(Op::Await(v)), card) => {
+                        lock().is_ok_and(|st| card.elsewhere() || holds_now(&st, v).unwrap_or(true))
+                    }
+                    _ => true,
+                }
+        }
+    }
+
+    /// How often a value that is waited for is looked at.
+    const LOOK: std::time::Duration = std::time::Duration::from_micros(50);
+
+    /// The first job whose turn has come; `jobs` are those that were seen and not done.
+    fn next(jobs: &mut Vec<Waiting>) -> Waiting {
+        loop {
+            let mut q = locked();
+            while q.jobs.is_empty() && jobs.is_empty() {
+                q = CHANGED.wait(q).unwrap_or_else(PoisonError::into_inner);
+            }
+            jobs.append(&mut q.jobs);
+            drop(q);
+            if let Some(first) = jobs.iter().position(Waiting::is_ready) {
+                return jobs.remove(first);
+            }
+            // all that is left waits for values, which nobody tells us of
+            let _any = CHANGED.wait_timeout(locked(), LOOK);
         }
     }
 
@@ -379,16 +453,9 @@ mod worker {
 
     fn serve() {
         HERE.set(true);
+        let mut jobs = Vec::new();
         loop {
-            let job = {
-                let mut q = locked();
-                loop {
-                    match q.jobs.pop_front() {
-                        Some(job) => break job,
-                        None => q = CHANGED.wait(q).unwrap_or_else(PoisonError::into_inner),
-                    }
-                }
-            };
+            let Waiting { ticket, job, .. } = next(&mut jobs);
             // whatever becomes of a job, those who wait for it go on
             let ran = catch_unwind(AssertUnwindSafe(|| match job {
                 Job::Call(call, moment) => {
@@ -405,10 +472,7 @@ mod worker {
             if let (Err(_), Ok(b)) = (ran, crate::runtime::backend()) {
                 b.tell("a fault inside zerogpu was contained: a command behind a host function was not run");
             }
-            let q = locked();
-            DONE.fetch_add(1, Ordering::AcqRel);
-            drop(q);
-            CHANGED.notify_all();
+            end(ticket);
         }
     }
 }

@@ -224,7 +224,12 @@ impl Engine {
     fn hold_back_default_streams(&self) {
         use zerogpu_device::objects::StreamKind::Created;
         let Ok(st) = lock() else { return };
-        let ticket = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket).max().unwrap_or(0);
+        let ticket = st
+            .streams
+            .values()
+            .filter(|s| s.kind != Created)
+            .map(|s| s.host_ticket)
+            .fold(0, zerogpu_device::host::both);
         drop(st);
         if let Err(e) = self.hold_back(CU_STREAM_LEGACY, ticket) {
             report::error(&format!(

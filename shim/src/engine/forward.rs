@@ -1,20 +1,20 @@
 //! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
-use super::live::LiveFunction;
+
 use super::Engine;
 use crate::fault::contained;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, twice};
+use zerogpu_device::handle::Kind;
 use zerogpu_device::memory::ARENA_BYTES;
-use zerogpu_device::objects::graph::EVER;
-use zerogpu_device::objects::CAPTURES;
-use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Launch, Op, Params, Plane, Value};
+use zerogpu_device::objects::{CAPTURED, CAPTURES};
+use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Op, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
 use zerogpu_device::{handle, host};
 
 /// Where module variables have our addresses: the last GiB of the arena.
-fn is_global(addr: u64) -> bool {
+pub(super) fn is_global(addr: u64) -> bool {
     let end = crate::start::ARENA + ARENA_BYTES;
     (end - (1 << 30)..end).contains(&addr)
 }
@@ -68,10 +68,8 @@ impl Engine {
                 let real = self.live_event(*e, epoch)?;
                 // SAFETY: live twins of this claim.
                 ok(unsafe { (d.cuEventRecord)(real, s) })?;
-                if let Some(slot) = handle::slot(e.0) {
-                    slot.aux.store(epoch as u64, Ordering::Release);
-                }
-                if EVER.load(Ordering::Relaxed) {
+                let before = handle::slot(e.0).map_or(0, |slot| slot.aux.swap(epoch as u64, Ordering::AcqRel));
+                if before & CAPTURED != 0 {
                     lock()?.event(*e)?.captured = None;
                 }
                 Ok(())
@@ -96,116 +94,11 @@ impl Engine {
 
     /// An event that this claim has not recorded is passed, if it exists; but for host functions before it.
     fn known_event(&self, e: CUevent, s: CUstream) -> Res {
+        if handle::is(e.0, Kind::Event) && !host::pending() {
+            return Ok(());
+        }
         let ticket = lock()?.event(e)?.ticket;
         self.hold_back(s, ticket)
-    }
-
-    #[inline]
-    fn launch(&self, l: &Launch, s: CUstream, epoch: u32) -> Res {
-        let f = self.live_function(l.func, epoch)?;
-        let d = self.driver()?;
-        let ([gx, gy, gz], [bx, by, bz]) = (l.grid, l.block);
-        if zerogpu_trace::on() {
-            trace_launch(l, f, s);
-        }
-        let mut packed = match &l.params {
-            Params::Packed(bytes) => Some(bytes.to_vec()),
-            params => self.translated(f, params)?,
-        };
-        let (mut pointers, mut extra): (*mut *mut c_void, *mut *mut c_void) = match l.params {
-            Params::Pointers(p) => (p, std::ptr::null_mut()),
-            Params::Extra(e) => (std::ptr::null_mut(), e),
-            Params::Packed(_) => (std::ptr::null_mut(), std::ptr::null_mut()),
-        };
-        let mut size = packed.as_ref().map_or(0, Vec::len);
-        let mut list;
-        if let Some(bytes) = packed.as_mut() {
-            self.translate(f, bytes)?;
-            // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
-            list = [
-                std::ptr::dangling_mut::<c_void>(),
-                bytes.as_mut_ptr().cast(),
-                2 as *mut c_void,
-                (&mut size as *mut usize).cast(),
-                std::ptr::null_mut(),
-            ];
-            (pointers, extra) = (std::ptr::null_mut(), list.as_mut_ptr());
-        }
-        // SAFETY: live twins of this claim, and the parameters that the app gave or our copy of them.
-        ok(unsafe {
-            if !l.attrs.is_empty() || (l.cooperative && !extra.is_null()) {
-                let mut attrs = self.attributes(l, epoch)?;
-                let config = CUlaunchConfig {
-                    gridDimX: gx,
-                    gridDimY: gy,
-                    gridDimZ: gz,
-                    blockDimX: bx,
-                    blockDimY: by,
-                    blockDimZ: bz,
-                    sharedMemBytes: l.shared,
-                    hStream: s,
-                    attrs: attrs.as_mut_ptr(),
-                    numAttrs: attrs.len() as u32,
-                };
-                (d.cuLaunchKernelEx)(&config, f.real(), pointers, extra)
-            } else if l.cooperative {
-                (d.cuLaunchCooperativeKernel)(f.real(), gx, gy, gz, bx, by, bz, l.shared, s, pointers)
-            } else {
-                (d.cuLaunchKernel)(f.real(), gx, gy, gz, bx, by, bz, l.shared, s, pointers, extra)
-            }
-        })
-    }
-
-    /// Launch attributes with live events in place of ours; a cooperative launch is one more.
-    fn attributes(&self, l: &Launch, epoch: u32) -> Res<Vec<CUlaunchAttribute>> {
-        const COOPERATIVE: u32 = 2;
-        const WITH_EVENT: [u32; 2] = [7, 12];
-        let mut attrs = l.attrs.to_vec();
-        for a in attrs.iter_mut().filter(|a| WITH_EVENT.contains(&a.id)) {
-            a.value.words[0] = self.live_event(CUevent(a.value.words[0] as usize), epoch)?.0 as u64;
-        }
-        if l.cooperative {
-            let mut value = CUlaunchAttributeValue { words: [0; 8] };
-            value.words[0] = 1;
-            attrs.push(CUlaunchAttribute { id: COOPERATIVE, pad: [0; 4], value });
-        }
-        Ok(attrs)
-    }
-
-    /// A packed copy of the parameters, if an address of a module variable is among them.
-    fn translated(&self, f: &LiveFunction, params: &Params) -> Res<Option<Vec<u8>>> {
-        let found = match params {
-            Params::Pointers(p) if !p.is_null() => f.kernel.params.iter().any(|q| {
-                // SAFETY: cuLaunchKernel asks for one valid pointer a parameter, in order.
-                let at = unsafe { *p.add(q.ordinal as usize) } as *const u64;
-                // SAFETY: the parameter is `size` bytes long.
-                (0..q.size as usize / 8).any(|i| is_global(unsafe { at.add(i).read_unaligned() }))
-            }),
-            Params::Extra(_) => true,
-            _ => false,
-        };
-        if found {
-            zerogpu_device::api::pack(&f.kernel, params).map(Some)
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// Replaces addresses of module variables in packed parameters.
-    fn translate(&self, f: &LiveFunction, bytes: &mut [u8]) -> Res {
-        for q in f.kernel.params.iter() {
-            for i in 0..q.size as usize / 8 {
-                let at = q.offset as usize + i * 8;
-                let Some(word) = bytes.get_mut(at..at + 8) else { continue };
-                let value = u64::from_le_bytes(word.try_into().unwrap_or([0; 8]));
-                if is_global(value) {
-                    if let Some(real) = self.live_global(value, 1)? {
-                        word.copy_from_slice(&real.to_le_bytes());
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The real address of an address of ours.
@@ -367,6 +260,9 @@ impl Engine {
         if !now(start) && !now(end) {
             return None;
         }
+        if now(start) && now(end) {
+            return Some(self.elapsed_real(start, end, epoch));
+        }
         let ms = || {
             for e in [start, end] {
                 if now(e) {
@@ -376,6 +272,14 @@ impl Engine {
             lock()?.elapsed(CUevent(start), CUevent(end), u64::MAX)
         };
         Some(ms())
+    }
+
+    fn elapsed_real(&self, start: usize, end: usize, epoch: u32) -> Res<f32> {
+        let (start, end) = (self.live_event(CUevent(start), epoch)?, self.live_event(CUevent(end), epoch)?);
+        let mut ms = 0f32;
+        // SAFETY: live twins of this claim.
+        ok(unsafe { (self.driver()?.cuEventElapsedTime)(&mut ms, start, end) })?;
+        Ok(ms)
     }
 
     /// Keeps a recorded event's time, as an offset from the claim's base event, with the event.
@@ -461,16 +365,4 @@ fn shaped(c: &Copy, dst: u64, src: u64) -> CUDA_MEMCPY3D {
         Height: c.height as usize,
         Depth: c.depth as usize,
     }
-}
-
-#[cold]
-fn trace_launch(l: &Launch, f: &LiveFunction, s: CUstream) {
-    let launch = zerogpu_trace::Launch {
-        kernel: &f.kernel.name,
-        grid: l.grid,
-        block: l.block,
-        shared_bytes: l.shared as u64,
-        stream: s.0 as u64,
-    };
-    zerogpu_trace::launch(super::launch_id(), &launch);
 }

@@ -11,6 +11,7 @@ mod claim;
 mod forward;
 mod lender;
 mod lent;
+mod launch;
 mod live;
 mod park;
 mod physical;

@@ -1,7 +1,9 @@
 //! Contexts: primary and created, the thread's stack, limits and settings.
 use super::*;
+use crate::objects::{is_active, CAPTURES};
 use crate::runtime::{lock, Scope};
 use crate::thread;
+use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 
 /// CU_CTX_MAP_HOST, which every context reports (driver 580, recorded).
@@ -380,7 +382,7 @@ pub unsafe fn cuCtxResetPersistingL2Cache() -> CUresult {
 
 pub unsafe fn cuCtxSynchronize() -> CUresult {
     answer(|| {
-        {
+        if !is_active(thread::current()) || CAPTURES.load(Ordering::Acquire) != 0 {
             let mut st = lock()?;
             let ctx = st.current()?;
             st.forbid_in_capture(ctx)?;

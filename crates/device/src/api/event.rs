@@ -1,7 +1,9 @@
 //! Events.
 use super::*;
+use crate::objects::{is_plain, CAPTURES};
 use crate::op::Op;
 use crate::runtime::{backend, lock, Scope};
+use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 
 pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: u32) -> CUresult {
@@ -38,7 +40,7 @@ pub(super) const EXTERNAL: u32 = 1;
 
 /// Whether a stream captures.
 pub(super) fn captured(stream: CUstream) -> bool {
-    if crate::objects::CAPTURES.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+    if CAPTURES.load(Ordering::Relaxed) == 0 {
         return false;
     }
     let capturing = || {
@@ -60,9 +62,8 @@ pub(super) fn external(stream: CUstream, op: Op) -> CUresult {
 
 unsafe fn wait(event: CUevent, wait: bool) -> CUresult {
     answer(|| {
-        {
+        if !is_plain(event)? || CAPTURES.load(Ordering::Acquire) != 0 {
             let mut st = lock()?;
-            st.event(event)?;
             st.event_in_capture(event)?;
             st.forbid_unsafe()?;
         }
@@ -81,13 +82,11 @@ pub unsafe fn cuEventSynchronize(hEvent: CUevent) -> CUresult {
 pub unsafe fn cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) -> CUresult {
     answer(|| {
         wanted(pMilliseconds)?;
-        let mut st = lock()?;
-        st.event_in_capture(hStart)?;
-        st.event_in_capture(hEnd)?;
-        if !st.event(hStart)?.timed() || !st.event(hEnd)?.timed() {
-            return Err(CUresult::INVALID_HANDLE);
+        if !is_plain(hStart)? || !is_plain(hEnd)? {
+            let mut st = lock()?;
+            st.event_in_capture(hStart)?;
+            st.event_in_capture(hEnd)?;
         }
-        drop(st);
         let ms = match backend()?.elapsed(hStart.0, hEnd.0) {
             Some(answer) => answer?,
             None => lock()?.elapsed(hStart, hEnd, crate::exec::now())?,

@@ -13,6 +13,12 @@ const PARAM_SIZE: usize = 2;
 /// API asks to be valid for each parameter's size.
 pub fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
     let mut bytes = vec![0u8; kernel.param_bytes as usize];
+    pack_into(kernel, params, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same, into zeroed bytes of the caller's, as many as the kernel has.
+pub fn pack_into(kernel: &Kernel, params: &Params, bytes: &mut [u8]) -> Res {
     match *params {
         Params::Packed(given) => {
             let n = given.len().min(bytes.len());
@@ -42,10 +48,11 @@ pub fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
             bytes[..n].copy_from_slice(&given[..n]);
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
-unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> Res<&'a [u8]> {
+/// The bytes that an `extra` list of cuLaunchKernel gives.
+pub unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> Res<&'a [u8]> {
     let (mut buffer, mut size) = (std::ptr::null(), 0usize);
     // each of the two keys can stand once
     for i in 0..3 {

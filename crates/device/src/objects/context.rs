@@ -1,11 +1,12 @@
 //! Contexts: the primary one, whose handle exists from `cuInit` on, and created ones.
-use crate::handle::Kind;
+use crate::handle::{self, Kind};
 use crate::objects::{Stream, StreamKind};
 use crate::runtime::{backend, config, State};
 use crate::thread;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
+use std::sync::atomic::Ordering;
 
 /// A context.
 pub struct Context {
@@ -55,6 +56,11 @@ impl Farewells {
     }
 }
 
+/// Whether a context may be used, without a lock.
+pub fn is_active(ctx: CUcontext) -> bool {
+    handle::is(ctx.0, Kind::Context) && handle::slot(ctx.0).is_some_and(|s| s.aux.load(Ordering::Acquire) != 0)
+}
+
 impl State {
     /// The primary contexts, of which device 0's has the ids that a driver gives.
     pub(crate) fn make_primaries(&mut self, devices: u32) -> Res {
@@ -88,6 +94,14 @@ impl State {
         let c = Context { device, flags, active, retained, id, limits, cache, banks, legacy, per_thread, storage };
         self.contexts.insert(h, c);
         Ok(ctx)
+    }
+
+    /// Marks whether a context may be used, where lock-free readers see it too.
+    fn set_active(&mut self, ctx: CUcontext, active: bool) {
+        if let (Some(c), Some(slot)) = (self.contexts.get_mut(&ctx.0), handle::slot(ctx.0)) {
+            c.active = active;
+            slot.aux.store(active as u64, Ordering::Release);
+        }
     }
 
     /// The context of this handle, if it may be used.
@@ -126,8 +140,9 @@ impl State {
         let (id, legacy) = (self.new_id(), self.new_id());
         let ctx = self.new_context(device, id, legacy)?;
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
-            (c.active, c.flags) = (true, flags);
+            c.flags = flags;
         }
+        self.set_active(ctx, true);
         Ok(ctx)
     }
 
@@ -137,9 +152,9 @@ impl State {
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if !c.active {
             backend()?.context(device, true)?;
-            c.active = true;
+            self.set_active(ctx, true);
         }
-        c.retained += 1;
+        self.context(ctx)?.retained += 1;
         Ok(ctx)
     }
 
@@ -167,8 +182,9 @@ impl State {
         }
         let farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
-            (c.active, c.retained, c.limits) = (false, 0, LIMITS);
+            (c.retained, c.limits) = (0, LIMITS);
         }
+        self.set_active(ctx, false);
         backend()?.context(device, false)?;
         Ok(farewells)
     }

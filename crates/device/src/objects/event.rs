@@ -1,6 +1,7 @@
 //! Events: when a stream passed a point.
-use crate::handle::Kind;
+use crate::handle::{self, Kind};
 use crate::runtime::State;
+use std::sync::atomic::Ordering;
 use zerogpu_abi::{CUcontext, CUevent, CUresult, Res};
 
 /// CU_EVENT_DISABLE_TIMING.
@@ -20,6 +21,15 @@ pub struct Event {
     pub ticket: u64,
     /// The capture, and the nodes in it, that its last record stands for.
     pub captured: Option<(u64, Vec<usize>)>,
+}
+
+/// In an event's slot: its last record may have been in a capture. Else there is the claim's epoch in which it was.
+pub const CAPTURED: u64 = 1 << 63;
+
+/// Whether an event certainly stands for no capture, without a lock. INVALID_HANDLE: there is no such event.
+pub fn is_plain(event: CUevent) -> Res<bool> {
+    let slot = handle::slot(event.0).filter(|_| handle::is(event.0, Kind::Event)).ok_or(CUresult::INVALID_HANDLE)?;
+    Ok(slot.aux.load(Ordering::Acquire) & CAPTURED == 0)
 }
 
 impl Event {
@@ -56,7 +66,8 @@ impl State {
     /// Milliseconds between two recorded events, from the recorded times.
     pub fn elapsed(&mut self, start: CUevent, end: CUevent, now: u64) -> Res<f32> {
         let (a, b) = (self.event(start)?.time()?, self.event(end)?.time()?);
-        if !crate::host::passed(self.event(start)?.ticket.max(self.event(end)?.ticket)) {
+        let ticket = crate::host::both(self.event(start)?.ticket, self.event(end)?.ticket);
+        if !crate::host::passed(ticket) {
             return Err(CUresult::NOT_READY);
         }
         if a > now || b > now {

@@ -6,8 +6,8 @@ mod module;
 mod pool;
 mod stream;
 
-pub use context::{Context, LIMITS};
-pub use event::Event;
+pub use context::{is_active, Context, LIMITS};
+pub use event::{is_plain, Event, CAPTURED};
 pub use graph::{Capture, Graphs, CAPTURES};
 pub use module::{device, Function, Modules};
 pub use pool::{Pool, Pools};

@@ -77,6 +77,7 @@ pub const TOPICS: &[Topic] = &[
     any("stream_properties", streams::properties),
     any("stream_order", streams::order),
     any("stream_blocked", streams::blocked),
+    any("stream_awaited", streams::awaited),
     any("events", events::events),
     any("memory_allocation", memory::allocation),
     any("memory_memset", memory::memset),

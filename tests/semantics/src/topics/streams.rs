@@ -5,6 +5,7 @@ use crate::driver::{must, Driver};
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use zerogpu_abi::*;
 
 const NON_BLOCKING: u32 = 1;
@@ -187,6 +188,44 @@ pub fn blocked(d: &'static Driver, t: &mut Check) {
     t.code("cuCtxSynchronize waits for it", d.cuCtxSynchronize(), 0);
     t.that("it is done", d.read(pinned, 64) == [4; 64]);
     across(d, t);
+}
+
+/// A stream that waits for a value holds up no other: what the others do may lead to the value.
+pub fn awaited(d: &'static Driver, t: &mut Check) {
+    /// cuda.h: CU_STREAM_WAIT_VALUE_EQ.
+    const EQUAL: u32 = 1;
+    d.start();
+    let (waits, runs) = (d.stream(NON_BLOCKING), d.stream(NON_BLOCKING));
+    let (value, memory) = (d.alloc(64), d.alloc(64));
+    must("cuMemsetD8", d.cuMemsetD8_v2(value, 0, 64));
+    must("cuMemsetD8", d.cuMemsetD8_v2(memory, 0, 64));
+    t.code("cuStreamWaitValue32", d.cuStreamWaitValue32_v2(waits, value, 1, EQUAL), 0);
+    must("cuMemsetD8Async", d.cuMemsetD8Async(memory, 1, 64, waits));
+    let list: &'static Mutex<Vec<u32>> = Box::leak(Box::default());
+    for number in 0..3 {
+        let note: &'static Note = Box::leak(Box::new(Note { list, number }));
+        must("cuLaunchHostFunc", d.cuLaunchHostFunc(runs, Some(push), std::ptr::from_ref(note) as *mut c_void));
+    }
+    let since = Instant::now();
+    while d.cuStreamQuery(runs).0 == 600 && since.elapsed() < Duration::from_secs(20) {
+        std::thread::yield_now();
+    }
+    t.same("host functions of another stream run", list.lock().expect("not poisoned").clone(), vec![0, 1, 2]);
+    t.code("that stream is done", d.cuStreamQuery(runs), 0);
+    t.code("the one that waits is not", d.cuStreamQuery(waits), 600);
+    let event = d.event(0);
+    must("cuEventRecord", d.cuEventRecord(event, waits));
+    let both = d.stream(NON_BLOCKING);
+    let note: &'static Note = Box::leak(Box::new(Note { list, number: 9 }));
+    must("cuLaunchHostFunc", d.cuLaunchHostFunc(both, Some(push), std::ptr::from_ref(note) as *mut c_void));
+    must("cuStreamWaitEvent", d.cuStreamWaitEvent(both, event, 0));
+    must("cuMemcpyDtoDAsync", d.cuMemcpyDtoDAsync_v2(value + 32, memory, 4, both));
+    t.code("nor is who waits for it", d.cuStreamQuery(both), 600);
+    t.code("cuStreamWriteValue32", d.cuStreamWriteValue32_v2(runs, value, 1, 0), 0);
+    d.wait(both);
+    t.code("now it is done", d.cuStreamQuery(waits), 0);
+    t.that("what was behind the value came after it", d.read(memory, 64) == [1; 64]);
+    t.that("and what was behind that", d.read(value + 32, 4) == [1; 4]);
 }
 
 /// The legacy stream waits for blocking streams, and they for it.

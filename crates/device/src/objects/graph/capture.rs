@@ -6,16 +6,13 @@
 use super::attr::{self, refuse_updatable};
 use super::{Edge, Graphs, Work};
 use crate::handle;
-use crate::objects::{Stream, StreamKind};
+use crate::objects::{Stream, StreamKind, CAPTURED};
 use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch};
 use crate::runtime::{Map, State};
 use crate::thread;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use zerogpu_abi::*;
-
-/// Whether this process has ever captured: only then can an event stand for a capture.
-pub static EVER: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 /// Captures that have begun and not ended, so that the many who ask can be told "none" without a lock.
 pub static CAPTURES: AtomicU32 = AtomicU32::new(0);
@@ -183,7 +180,6 @@ impl State {
         let (id, members) = (self.graphs.last_capture, vec![Member::new(s, deps)]);
         let capture = Capture { graph, given, origin: s, mode, thread: thread::id(), active: true, members };
         self.graphs.captures.insert(id, capture);
-        EVER.store(true, Ordering::Relaxed);
         CAPTURES.fetch_add(1, Ordering::AcqRel);
         self.set_capture(s, Some(id));
         Ok(())
@@ -366,6 +362,9 @@ impl State {
     fn mark_event(&mut self, id: u64, stream: usize, event: CUevent) -> Res {
         let nodes = self.graphs.capture(id)?.member(stream)?.deps.iter().map(|e| e.from).collect();
         self.event(event)?.captured = Some((id, nodes));
+        if let Some(slot) = handle::slot(event.0) {
+            slot.aux.store(CAPTURED, Ordering::Release);
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod node;
 mod rules;
 mod user;
 
-pub use capture::{is_idle, Capture, Info, CAPTURES, EVER};
+pub use capture::{is_idle, Capture, Info, CAPTURES};
 pub use exec::{Exec, ExecNode, Mismatch};
 pub use node::{kind, Edge, Node, Port, Work};
 pub use user::Released;
