@@ -6,9 +6,7 @@
 mod copy;
 mod driver;
 pub mod physical;
-mod hasher;
 mod pins;
-pub use hasher::Hasher;
 
 pub use copy::{copy, Copied, Pinning, Trip, Way};
 pub use driver::{locate, Below, Driver};

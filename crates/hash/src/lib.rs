@@ -1,3 +1,0 @@
-//! placeholder
-/// chunk
-pub const CHUNK: usize = 2 << 20;
