@@ -68,19 +68,19 @@ fn the_least_recently_used_leave_and_only_as_far_as_needed() {
     let grant = lease(&mut s, 4.0, d, 1.0, 4);
     assert_eq!(grant.evict, [Evict { space: spaces[1], card: CardId(0), bytes: 3 * GIB }]);
     assert_eq!(s.report(at(4.0)).cards[0].leaving, 3 * GIB);
-    s.evicted(spaces[1], CardId(0), 3 * GIB);
+    s.evicted(spaces[1], CardId(0));
     assert_eq!(s.report(at(4.0)).cards[0].leaving, 0);
     assert_eq!(s.report(at(4.0)).cards[0].warm, 6 * GIB);
 }
 
 #[test]
-fn evictions_that_nobody_asked_for() {
+fn warm_bytes_that_go_by_themselves() {
     let mut s = Scheduler::new(policy(), &cards(1));
     let a = attach(&mut s, "t");
     warm(&mut s, 0.0, a, 4);
-    s.evicted(a, CardId(0), GIB);
+    s.shrink_warm(a, GIB);
     assert_eq!(s.report(at(0.0)).cards[0].warm, 3 * GIB);
-    s.evicted(a, CardId(0), 9 * GIB);
+    s.shrink_warm(a, 9 * GIB);
     assert_eq!(s.report(at(0.0)).cards[0].residents, []);
     assert_eq!(s.report(at(0.0)).spaces[0].state, State::Parked);
 }
