@@ -154,21 +154,26 @@ impl Scheduler {
         Some(Ended { space: over.space, card: over.card, lasted })
     }
 
-    /// `bytes` of a Space have left a card: confirms an eviction, or tells of one that nobody asked for.
-    pub fn evicted(&mut self, space: SpaceId, card: CardId, bytes: u64) {
+    /// An eviction asked for is done.
+    pub fn evicted(&mut self, space: SpaceId, card: CardId) {
         let Some(on) = self.card_mut(card) else { return };
         if let Some(at) = on.leaving.iter().position(|evict| evict.space == space) {
             on.leaving.remove(at);
-            return;
         }
-        let Some(warm) = on.warm.iter_mut().find(|warm| warm.space == space) else { return };
+    }
+
+    /// `bytes` of a Space's warm bytes are gone although nobody asked: it has let go of some slabs.
+    pub fn shrink_warm(&mut self, space: SpaceId, bytes: u64) {
+        let Some(home) = self.spaces.get(&space).and_then(|space| space.home) else { return };
+        let Some(card) = self.card_mut(home) else { return };
+        let Some(warm) = card.warm.iter_mut().find(|warm| warm.space == space) else { return };
         warm.bytes = warm.bytes.saturating_sub(bytes);
         if warm.bytes == 0 {
             self.drop_warm(space);
         }
     }
 
-    /// A Space has dropped its warm bytes itself: nothing is left to evict.
+    /// All of a Space's warm bytes are gone although nobody asked: nothing is left to evict.
     pub fn drop_warm(&mut self, space: SpaceId) {
         let Some(home) = self.spaces.get_mut(&space).and_then(|space| space.home.take()) else { return };
         if let Some(card) = self.card_mut(home) {

@@ -49,6 +49,7 @@ mod poll;
 mod queue;
 mod report;
 mod scheduler;
+mod table;
 mod tenant;
 
 pub use denial::{Denial, Reason};

@@ -59,7 +59,7 @@ impl Scheduler {
     /// Where each waiting request stands, in the order.
     #[must_use]
     pub fn positions(&self, now: Duration) -> Vec<(RequestId, Position)> {
-        let mut ranks: Vec<Rank> = self.ranks(now).collect();
+        let mut ranks: Vec<Rank> = self.ranks(now, |_| true).collect();
         ranks.sort_unstable();
         let start = now.max(self.held).as_secs_f64();
         let share = self.policy.share;

@@ -114,7 +114,7 @@ impl Scheduler {
     }
 
     fn check_deadlines(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        for (id, lease) in &mut self.leases {
+        for (id, lease) in self.leases.iter_mut() {
             let (lease_id, space) = (*id, lease.space);
             match lease.overdue {
                 None if lease.deadline <= now => {
@@ -148,7 +148,10 @@ impl Scheduler {
         for account in self.accounts.values_mut() {
             account.settle(now, self.policy.half_life);
         }
-        let mut order: BinaryHeap<_> = self.ranks(now).map(Reverse).collect();
+        // Room only shrinks from here on. What fits nowhere now matters only if it may reserve a card.
+        let (aging, share) = (self.policy.aging, self.policy.share);
+        let matters = |request: &Request| self.fits(request) || (share && now.saturating_sub(request.since) >= aging);
+        let mut order: BinaryHeap<_> = self.ranks(now, matters).map(Reverse).collect();
         let mut reserved = Vec::new();
         while let Some(Reverse(rank)) = order.pop() {
             let Some(request) = self.queue.get(&rank.id) else { continue };
@@ -157,7 +160,7 @@ impl Scheduler {
                 if !self.any_card_open() {
                     return;
                 }
-            } else if rank.aged && self.policy.share {
+            } else if rank.aged && share {
                 let card = self.reserve(request, &reserved);
                 reserved.extend(card);
                 if let Some(request) = self.queue.get_mut(&rank.id) {
@@ -169,6 +172,13 @@ impl Scheduler {
 
     fn any_card_open(&self) -> bool {
         self.policy.share || self.cards.iter().any(|card| card.leases == 0)
+    }
+
+    /// Whether any card takes the request now.
+    fn fits(&self, request: &Request) -> bool {
+        let need = request.bytes.saturating_add(self.policy.context_bytes);
+        let share = self.policy.share;
+        self.cards.iter().any(|card| card.spec.kind == request.kind && card.takes(need, share))
     }
 
     fn start(&mut self, now: Duration, id: RequestId, card: CardId, actions: &mut Vec<Action>) {

@@ -208,7 +208,7 @@ impl Scheduler {
     }
 
     fn queue_report(&self, now: Duration) -> Vec<Waiting> {
-        let ranks: std::collections::BTreeMap<_, _> = self.ranks(now).map(|rank| (rank.id, rank)).collect();
+        let ranks: std::collections::BTreeMap<_, _> = self.ranks(now, |_| true).map(|rank| (rank.id, rank)).collect();
         let waiting = self.positions(now).into_iter().filter_map(|(id, position)| {
             let (request, rank) = (self.queue.get(&id)?, ranks.get(&id)?);
             Some(Waiting {

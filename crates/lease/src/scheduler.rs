@@ -5,6 +5,7 @@ use crate::denial::{bytes, number, time};
 use crate::policy::{CardSpec, Kind, Policy};
 use crate::poll::Action;
 use crate::queue::{Rank, Request};
+use crate::table::Table;
 use crate::tenant::{Account, TenantId};
 use crate::{CardId, Denial, LeaseId, Reason, RequestId, SpaceId};
 use std::collections::BTreeMap;
@@ -15,10 +16,10 @@ use std::time::Duration;
 pub struct Scheduler {
     pub(crate) policy: Policy,
     pub(crate) cards: Vec<Card>,
-    pub(crate) spaces: BTreeMap<SpaceId, Space>,
-    pub(crate) queue: BTreeMap<RequestId, Request>,
-    pub(crate) leases: BTreeMap<LeaseId, Lease>,
-    pub(crate) accounts: BTreeMap<TenantId, Account>,
+    pub(crate) spaces: Table<SpaceId, Space>,
+    pub(crate) queue: Table<RequestId, Request>,
+    pub(crate) leases: Table<LeaseId, Lease>,
+    pub(crate) accounts: Table<TenantId, Account>,
     names: BTreeMap<String, TenantId>,
     /// Nothing is granted before.
     pub(crate) held: Duration,
@@ -100,10 +101,10 @@ impl Scheduler {
         Scheduler {
             policy,
             cards: (0..).zip(cards).map(|(id, spec)| Card::new(CardId(id), *spec)).collect(),
-            spaces: BTreeMap::new(),
-            queue: BTreeMap::new(),
-            leases: BTreeMap::new(),
-            accounts: BTreeMap::new(),
+            spaces: Table::default(),
+            queue: Table::default(),
+            leases: Table::default(),
+            accounts: Table::default(),
             names: BTreeMap::new(),
             held: Duration::ZERO,
             pending: Vec::new(),
@@ -289,10 +290,14 @@ impl Scheduler {
         Err(Denial::new(Reason::Seconds { again }, text))
     }
 
-    /// The waiting requests' ranks, in no order.
-    pub(crate) fn ranks(&self, now: Duration) -> impl Iterator<Item = Rank> + '_ {
+    /// The ranks of the waiting requests that matter, in no order.
+    pub(crate) fn ranks<'a>(
+        &'a self,
+        now: Duration,
+        matters: impl Fn(&Request) -> bool + 'a,
+    ) -> impl Iterator<Item = Rank> + 'a {
         let (aging, half_life) = (self.policy.aging, self.policy.half_life);
-        self.queue.iter().map(move |(id, request)| {
+        self.queue.iter().filter(move |(_, request)| matters(request)).map(move |(id, request)| {
             let account = self.accounts.get(&request.tenant);
             let (lately, weight) = account.map_or((0.0, 1.0), |a| (a.lately(now, half_life), a.policy.divisor()));
             request.rank(*id, now, aging, lately, weight)
@@ -315,7 +320,7 @@ impl Scheduler {
 
     fn forget_idle(&mut self, now: Duration) {
         let half_life = self.policy.half_life;
-        self.accounts.retain(|_, account| !account.idle(now, half_life));
+        self.accounts.retain(|account| !account.idle(now, half_life));
         self.names.retain(|_, id| self.accounts.contains_key(id));
     }
 }
