@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::*;
 
+/// What a launch does with bytes that were found under the state's lock.
+pub type Work = Box<dyn FnOnce()>;
+
 /// The card that the host stands in for.
 pub trait Card: Sync {
     /// Nanoseconds that a command takes on the device.
     fn cost(&self, _op: &Op) -> u64 {
         0
     }
-    /// Runs a kernel launch, or says why it can't.
-    fn launch(&self, state: &mut State, stream: usize, launch: &Launch) -> Res;
+    /// Takes a kernel launch, or says why it can't. What it gives is done at once, without the state's lock.
+    fn launch(&self, state: &mut State, stream: usize, launch: &Launch) -> Res<Option<Work>>;
     /// Whether the bytes have left the host for a GPU. Asked with the state's lock held.
     fn elsewhere(&self) -> bool {
         false
@@ -129,8 +132,14 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
             }
         }
         Op::Launch(l) => {
-            card.launch(&mut st, stream, l)?;
+            let work = card.launch(&mut st, stream, l)?;
             set_busy(&mut st, stream, end);
+            if let Some(work) = work {
+                let moving = exec::Moving::begin();
+                drop(st);
+                work();
+                drop(moving);
+            }
         }
         // a graph's host function, behind another: its turn has come
         Op::Host(call) if worker::is_this_thread() => {

@@ -33,6 +33,8 @@ pub struct SoftSettings {
     pub profile: Option<String>,
     /// Whether fresh shareable memory is filled with a pattern.
     pub poison: bool,
+    /// Whether pages under registrations of host memory are watched.
+    pub strict_pins: bool,
     /// Bytes a second of a copy engine; `None`: as fast as memory.
     pub copy_rate: Option<u64>,
     /// How long making a context takes.
@@ -63,6 +65,7 @@ impl SoftSettings {
             vram: reader.parsed("SOFTCUDA_VRAM", some_memory),
             profile: reader.text("SOFTCUDA_PROFILE"),
             poison: reader.parsed("SOFTCUDA_POISON", switch).unwrap_or(false),
+            strict_pins: reader.parsed("SOFTCUDA_STRICT_PINS", switch).unwrap_or(false),
             copy_rate: reader.parsed("SOFTCUDA_GBPS", rate).flatten(),
             context_time: reader.parsed("SOFTCUDA_CONTEXT_MS", |text| time(text, 1e-3)).unwrap_or_default(),
             launch_time: reader.parsed("SOFTCUDA_LAUNCH_US", |text| time(text, 1e-6)).unwrap_or_default(),

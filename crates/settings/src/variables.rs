@@ -137,4 +137,10 @@ pub const VARIABLES: &[Variable] = &[
         "a path",
         "File to which violations are appended, such as the use of a handle whose context is gone.",
     ),
+    variable(
+        "SOFTCUDA_STRICT_PINS",
+        "0",
+        "0 or 1",
+        "With 1, a page that is punched out of a file while it is registered (cuMemHostRegister) is noted as a violation, at the next copy there and when it is unregistered.",
+    ),
 ];

@@ -284,7 +284,7 @@ fn what(st: &mut State, op: &Op) -> String {
 struct NoCard;
 
 impl host::Card for NoCard {
-    fn launch(&self, _state: &mut State, _stream: usize, _launch: &Launch) -> Res {
+    fn launch(&self, _state: &mut State, _stream: usize, _launch: &Launch) -> Res<Option<host::Work>> {
         Err(CUresult::NOT_SUPPORTED)
     }
 

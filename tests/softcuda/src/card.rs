@@ -1,7 +1,9 @@
 //! The software card: accounts for memory and contexts in the shared file, runs commands on the host, logs launches.
 use crate::log::Log;
+use crate::pins::Pins;
+use crate::twins::{self, Params, Reach};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 use zerogpu_abi::*;
@@ -9,7 +11,7 @@ use zerogpu_cards::{Cards, Refused, Slot};
 use zerogpu_device::api::set_exports;
 use zerogpu_device::host;
 use zerogpu_device::memory::{Change, Layout};
-use zerogpu_device::op::{Launch, Op};
+use zerogpu_device::op::{Copy, Launch, Op};
 use zerogpu_device::runtime::{self, Guard, Scope, State};
 use zerogpu_device::{Backend, Config, Run};
 use zerogpu_profile::Profile;
@@ -25,6 +27,9 @@ pub struct Card {
     settings: SoftSettings,
     profile: Profile,
     slot: OnceLock<Option<Slot>>,
+    pins: Pins,
+    /// The error of a kernel, which a process never recovers from; 0: none.
+    lost: AtomicU32,
     launches: Log,
     violations: Log,
     /// Calls so far of each function that is to fail.
@@ -56,7 +61,8 @@ pub fn start() -> &'static Card {
             eprintln!("softcuda: {c}");
         }
         let counts = settings.faults.iter().map(|_| AtomicU64::new(0)).collect();
-        Card { settings, profile, slot: OnceLock::new(), launches, violations, counts }
+        let (slot, pins, lost) = (OnceLock::new(), Pins::default(), AtomicU32::new(0));
+        Card { settings, profile, slot, pins, lost, launches, violations, counts }
     });
     if fresh {
         set_exports(crate::entry::addresses());
@@ -109,6 +115,52 @@ impl Card {
         CUresult::SUCCESS
     }
 
+    /// Fails once a kernel has met an error that CUDA never recovers from.
+    fn usable(&self) -> Res {
+        match self.lost.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(CUresult(code)),
+        }
+    }
+
+    /// What a card checks of host memory that a copy names: one registration holds all of it, or none any of it.
+    fn check_pins(&self, state: &State, c: &Copy) -> Res {
+        for side in [&c.dst, &c.src] {
+            let len = c.span(side).unwrap_or(0);
+            let m = &state.memory;
+            // what begins inside of a region was checked to end there
+            if len > 0 && m.find(side.at).is_none() && m.overlaps(side.at, len) {
+                self.tell(&format!("a copy of {len} bytes at {:#x} is registered in part", side.at));
+                return Err(CUresult::INVALID_VALUE);
+            }
+            self.look_at_pins(side.at, len, "a copy");
+        }
+        Ok(())
+    }
+
+    /// Notes a page that is not the one that was registered.
+    fn look_at_pins(&self, at: u64, len: u64, who: &str) {
+        if !self.settings.strict_pins {
+            return;
+        }
+        if let Some(page) = self.pins.lost(at, len) {
+            self.tell(&format!("{who} found the page at {page:#x} punched or replaced while it was registered"));
+        }
+    }
+
+    /// Runs the twin of a kernel. An address that the kernel can't reach ends the process's use of the cards.
+    fn twin(&self, state: &State, stream: usize, kernel: &str, params: Vec<u8>) -> Res<Option<host::Work>> {
+        let Some(twin) = twins::find(kernel) else { return Ok(None) };
+        let ctx = state.streams.get(&stream).map(|s| s.ctx).ok_or(CUresult::INVALID_HANDLE)?;
+        let reach = Reach { memory: &state.memory, device: state.device_of(ctx)? };
+        twin(&Params(params), &reach).map(Some).inspect_err(|e| {
+            self.tell(&format!("{kernel} met CUDA error {}", e.0));
+            if matches!(*e, CUresult::ILLEGAL_ADDRESS | CUresult::MISALIGNED_ADDRESS) {
+                self.lost.store(e.0, Ordering::Release);
+            }
+        })
+    }
+
     /// Notes an answer that tells of a stale handle.
     pub fn judge(&self, name: &str, result: CUresult) {
         if STALE.contains(&result) && self.violations.on() {
@@ -144,11 +196,20 @@ fn poison(file: RawFd, len: u64) {
 
 impl Backend for Card {
     fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
-        Run::Done(host::run(state, stream, op, start()))
+        let checked = self.usable().and_then(|()| match op {
+            Op::Copy(c) => self.check_pins(&state, c),
+            _ => Ok(()),
+        });
+        Run::Done(checked.and_then(|()| host::run(state, stream, op, start())))
     }
 
     fn wait(&self, scope: Scope, wait: bool) -> Res {
-        host::wait(scope, wait)
+        host::wait(scope, wait)?;
+        self.usable()
+    }
+
+    fn drain(&self, scope: Scope) -> Res {
+        host::wait(scope, true)
     }
 
     fn change(&self, change: Change) -> Res {
@@ -167,6 +228,18 @@ impl Backend for Card {
                 Ok(())
             }
             Change::Unshare { file, .. } => self.slot()?.let_go(identity(file)?).map_err(refused),
+            Change::Pin { at, len, flags } => {
+                // what was allocated here has no file that anyone else has
+                if self.settings.strict_pins && flags != 0 {
+                    self.pins.add(at, len);
+                }
+                Ok(())
+            }
+            Change::Unpin { at, len } => {
+                self.look_at_pins(at, len, "cuMemHostUnregister");
+                self.pins.remove(at);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -207,12 +280,12 @@ impl host::Card for Card {
         }
     }
 
-    fn launch(&self, state: &mut State, stream: usize, l: &Launch) -> Res {
-        if !self.launches.on() {
-            return Ok(());
+    fn launch(&self, state: &mut State, stream: usize, l: &Launch) -> Res<Option<host::Work>> {
+        let name = state.any_function(l.func)?.kernel.name.clone();
+        if !self.launches.on() && twins::find(&name).is_none() {
+            return Ok(None);
         }
         let params = state.pack_params(l.func, &l.params)?;
-        let name = state.any_function(l.func)?.kernel.name.clone();
         let stream_id = state.streams.get(&stream).map(|s| s.id);
         let hex: String = params.iter().map(|b| format!("{b:02x}")).collect();
         let line = serde_json::json!({
@@ -220,6 +293,6 @@ impl host::Card for Card {
             "stream": stream_id, "cooperative": l.cooperative, "params": hex,
         });
         self.launches.line(&line.to_string());
-        Ok(())
+        self.twin(state, stream, &name, params)
     }
 }

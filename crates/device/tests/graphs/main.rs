@@ -48,11 +48,11 @@ pub const FAULT: u64 = u64::MAX;
 static LAUNCHES: Mutex<Vec<(usize, Vec<u8>)>> = Mutex::new(Vec::new());
 
 impl host::Card for Card {
-    fn launch(&self, st: &mut State, _: usize, l: &Launch) -> Res {
+    fn launch(&self, st: &mut State, _: usize, l: &Launch) -> Res<Option<host::Work>> {
         let bytes = st.pack_params(l.func, &l.params)?;
         assert!(!bytes.starts_with(&FAULT.to_le_bytes()), "a fault on purpose");
         LAUNCHES.lock().unwrap().push((l.func, bytes));
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -157,3 +157,81 @@ pub fn managed(d: &Driver, t: &mut Check) {
     t.code("freed twice", d.cuMemFree_v2(p), 1);
     d.free(q);
 }
+
+/// A copy stays inside one registration, or outside of all (recorded on an H100: across two adjacent ones, or from one
+/// into memory that is not registered, it returns 1).
+pub fn registered_in_part(d: &'static Driver, t: &mut Check) {
+    d.start();
+    const PAGE: usize = 4096;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: fresh memory of this test's own.
+    let base = unsafe { libc::mmap(null_mut(), 4 * PAGE, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0) };
+    let at = |page: usize| base.wrapping_byte_add(page * PAGE);
+    let p = d.alloc(4 * PAGE);
+    must("cuMemHostRegister", d.cuMemHostRegister_v2(at(1), PAGE, 0));
+    must("cuMemHostRegister", d.cuMemHostRegister_v2(at(2), PAGE, 0));
+    t.code("inside of one", d.cuMemcpyHtoD_v2(p, at(1), PAGE), 0);
+    t.code("outside of both", d.cuMemcpyHtoD_v2(p, at(0), PAGE), 0);
+    t.code("over two", d.cuMemcpyHtoD_v2(p, at(1), 2 * PAGE), 1);
+    t.code("from one to ordinary memory", d.cuMemcpyHtoD_v2(p, at(2), 2 * PAGE), 1);
+    t.code("the same in the other direction", d.cuMemcpyDtoHAsync_v2(at(2), p, 2 * PAGE, CUstream::NULL), 1);
+    if !t.driver.real {
+        // not recorded: softcuda is strict here
+        t.code("from ordinary memory into one", d.cuMemcpyHtoD_v2(p, at(0), 2 * PAGE), 1);
+    }
+    must("cuMemHostUnregister", d.cuMemHostUnregister(at(1)));
+    must("cuMemHostUnregister", d.cuMemHostUnregister(at(2)));
+    t.code("all of it when none is registered", d.cuMemcpyHtoD_v2(p, at(0), 4 * PAGE), 0);
+    d.free(p);
+}
+
+/// A page that is punched out of its file while it is registered: a card goes on using the old one, softcuda says so.
+pub fn punched(d: &'static Driver, t: &mut Check) {
+    const PAGE: usize = 4096;
+    // SAFETY: new files of this test's own, and a mapping of one of them.
+    let (log, file, base) = unsafe {
+        let log = libc::memfd_create(c"log".as_ptr(), libc::MFD_CLOEXEC);
+        let file = libc::memfd_create(c"bytes".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(log >= 0 && file >= 0 && libc::ftruncate(file, 64 * PAGE as i64) == 0);
+        let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        (log, file, libc::mmap(null_mut(), 64 * PAGE, access, shared, file, 0))
+    };
+    let log = format!("/proc/self/fd/{log}");
+    // read at the first call, which is still to come
+    std::env::set_var("SOFTCUDA_STRICT_PINS", "1");
+    std::env::set_var("SOFTCUDA_STRICT_LOG", &log);
+    d.start();
+    let noted = || std::fs::read_to_string(&log).expect("it is a file").lines().count();
+    let (at, p) = (|page: usize| base.wrapping_byte_add(page * PAGE), d.alloc(64 * PAGE));
+    bytes(base, 64 * PAGE).fill(3);
+    must("cuMemHostRegister", d.cuMemHostRegister_v2(at(8), 32 * PAGE, 0));
+    let punch = |page: usize| {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a page of the file above, whose bytes nobody needs.
+        assert_eq!(unsafe { libc::fallocate(file, mode, (page * PAGE) as i64, PAGE as i64) }, 0);
+        bytes(at(page), PAGE).fill(9);
+    };
+    punch(2);
+    t.code("a copy", d.cuMemcpyHtoD_v2(p, at(8), 32 * PAGE), 0);
+    t.same("a page beside the registration is nobody's business", noted(), 0);
+    punch(20);
+    t.code("a copy of other pages", d.cuMemcpyHtoD_v2(p, at(8), 12 * PAGE), 0);
+    t.same("finds nothing wrong", noted(), 0);
+    t.code("a copy of the page", d.cuMemcpyHtoD_v2(p, at(19), 3 * PAGE), 0);
+    if t.driver.real {
+        t.that("a card uses the page that it pinned", d.read(p + PAGE as u64, PAGE) == [3; PAGE]);
+        return;
+    }
+    t.same("finds it gone, although another is there", noted(), 1);
+    t.code("unregister", d.cuMemHostUnregister(at(8)), 0);
+    t.same("which notes it too", noted(), 2);
+    must("cuMemHostRegister", d.cuMemHostRegister_v2(at(8), 32 * PAGE, 0));
+    t.code("a copy of the new page", d.cuMemcpyHtoD_v2(p, at(19), 3 * PAGE), 0);
+    must("cuMemHostUnregister", d.cuMemHostUnregister(at(8)));
+    t.same("it is registered now", noted(), 2);
+    let mut own = vec![0u8; 4 * PAGE];
+    must("cuMemHostRegister", d.cuMemHostRegister_v2(own.as_mut_ptr().cast(), 4 * PAGE, 0));
+    t.code("a copy of private memory", d.cuMemcpyHtoD_v2(p, own.as_ptr().cast(), 4 * PAGE), 0);
+    must("cuMemHostUnregister", d.cuMemHostUnregister(own.as_mut_ptr().cast()));
+    t.same("which has no file", noted(), 2);
+}

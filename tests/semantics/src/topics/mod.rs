@@ -20,6 +20,7 @@ mod proc_address;
 mod process;
 mod regions;
 mod streams;
+mod twins;
 mod vmm;
 
 use crate::check::Check;
@@ -93,8 +94,12 @@ pub const TOPICS: &[Topic] = &[
     cards("cards_several", cards::several),
     cards("cards_shared", cards::shared),
     cards("cards_shared_refusals", cards::shared_refusals),
+    cards("cards_twins", twins::twins),
+    cards("cards_twins_astray", twins::astray),
     any("host_allocated", host_memory::allocated),
     any("host_registered", host_memory::registered),
+    cards("host_registered_punched", host_memory::punched),
+    cards("host_registered_in_part", host_memory::registered_in_part),
     any("host_managed", host_memory::managed),
     any("pointers_device", pointers::device),
     any("pointers_others", pointers::others),
