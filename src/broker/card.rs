@@ -66,7 +66,7 @@ impl Worker {
         let (ready, started) = channel();
         let run = move || match retain(driver, device) {
             Ok(()) => {
-                let hasher = Hasher::new(driver).inspect_err(|e| {
+                let hasher = Hasher::new(driver, device).inspect_err(|e| {
                     tracing::warn!(code = e.0, "the hash kernel can't be loaded on card {device}: each park copies everything");
                 });
                 let card = Card { driver, device, hasher: hasher.ok() };

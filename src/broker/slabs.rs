@@ -132,7 +132,7 @@ impl Slabs {
         let mut found: Vec<(u64, Vec<[u64; 2]>)> = Vec::new();
         for (&off, slab) in &self.0 {
             let now = match &card.hasher {
-                Some(hasher) => hasher.hash(card.driver, slab.va, slab.len)?,
+                Some(hasher) => hasher.hash(card.driver, &[(slab.va, slab.len)])?,
                 None => Vec::new(),
             };
             let same = |i: usize| now.get(i).is_some_and(|hash| slab.chunks[i].hash == Some(*hash));
@@ -215,7 +215,7 @@ impl Slabs {
         let Some(slab) = self.0.get_mut(&off) else { return Ok(()) };
         let run = slab.run(off, first, count);
         let hashes = match &card.hasher {
-            Some(hasher) => hasher.hash(card.driver, slab.va + (run.off - off), run.len)?,
+            Some(hasher) => hasher.hash(card.driver, &[(slab.va + (run.off - off), run.len)])?,
             None => Vec::new(),
         };
         for (i, chunk) in slab.chunks[first..first + count].iter_mut().enumerate() {

@@ -111,10 +111,9 @@ pub trait Backend: Sync {
     fn complain(&self, message: &str) {
         self.tell(message);
     }
-    /// An undocumented export-table slot that we do not know was called, with the first of its arguments. Most return a
-    /// CUresult, some an address.
-    fn unknown_slot(&self, _table: usize, name: &str, slot: usize, _args: &[u64; 8]) -> u64 {
-        self.tell(&format!("export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"));
+    /// A slot of an undocumented export table that we do not know was called, with the first of its arguments. Most return
+    /// a CUresult, some an address.
+    fn unknown_slot(&self, _table: usize, _slot: usize, _args: &[u64; 8]) -> u64 {
         CUresult::NOT_SUPPORTED.0 as u64
     }
 }

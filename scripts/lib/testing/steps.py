@@ -37,6 +37,8 @@ class Step:
     environment: typing.Dict[str, str] = dataclasses.field(default_factory=dict)
     # What a reader should know while waiting.
     about: str = ""
+    # The exit code with which it says that it can't run here.
+    skips: int = 0
 
 
 @dataclasses.dataclass
@@ -77,7 +79,8 @@ class Runner:
         code = self._run(step, log, started)
         result = judged(step, code, log.read_text(errors="replace"), time.monotonic() - started)
         self.results.append(result)
-        print(f"{'  ok  ' if not result.failed else '  FAIL'} {clock(result.seconds)}  {counted(result)}", flush=True)
+        mark = "  FAIL" if result.failed else "  ok  " if result.passed else "  skip"
+        print(f"{mark} {clock(result.seconds)}  {counted(result)}", flush=True)
         if result.failed:
             lines = log.read_text(errors="replace").splitlines()[-TAIL:]
             print("\n".join(f"    | {line}" for line in lines) + f"\n    {log}", flush=True)
@@ -118,18 +121,21 @@ class Runner:
         width = max(len(result.step.name) for result in self.results)
         print()
         for result in self.results:
-            mark = "FAIL" if result.failed else "ok"
+            mark = "FAIL" if result.failed else "ok" if result.passed else "skip"
             print(f"{result.step.name:<{width}}  {mark:<4}  {clock(result.seconds)}  {result.note or counted(result)}")
         seconds = sum(result.seconds for result in self.results)
         skipped = sum(result.skipped for result in self.results)
-        print(f"{'':<{width}}        {clock(seconds)}" + (f"  {skipped} skipped" if skipped else ""))
+        print(f"{'':<{width}}        {clock(seconds)}")
         failed = sum(result.failed for result in self.results)
-        print(f"\n{sum(result.passed for result in self.results)} passed, {failed} failed", flush=True)
+        passed = sum(result.passed for result in self.results)
+        print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
         return 1 if failed else 0
 
 
 def judged(step, code, text, seconds):
     """The result of a step that ended with `code` after printing `text`."""
+    if code and code == step.skips:
+        return Result(step, 0, 0, 1, seconds, f"skipped: {(text.strip().splitlines() or ['no reason given'])[-1]}")
     sums = dict.fromkeys(WORDS.values(), 0)
     for line in SUMS[step.counts].findall(text) if step.counts else ():
         for number, word in re.findall(r"(\d+) (\w+)", line):

@@ -199,10 +199,7 @@ impl Engine {
                 Outside::Error => {
                     let what = what(&mut st, op);
                     drop(st);
-                    report::error(&format!(
-                        "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
-                         ZEROGPU_OUTSIDE=defer or borrow"
-                    ));
+                    report::error(&outside(&what));
                     return Run::Done(Err(CUresult::NOT_PERMITTED));
                 }
                 // what waits behind a host function comes first, and is in no record
@@ -262,6 +259,14 @@ impl Engine {
     fn owed(&self) -> Res {
         locked(&self.owed).take().map_or(Ok(()), Err)
     }
+}
+
+/// What is said where `ZEROGPU_OUTSIDE=error` refuses something.
+fn outside(what: &str) -> String {
+    format!(
+        "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
+         ZEROGPU_OUTSIDE=defer or borrow"
+    )
 }
 
 /// A command in words, for messages.
@@ -496,16 +501,10 @@ impl Backend for Engine {
         }
     }
 
-    fn unknown_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> u64 {
-        match self.forward_slot(table, name, slot, args) {
-            Some(Ok(answer)) => answer,
-            Some(Err(e)) => e.0 as u64,
-            None => {
-                report::explain_once(&format!(
-                    "export table {name} slot {slot} is not known to zerogpu: answered NOT_SUPPORTED"
-                ));
-                CUresult::NOT_SUPPORTED.0 as u64
-            }
+    fn unknown_slot(&self, table: usize, slot: usize, args: &[u64; 8]) -> u64 {
+        match engine().ok_or(CUresult::NOT_INITIALIZED).and_then(|e| e.call_slot(table, slot, args)) {
+            Ok(answer) => answer,
+            Err(e) => e.0 as u64,
         }
     }
 

@@ -1,45 +1,72 @@
 //! Undocumented export-table slots that we do not know: the claimed driver's own answer them.
 //!
-//! cuFFT and cuBLASLt of CUDA 13 fail or die if their private tables are refused (recorded). An argument that is one of
-//! our handles is swapped for its live twin; everything else passes as it is.
+//! cuFFT and cuBLASLt of CUDA 13 fail or die if their private tables are refused, and cuBLASLt calls its own before its
+//! first kernel (recorded): a call claims as a kernel does. An argument that is one of our handles is swapped for its live
+//! twin; everything else passes as it is.
 use super::Engine;
 use crate::report;
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::{dark, runtime};
+use zerogpu_settings::Outside;
 
 /// A slot, called with as many registers and stack words as the stub was given.
 type Slot = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
 
 impl Engine {
-    /// Forwards a call of a slot; None: no GPU is claimed, or the driver has no such slot.
-    pub(super) fn forward_slot(&self, table: usize, name: &str, slot: usize, args: &[u64; 8]) -> Option<Res<u64>> {
-        let _pass = self.gate.enter()?;
-        let entry = match self.real_slot(table, slot) {
-            Ok(found) => found?,
-            Err(e) => return Some(Err(e)),
+    /// Has the driver answer a call of a slot, which claims a GPU if none is.
+    pub(super) fn call_slot(&'static self, table: usize, slot: usize, args: &[u64; 8]) -> Res<u64> {
+        let name = format!("slot {slot} of export table {}", dark::TABLES[table].name);
+        loop {
+            if let Some(_pass) = self.gate.enter() {
+                return self.forward_slot(&name, table, slot, args);
+            }
+            if self.claimed.load(Ordering::Acquire) {
+                // the gate is closing: the park ends first
+                self.settle()?;
+                continue;
+            }
+            let card = self.below.driver().is_ok_and(|d| self.cards_there(d).is_ok());
+            if !card || table == dark::COMPILER {
+                report::explain_once(&format!("{name} is not known to zerogpu: answered NOT_SUPPORTED"));
+                return Err(CUresult::NOT_SUPPORTED);
+            }
+            if self.regions.over() {
+                return Err(super::OVER);
+            }
+            let inside = self.regions.any();
+            if !inside && self.settings.outside == Outside::Error {
+                report::error(&super::outside(&name));
+                return Err(CUresult::NOT_PERMITTED);
+            }
+            self.claim(!inside, &name)?;
+        }
+    }
+
+    /// Calls the claimed driver's own slot. The gate is held.
+    fn forward_slot(&self, name: &str, table: usize, slot: usize, args: &[u64; 8]) -> Res<u64> {
+        let Some(entry) = self.real_slot(table, slot)? else {
+            report::explain_once(&format!("the driver has no {name}: answered NOT_SUPPORTED"));
+            return Err(CUresult::NOT_SUPPORTED);
         };
         report::explain_once(&format!(
-            "export table {name} slot {slot} is not known to zerogpu: forwarded to the driver; what it makes there does \
-             not outlive the claim"
+            "{name} is not known to zerogpu: forwarded to the driver; what it makes there does not outlive the claim"
         ));
-        let call = || {
-            let mut a = *args;
-            for word in &mut a {
-                *word = self.swapped(*word)?;
-            }
-            let [a, b, c, d, e, f, g, h] = a;
-            // SAFETY: the driver's own function, with the arguments that its caller gave it.
-            Ok(unsafe { entry(a, b, c, d, e, f, g, h) })
-        };
-        Some(call())
+        let mut a = *args;
+        for word in &mut a {
+            *word = self.swapped(*word)?;
+        }
+        let [a, b, c, d, e, f, g, h] = a;
+        // SAFETY: the driver's own function, with the arguments that its caller gave it.
+        Ok(unsafe { entry(a, b, c, d, e, f, g, h) })
     }
 
     /// The driver's function behind a slot.
     fn real_slot(&self, table: usize, slot: usize) -> Res<Option<Slot>> {
         self.bind()?;
-        let id = CUuuid { bytes: dark::IDS[table] };
+        let id = CUuuid { bytes: dark::TABLES[table].id };
         let mut words: *const c_void = std::ptr::null();
         // SAFETY: writes the table's address; the id is ours.
         if !unsafe { (self.driver()?.cuGetExportTable)(&mut words, &id) }.ok() || words.is_null() {
@@ -60,7 +87,7 @@ impl Engine {
 
     /// An argument, with the live twin in place of a handle of ours.
     fn swapped(&self, word: u64) -> Res<u64> {
-        let epoch = self.epoch.load(std::sync::atomic::Ordering::Acquire);
+        let epoch = self.epoch.load(Ordering::Acquire);
         let h = word as usize;
         let is = |kind| handle::is(h, kind);
         Ok(match () {

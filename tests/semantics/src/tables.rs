@@ -26,6 +26,7 @@ pub const CLS: u128 = 0xC693336E_1121_DF11_A8C3_68F355D89593;
 pub const INTEGRITY: u128 = 0xD4082055_BDE6_704B_8D34_BA123C66E1F2;
 pub const CONTEXT_CHECKS: u128 = 0x263E8860_7CD2_6143_92F6_BBD5006DFA7E;
 pub const INTERNALS: u128 = 0x21318C60_9714_3248_8CA6_41FF7324C8F2;
+pub const BLAS: u128 = 0x1734DC26_800D_4745_8726_C0F1E7DD8BCA;
 
 /// Each table with a size word whose size was recorded.
 pub const RECORDED: &[Recorded] = &[
@@ -36,10 +37,16 @@ pub const RECORDED: &[Recorded] = &[
     table("CONTEXT_CHECKS", CONTEXT_CHECKS, 15, true),
     table("context and stream internals", INTERNALS, 93, true),
     table("cudart 13", 0xF8CFF951_2146_8B4E_B9E2_FB469E7C0DD9, 3, false),
-    table("cuBLASLt 13", 0x1734DC26_800D_4745_8726_C0F1E7DD8BCA, 17, false),
+    table("cuBLASLt 13", BLAS, 17, false),
     table("libnvidia-ml", 0x69A28E9F_2449_8B47_B030_C5DA330EA4E9, 34, false),
     table("CTX_CREATE_BYPASS", 0x0CA50B8C_1004_929A_89A7_D0DF10E77286, 2, false),
     table("DEVICE_EXTENDED_RT", 0xB10541E1_F7C7_C74A_9F64_F223BE99F1E2, 31, false),
+];
+
+/// Tables whose size was recorded on driver 535 alone: a newer driver's may be longer.
+pub const AT_LEAST: &[Recorded] = &[
+    table("cuFFT", 0x6E163FBE_B958_444D_835C_E182AFF1991E, 88, false),
+    table("nvrtc 13", 0xDA9151D3_3AE6_CC41_A5C0_4F26D533E328, 6, false),
 ];
 
 /// A driver that a version's runtime does not find: thread-detach callbacks exist on Windows only.
@@ -126,6 +133,8 @@ slots! {
     check_context = 2 (context: CUcontext, out: *mut u32, more: *mut *const c_void) -> CUresult;
     /// CONTEXT_CHECKS[3].
     check_flags = 3 () -> u32;
+    /// 1734DC26[4], as cuBLASLt 13 calls it: a slot that zerogpu does not know.
+    blas = 4 (a: *mut u64, b: *mut u64, c: *const c_void, size: u64) -> CUresult;
     /// INTERNALS[4]: `cuCtxGetId`.
     context_id = 4 (context: CUcontext, out: *mut u64) -> CUresult;
     /// INTERNALS[51]: the object behind a stream.

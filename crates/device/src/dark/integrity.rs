@@ -1,6 +1,6 @@
 //! INTEGRITY_CHECK\[1\]: what cudart asks three times at start to see that its driver is whole.
 use super::slots::guarded;
-use super::{md2::hmac_md2, CUDART, INTEGRITY};
+use super::{md2::hmac_md2, CUDART, INTEGRITY, TABLES};
 use crate::runtime::config;
 use zerogpu_abi::*;
 
@@ -20,8 +20,9 @@ fn answer(version: u32, seconds: u64, pid: u32, thread: u32) -> Res<[u64; 2]> {
     for n in [c.driver_version as u32, version, pid, thread] {
         text.extend(n.to_le_bytes());
     }
-    let (cudart, integrity) = (CUDART.as_ptr() as u64, INTEGRITY.as_ptr() as u64);
-    for n in [cudart, integrity, INTEGRITY[1].0 as u64, seconds] {
+    let handed_out = |at: usize| TABLES[at].of_version().ok_or(CUresult::UNKNOWN);
+    let (cudart, integrity) = (handed_out(CUDART)?, handed_out(INTEGRITY)?);
+    for n in [cudart.as_ptr() as u64, integrity.as_ptr() as u64, integrity[1].0 as u64, seconds] {
         text.extend(n.to_le_bytes());
     }
     text.extend(c.profile.uuid);

@@ -1,5 +1,5 @@
 //! What the known slots do, and the stub of the unknown ones.
-use super::{Word, NAMES};
+use super::{Word, TABLES};
 use crate::runtime::{backend, lock};
 use crate::thread;
 use std::ffi::c_void;
@@ -17,7 +17,7 @@ unsafe extern "C" fn unknown<const TABLE: usize, const SLOT: usize>(
     h: u64,
 ) -> u64 {
     let call = || match crate::runtime::ready().and_then(|()| backend()) {
-        Ok(backend) => backend.unknown_slot(TABLE, NAMES[TABLE], SLOT, &[a, b, c, d, e, f, g, h]),
+        Ok(backend) => backend.unknown_slot(TABLE, SLOT, &[a, b, c, d, e, f, g, h]),
         Err(e) => e.0 as u64,
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_or(CUresult::UNKNOWN.0 as u64)

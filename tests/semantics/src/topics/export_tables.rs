@@ -3,7 +3,7 @@ use super::in_thread;
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use crate::tables::{
-    ask, mark, Table, ABSENT, CLS, CONTEXT_CHECKS, CUDART, HOOKS, INTEGRITY, INTERNALS, RECORDED, TOOLS_TLS,
+    ask, mark, Table, ABSENT, AT_LEAST, BLAS, CLS, CONTEXT_CHECKS, CUDART, HOOKS, INTEGRITY, INTERNALS, RECORDED, TOOLS_TLS,
 };
 use hmac::{Mac, SimpleHmac};
 use md2::Md2;
@@ -28,6 +28,20 @@ pub fn sizes(d: &Driver, t: &mut Check) {
         t.same(format_args!("{}: bytes", recorded.name), table.word(0), 8 * recorded.words);
         if !t.driver.real && table.word(0) == 8 * recorded.words {
             let empty: Vec<usize> = (1..recorded.words).filter(|slot| table.word(*slot) == 0).collect();
+            t.same(format_args!("{}: slots without a function", recorded.name), empty, vec![]);
+        }
+    }
+    for recorded in AT_LEAST {
+        let (code, table) = ask(d, recorded.uuid);
+        t.code(recorded.name, code, 0);
+        if table.is_null() {
+            continue;
+        }
+        let table = Table::of(d, recorded.uuid);
+        let words = table.word(0) / 8;
+        t.that(format_args!("{}: {words} words", recorded.name), (recorded.words..1000).contains(&words));
+        if !t.driver.real && words < 1000 {
+            let empty: Vec<usize> = (1..words).filter(|slot| table.word(*slot) == 0).collect();
             t.same(format_args!("{}: slots without a function", recorded.name), empty, vec![]);
         }
     }
@@ -121,6 +135,42 @@ fn ids(d: &Driver, t: &mut Check, primary: CUcontext) {
     }
     let wild = internals.stream_object(primary, CUstream(0xdead_0000), &mut null(), 0);
     t.that("INTERNALS[51] of no stream", t.driver.real || !wild.ok());
+}
+
+/// A slot that nobody here knows is answered by a driver, and a GPU claimed for that: cuBLASLt 13 calls its own before the
+/// first kernel.
+pub fn unknown_slot(d: &'static Driver, t: &mut Check) {
+    let table = Table::of(d, BLAS);
+    let (mut a, mut b, c) = (7, 7, 0u64);
+    let call = |a: &mut u64, b: &mut u64| table.blas(a, b, (&raw const c).cast(), 16);
+    t.code("before cuInit", call(&mut a, &mut b), 3);
+    let claims = |d: &Driver| state(d, "claims");
+    t.that("claims nothing", claims(d).is_none_or(|n| n == 0));
+    d.start();
+    // softcuda has no such function either
+    t.code("answered", call(&mut a, &mut b), 801);
+    t.same("untouched", (a, b), (7, 7));
+    if let Some(claims) = claims(d) {
+        t.same("a GPU was claimed for it, if there is one", claims, u64::from(!t.driver.no_kernels));
+    }
+}
+
+/// A number of the shim's state; None: this is no shim.
+fn state(d: &Driver, key: &str) -> Option<u64> {
+    let address = d.address(c"zerogpu_state");
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: a function of this type, as zerogpu.h declares it.
+    let state = unsafe {
+        std::mem::transmute::<usize, unsafe extern "C" fn(*mut std::ffi::c_char, usize) -> std::ffi::c_int>(address)
+    };
+    let mut text = [0u8; 1024];
+    // SAFETY: writes at most so many bytes, and a NUL.
+    unsafe { state(text.as_mut_ptr().cast(), text.len()) };
+    let text = String::from_utf8_lossy(&text);
+    let (_, rest) = text.split_once(&format!("\"{key}\": "))?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The integrity check against our own computation of it.

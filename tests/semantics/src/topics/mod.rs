@@ -117,6 +117,7 @@ pub const TOPICS: &[Topic] = &[
     any("module_attributes", modules::attributes),
     any("table_sizes", export_tables::sizes),
     any("table_slots", export_tables::slots),
+    ours("table_unknown_slot", export_tables::unknown_slot),
     any("table_integrity", export_tables::integrity),
     any("table_local_storage", export_tables::local_storage),
     any("proc_address_table", proc_address::table),
