@@ -191,6 +191,9 @@ pub fn shared(d: &'static Driver, t: &mut Check) {
     t.same("it is used", free - d.memory_info().0, 2 * PAGE);
     let at = reserve(d, 4 * PAGE);
     map(d, at, 2 * PAGE, handle);
+    if !t.driver.real && std::env::var_os("SOFTCUDA_POISON").is_some() {
+        t.that("fresh memory is not zero", d.read(at, 2 * PAGE).iter().all(|&b| b == 0xA5));
+    }
     must("cuMemsetD8", d.cuMemsetD8_v2(at, 7, 2 * PAGE));
     let fd = export(d, handle);
     let (code, again) = import(d, fd);
