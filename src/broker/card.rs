@@ -45,7 +45,7 @@ pub enum Done {
     /// A range may be punched; `dropped` bytes have left the card.
     Forgotten { space: SpaceId, range: Range, dropped: u64 },
     /// Nothing of the Space is on the card any more.
-    Evicted { space: SpaceId, bytes: u64 },
+    Evicted { space: SpaceId },
     /// A job failed. Bytes are where they were.
     Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
 }
@@ -175,11 +175,10 @@ impl Room {
 
     fn evict(&mut self, space: SpaceId) {
         let Some(mut slabs) = self.spaces.remove(&space) else {
-            return (self.tell)(Done::Evicted { space, bytes: 0 });
+            return (self.tell)(Done::Evicted { space });
         };
-        let bytes = slabs.bytes();
         match slabs.clear(&self.card) {
-            Ok(()) => (self.tell)(Done::Evicted { space, bytes }),
+            Ok(()) => (self.tell)(Done::Evicted { space }),
             Err(code) => {
                 self.spaces.insert(space, slabs);
                 (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });

@@ -83,7 +83,7 @@ impl Daemon {
     /// A worker's result.
     pub(super) fn result(&mut self, card: CardId, done: Done) {
         match done {
-            Done::Evicted { space, bytes } => self.scheduler.evicted(space, card, bytes),
+            Done::Evicted { space } => self.scheduler.evicted(space, card),
             Done::Slabs { space, lease, fds } => {
                 let Some(token) = self.holder(space, lease) else { return };
                 for (i, part) in fds.chunks(PACKET_FDS).enumerate() {
@@ -127,7 +127,7 @@ impl Daemon {
             }
             Done::Forgotten { space, range, dropped } => {
                 if dropped > 0 {
-                    self.scheduler.evicted(space, card, dropped);
+                    self.scheduler.shrink_warm(space, dropped);
                 }
                 let Some(&token) = self.spaces.get(&space) else { return };
                 self.send(token, &ToClient::Forgotten { range });
