@@ -12,7 +12,7 @@ pub type Uuid = [u8; 16];
 pub struct Range {
     /// Where it begins, in bytes from the begin of the backing: a multiple of 2 MiB.
     pub off: u64,
-    /// How long it is, in bytes: a multiple of 2 MiB, not zero. A slab has 1 GiB at most.
+    /// How long it is, in bytes: a multiple of 2 MiB, not zero. A slab has 128 GiB at most.
     pub len: u64,
 }
 

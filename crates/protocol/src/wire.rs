@@ -112,7 +112,7 @@ fn range(range: &Range) -> Result<(), Malformed> {
 
 fn slab(slab: &Range) -> Result<(), Malformed> {
     range(slab)?;
-    check(slab.len <= SLAB_BYTES, "a slab is longer than 1 GiB")
+    check(slab.len <= SLAB_BYTES, "a slab is longer than 128 GiB")
 }
 
 fn slabs(slabs: &[Range]) -> Result<(), Malformed> {

@@ -36,9 +36,9 @@ pub fn to_broker() -> Vec<(&'static str, ToBroker)> {
     let slab = Range::new(256 * MIB, 64 * MIB);
     let slabs = vec![Range::new(0, 256 * MIB), slab];
     vec![
-        ("slabs", ToBroker::Slabs { slabs: slabs.clone(), dirty: vec![Range::new(2 * MIB, 4 * MIB)], more: false }),
-        ("slabs-more", ToBroker::Slabs { slabs: vec![], dirty: slabs.clone(), more: true }),
-        ("claim", ToBroker::Claim { id: 1, seconds: 60.0, wait_seconds: 0.0, borrowed: false }),
+        ("slabs", ToBroker::Slabs { lease: 300, slabs: slabs.clone(), dirty: vec![Range::new(2 * MIB, 4 * MIB)], more: false }),
+        ("slabs-more", ToBroker::Slabs { lease: 300, slabs: vec![], dirty: slabs.clone(), more: true }),
+        ("claim", ToBroker::Claim { id: 1, seconds: 60.0, wait_seconds: 0.0, borrowed: false, bytes: 16 << 30 }),
         ("cancel", ToBroker::Cancel { id: 1 }),
         ("extend", ToBroker::Extend { lease: 300, seconds: 30.0 }),
         ("grow", ToBroker::Grow { lease: 300, slab }),
@@ -59,7 +59,7 @@ pub fn to_client() -> Vec<(&'static str, ToClient)> {
     vec![
         ("queued", ToClient::Queued { id, position: 2, of: 5, seconds: Some(12.25) }),
         ("queued-unknown", ToClient::Queued { id, position: 1, of: 1, seconds: None }),
-        ("granted", ToClient::Granted { id, lease, card: [0x5a; 16], seconds: 60.0, slabs: 2 }),
+        ("granted", ToClient::Granted { id, lease, card: [0x5a; 16], seconds: 60.0 }),
         ("slab-fds", ToClient::SlabFds { lease, first: 64 }),
         ("ready", ToClient::Ready { lease, bytes: 1 << 30, warm: 15 << 30, micros: 20_000 }),
         ("denied", ToClient::Denied { id, reason: Reason::Busy, text: text() }),
