@@ -10,7 +10,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def engine(worlds):
-    return worlds("engine").run("engine.py", SOFTCUDA_LAUNCH_US=1000)
+    return worlds("engine").run("engine.py", SOFTCUDA_LAUNCH_US=1001)
 
 
 @each_check("engine.py")

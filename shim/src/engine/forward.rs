@@ -1,5 +1,5 @@
 //! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
-use super::live::{ok, LiveFunction};
+use super::live::{aside, ok, LiveFunction};
 use super::Engine;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
@@ -45,14 +45,7 @@ impl Engine {
             return Ok(false);
         };
         let epoch = self.bind()?;
-        let d = self.driver()?;
-        let mut own = CUstream::NULL;
-        // SAFETY: writes the new stream.
-        ok(unsafe { (d.cuStreamCreateWithPriority)(&mut own, 1, 0) })?;
-        let run = self.forward_real(own, epoch, op);
-        // SAFETY: the stream just made.
-        let ended = unsafe { ok((d.cuStreamSynchronize)(own)).and(super::live::twice(|| (d.cuStreamDestroy_v2)(own))) };
-        run.and(ended).map(|()| true)
+        aside(self.driver()?, |own| self.forward_real(own, epoch, op)).map(|()| true)
     }
 
     #[inline]

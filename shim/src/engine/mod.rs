@@ -16,6 +16,7 @@ mod record;
 mod regions;
 mod slots;
 mod staging;
+mod variables;
 mod watch;
 
 use crate::driver::Below;

@@ -105,7 +105,7 @@ impl Engine {
     fn bring_home(&self, d: &Driver, st: &mut State) -> Res<u64> {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.note_times(d, st, epoch);
-        self.save_globals(d, st)?;
+        self.save_variables(d, st)?;
         cargo::travel(&locked(&self.live), d, st, Way::Out)
     }
 
@@ -134,33 +134,6 @@ impl Engine {
                 _ => now(),
             });
         }
-    }
-
-    /// Brings home the variables of every module that was live, also those that nobody asked for: kernels change them.
-    fn save_globals(&self, d: &Driver, st: &mut State) -> Res {
-        let modules = locked(&self.live).modules.clone();
-        for (ours, real) in modules {
-            if !st.modules.modules.contains_key(&ours.0) {
-                continue;
-            }
-            let image = st.module_image(ours)?;
-            let names: Vec<_> =
-                image.globals().iter().filter(|g| !g.managed && !g.relocated).map(|g| g.name.clone()).collect();
-            for global in names {
-                let Ok(text) = std::ffi::CString::new(global.as_bytes()) else { continue };
-                let (mut address, mut bytes) = (0, 0);
-                // SAFETY: a live module and a NUL-terminated name; a variable that was optimised away has no address.
-                if !unsafe { (d.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, text.as_ptr()) }.ok() {
-                    continue;
-                }
-                let (at, size) = st.global(ours, &global)?;
-                let host = st.memory.arena_host(at)?;
-                let n = size.min(bytes as u64) as usize;
-                // SAFETY: the backing holds `size` bytes of the variable.
-                ok(unsafe { (d.cuMemcpyDtoH_v2)(host as *mut _, address, n) })?;
-            }
-        }
-        Ok(())
     }
 
     /// Gives back memory, mappings and pins. What can't be given back is said, and tried again at the next park.

@@ -1,6 +1,7 @@
 """What the engine promises in details that no framework makes visible: by the driver API alone, without torch."""
 
 import ctypes
+import struct
 import threading
 import time
 
@@ -44,6 +45,33 @@ def a_variable_of_a_recorded_kernels_module_waits_for_the_kernel():
     assert shim.state()["deferred"] == before + 1
     assert driver.download(table, size) == bytes(range(size))
     assert shim.state()["borrows"] == 1
+    require_parked()
+
+
+@check
+def a_variable_with_an_address_in_it_keeps_what_is_written():
+    link, size = variable(b"pointer_to_counter")
+    counter, _ = variable(b"counter")
+    ours = counter.to_bytes(8, "little")
+    first = driver.download(link, size)
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    driver.upload(link, ours)
+    INTERFACE.end(region)
+    require_parked()
+    assert driver.download(link, size) == ours
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    # kernels follow it, so on the card it is the card's address
+    assert driver.download(link, size) not in (first, ours)
+    INTERFACE.end(region)
+    assert driver.download(link, size) == ours
+    driver.upload(link, b"ABCDEFGH")
+    for _ in range(2):
+        region = INTERFACE.begin(60.0)
+        driver.launch(EMPTY)
+        assert driver.download(link, size) == b"ABCDEFGH"
+        INTERFACE.end(region)
     require_parked()
 
 

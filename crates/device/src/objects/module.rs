@@ -43,6 +43,9 @@ pub struct Module {
     functions: HashMap<Arc<str>, usize>,
     /// Variables that have an address: name, address, bytes.
     pub globals: HashMap<Arc<str>, (u64, u64)>,
+    /// Words of variables into which the loader writes addresses, as they stand on the host without the program's doing;
+    /// None: the program's own.
+    pub linked: HashMap<Arc<str>, Vec<Option<u64>>>,
 }
 
 /// Code loaded into no context.
@@ -186,8 +189,8 @@ impl State {
         image: Option<Arc<Image>>,
     ) -> Res<CUmodule> {
         let h = self.handle(Kind::Module)?;
-        let (functions, globals) = (HashMap::new(), HashMap::new());
-        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals });
+        let (functions, globals, linked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals, linked });
         Ok(CUmodule(h))
     }
 
