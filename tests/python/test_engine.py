@@ -102,3 +102,12 @@ thread.join()
 assert 400 < told[0] < 600, told
 """
     run(world, script, SOFTCUDA_LAUNCH_US=500000).require_end()
+
+
+def test_addresses_that_the_driver_does_not_give_at_once(world):
+    script = """
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+"""
+    run(world, script, SOFTCUDA_FAULT="cuMemAddressReserve:1=2,cuMemAddressReserve:2=2").require_end()

@@ -19,6 +19,8 @@ pub struct Live {
     pub ready: bool,
     /// Addresses reserved in the driver for the app's own reservations.
     pub window: bool,
+    /// Ranges of addresses that another mapping of the process took before the driver had them.
+    pub taken: Vec<u64>,
     /// The primary context.
     pub ctx: CUcontext,
     /// Physical memory mapped in the arena: address to (bytes, handle).
