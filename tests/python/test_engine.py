@@ -104,6 +104,30 @@ assert 400 < told[0] < 600, told
     run(world, script, SOFTCUDA_LAUNCH_US=500000).require_end()
 
 
+def test_a_child_has_no_regions_of_its_parent(world):
+    """Forked before CUDA was started, it may use it, but no region is open in it."""
+    script = """
+import os
+interface = spaces._shim.find()
+region = interface.begin(600.0)
+child = os.fork()
+if child == 0:
+    assert interface.state()["regions"] == 0 and interface.end(region) != 0
+    driver.start()
+    empty = driver.made("cuModuleGetFunction", driver.image(), b"empty")
+    own = interface.begin(60.0)
+    driver.launch(empty)
+    interface.end(own)
+    assert shim.parked()
+    shim.require_empty()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert interface.state()["regions"] == 1 and interface.end(region) == 0
+"""
+    code = START.split("context =")[0] + script
+    world.run([sys.executable, "-c", code], PYTHONPATH=PROGRAMS, timeout=60).require_end()
+
+
 def test_addresses_that_the_driver_does_not_give_at_once(world):
     script = """
 region = interface.begin(60.0)
