@@ -127,4 +127,25 @@ def what_the_host_may_look_at_does_not_wait():
         require_parked()
 
 
+@check
+def times_keep_their_digits():
+    """Of two events of one claim, however old it is: the driver's own difference, not that of two large numbers."""
+    start, end = (driver.made("cuEventCreate", 0) for _ in range(2))
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    time.sleep(0.5)
+    times = []
+    for _ in range(20):
+        driver.launch(EMPTY)
+        driver.call("cuEventRecord", start, 0)
+        driver.launch(EMPTY)
+        driver.call("cuEventRecord", end, 0)
+        driver.call("cuEventSynchronize", end)
+        times.append(driver.made("cuEventElapsedTime", start, end, kind=ctypes.c_float))
+    # what a launch takes; more where this thread was held up between the calls
+    assert any(abs(ms - 1.001) < 1e-6 for ms in times), times
+    INTERFACE.end(region)
+    require_parked()
+
+
 checks.main()
