@@ -297,7 +297,7 @@ fn set_limits(d: &Driver, st: &State) {
 /// The app's own handles and mappings.
 fn map_all(live: &mut Live, d: &Driver, st: &State) -> Res {
     for (h, p) in st.memory.vmm().handles() {
-        live.create(d, h, p.len, p.prop.location.kind != 1)?;
+        live.create(d, h, p.len, p.prop.location)?;
     }
     for r in st.memory.regions() {
         let RegionKind::Mapped { physical, off, access } = r.kind else { continue };

@@ -318,7 +318,7 @@ impl Engine {
         match change {
             Change::Take { va, len } => live.grow(d, va, len),
             Change::Give { va, len } => live.shrink(d, va, len),
-            Change::Create { physical, len, host, .. } => live.create(d, physical, len, host),
+            Change::Create { physical, len, location, .. } => live.create(d, physical, len, location),
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
                 live.want_window(d)?;

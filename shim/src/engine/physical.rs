@@ -5,15 +5,18 @@ use zerogpu_abi::*;
 
 /// Access of the claimed device to a range.
 pub(super) fn access_desc(flags: u32) -> CUmemAccessDesc {
-    CUmemAccessDesc { location: CUmemLocation { kind: 1, id: DEVICE }, flags }
+    CUmemAccessDesc { location: ON_DEVICE, flags }
 }
 
-/// Pinned memory of the claimed device.
-fn device_prop() -> CUmemAllocationProp {
+/// Memory of the claimed device.
+const ON_DEVICE: CUmemLocation = CUmemLocation { kind: 1, id: DEVICE };
+
+/// Pinned memory.
+fn pinned(location: CUmemLocation) -> CUmemAllocationProp {
     CUmemAllocationProp {
         kind: 1,
         requestedHandleTypes: 0,
-        location: CUmemLocation { kind: 1, id: DEVICE },
+        location,
         win32HandleMetaData: std::ptr::null_mut(),
         compressionType: 0,
         gpuDirectRDMACapable: 0,
@@ -60,7 +63,7 @@ impl Live {
     }
 
     fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
-        let (mut handle, prop, desc) = (0, device_prop(), access_desc(READ_WRITE));
+        let (mut handle, prop, desc) = (0, pinned(ON_DEVICE), access_desc(READ_WRITE));
         // SAFETY: the range is reserved and unmapped; on failure what was made is let go.
         unsafe {
             ok((d.cuMemCreate)(&mut handle, len as usize, &prop, 0))?;
@@ -107,11 +110,10 @@ impl Live {
         result
     }
 
-    pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, host: bool) -> Res {
-        if host {
-            return Err(CUresult::NOT_SUPPORTED);
-        }
-        let (mut handle, prop) = (0, device_prop());
+    /// Memory of the device, or of the host where the app asked for that (NCCL does).
+    pub(super) fn create(&mut self, d: &Driver, physical: u64, len: u64, location: CUmemLocation) -> Res {
+        let place = if location.kind == ON_DEVICE.kind { ON_DEVICE } else { location };
+        let (mut handle, prop) = (0, pinned(place));
         // SAFETY: writes the new handle.
         ok(unsafe { (d.cuMemCreate)(&mut handle, len as usize, &prop, 0) })?;
         self.physical.insert(physical, (handle, len));

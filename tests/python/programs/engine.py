@@ -148,4 +148,26 @@ def times_keep_their_digits():
     require_parked()
 
 
+@check
+def host_memory_by_the_drivers_handles():
+    """NCCL makes such: it is claimed and parked like any."""
+    size, address = 2 << 20, driver.made("cuMemAddressReserve", 2 << 20, 0, 0, 0)
+    numa_node = struct.pack("IIIiQBBHI", 1, 0, 3, 0, 0, 0, 0, 0, 0)
+    handle = driver.made("cuMemCreate", size, numa_node, 0)
+    driver.call("cuMemMap", address, size, 0, handle, 0)
+    driver.call("cuMemSetAccess", address, size, struct.pack("IiI", 1, 0, 3), 1)
+    driver.upload(address, b"before")
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    assert driver.download(address, 6) == b"before"
+    driver.upload(address, b"inside")
+    made_inside = driver.made("cuMemCreate", size, numa_node, 0)
+    INTERFACE.end(region)
+    assert driver.download(address, 6) == b"inside"
+    require_parked()
+    driver.call("cuMemUnmap", address, size)
+    for unused in (handle, made_inside):
+        driver.call("cuMemRelease", unused)
+
+
 checks.main()

@@ -15,7 +15,7 @@ pub use ranges::Ranges;
 pub use written::Written;
 
 use std::collections::BTreeMap;
-use zerogpu_abi::{CUcontext, CUmemoryPool, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUmemLocation, CUmemoryPool, CUresult, Res};
 
 /// Bytes of device address space in the arena: 128 GiB.
 pub const ARENA_BYTES: u64 = 128 << 30;
@@ -96,7 +96,7 @@ pub struct Layout {
 }
 
 /// A change of physical memory, told to the backend with the state's lock held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub enum Change {
     /// The heap took a range of the arena (whole granules). Refusing it makes the allocation fail.
@@ -104,7 +104,7 @@ pub enum Change {
     /// The heap gave a range back.
     Give { va: u64, len: u64 },
     /// The app made a physical handle (`host`: in host memory, which costs the card nothing).
-    Create { physical: u64, off: u64, len: u64, host: bool },
+    Create { physical: u64, off: u64, len: u64, host: bool, location: CUmemLocation },
     /// A physical handle's last use ended.
     Destroy { physical: u64, len: u64, host: bool },
     /// The app mapped a handle.

@@ -129,7 +129,8 @@ impl Memory {
         self.backing()?;
         let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
         let host = prop.location.kind != LOCATION_DEVICE;
-        if let Err(e) = told(Change::Create { physical: handle, off, len, host }) {
+        let location = prop.location;
+        if let Err(e) = told(Change::Create { physical: handle, off, len, host, location }) {
             self.vmm.space.give(off, len);
             return Err(e);
         }
