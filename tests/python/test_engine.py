@@ -128,6 +128,25 @@ assert interface.state()["regions"] == 1 and interface.end(region) == 0
     world.run([sys.executable, "-c", code], PYTHONPATH=PROGRAMS, timeout=60).require_end()
 
 
+@pytest.mark.parametrize(
+    "function, left", [("cuMemRelease", "ranges of memory"), ("cuDevicePrimaryCtxRelease_v2", "context")]
+)
+def test_what_a_park_leaves_behind_is_given_back_later(world, function, left):
+    script = f"""
+memory = driver.made("cuMemAlloc_v2", 4096)
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+state = shim.state()
+assert state["level"] == "parked" and {left!r} in state["left"][0], state
+assert "could not be" in state["last_error"], state
+checks.until(lambda: not shim.state()["left"], "the rest is given back")
+shim.require_empty()
+"""
+    faults = ",".join(f"{function}:{nth}=999" for nth in range(1, 15))
+    run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)
+
+
 def test_addresses_that_the_driver_does_not_give_at_once(world):
     script = """
 region = interface.begin(60.0)

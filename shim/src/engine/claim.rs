@@ -77,16 +77,10 @@ impl Engine {
         let mut ctx = CUcontext::NULL;
         // SAFETY: writes the context.
         ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, DEVICE) }).map_err(Failed::at("making the context"))?;
+        locked(&self.live).retained += 1;
         let claimed = self.bring_in(d, ctx);
         if claimed.is_err() {
-            self.let_go(d);
-            // SAFETY: retained above.
-            if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)) } {
-                report::error(&format!(
-                    "the context of a failed claim stays on the card ({}); end the program to free it",
-                    name(e)
-                ));
-            }
+            self.leave_card(d);
         }
         claimed
     }

@@ -23,6 +23,8 @@ pub struct Live {
     pub taken: Vec<u64>,
     /// The primary context.
     pub ctx: CUcontext,
+    /// How often it was retained and not released yet.
+    pub retained: u32,
     /// Physical memory mapped in the arena: address to (bytes, handle).
     pub extents: BTreeMap<u64, (u64, u64)>,
     /// Physical memory that is mapped nowhere and could not be released yet.

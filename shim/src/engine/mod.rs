@@ -74,6 +74,8 @@ pub struct Engine {
     /// The error that lost the device, 0 while it is not lost; changes with `phase` and the state's lock held.
     lost: AtomicU32,
     live: Mutex<Live>,
+    /// What a park or a failed claim left on the card, in words; the watcher tries to give it back.
+    left: Mutex<Vec<String>>,
     record: Mutex<Record>,
     /// Error of a replayed command, due at the next call.
     owed: Mutex<Option<CUresult>>,
@@ -98,6 +100,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         claimed: AtomicBool::new(false),
         lost: AtomicU32::new(0),
         live: Mutex::new(Live::default()),
+        left: Mutex::default(),
         record: Mutex::new(Record::default()),
         owed: Mutex::new(None),
         tally: Tally::default(),

@@ -3,7 +3,7 @@
 //! The order makes every failure harmless: bytes are copied out before anything is let go, so that a failed copy leaves
 //! the process claimed with its bytes on the card, and a later park tries again.
 use super::claim::name;
-use super::live::{ok, twice, DEVICE};
+use super::live::{ok, twice, Live, DEVICE};
 use super::staging::Way;
 use super::{cargo, locked, Engine, Phase};
 use crate::driver::Driver;
@@ -86,8 +86,7 @@ impl Engine {
         let bytes = self.bring_home(d, &mut st)?;
         // from here on the host copy is the truth, and letting go can only leave something behind, not lose it
         self.claimed.store(false, Ordering::Release);
-        self.let_go(d);
-        self.leave_context(d);
+        self.leave_card(d);
         self.free_ended_functions();
         Ok(bytes)
     }
@@ -97,8 +96,7 @@ impl Engine {
         let (Ok(d), Ok(_st)) = (self.driver(), lock()) else { return };
         // under the state's lock: from here on no change of memory and no end of an object reaches the driver
         self.lost.store(code.0, Ordering::Release);
-        self.let_go(d);
-        self.leave_context(d);
+        self.leave_card(d);
     }
 
     /// Event times, module variables and memory.
@@ -136,8 +134,39 @@ impl Engine {
         }
     }
 
-    /// Gives back memory, mappings and pins. What can't be given back is said, and tried again at the next park.
-    pub(super) fn let_go(&self, d: &Driver) {
+    /// Gives back all that the process has on the card. What stays is said, shown in the state, and tried again by the
+    /// watcher.
+    pub(super) fn leave_card(&self, d: &Driver) {
+        if !self.give_back(d) {
+            self.watch.look_again(self);
+        }
+    }
+
+    /// Whether all could be given back.
+    fn give_back(&self, d: &Driver) -> bool {
+        self.let_go(d);
+        let context = self.leave_context(d);
+        let left: Vec<String> = locked(&self.live).left().into_iter().chain(context.err()).collect();
+        let all = left.is_empty();
+        *locked(&self.left) = left;
+        all
+    }
+
+    /// Tries again to give back what a park or a failed claim left behind; whether there is nothing left.
+    pub(super) fn leave_again(&self) -> bool {
+        // no claim in between: what it makes must stay
+        let phase = locked(&self.phase);
+        if locked(&self.left).is_empty() || matches!(*phase, Phase::Claimed { .. }) {
+            return true;
+        }
+        match (self.driver(), lock()) {
+            (Ok(d), Ok(_st)) => self.give_back(d),
+            _ => true,
+        }
+    }
+
+    /// Gives back memory, mappings and pins.
+    fn let_go(&self, d: &Driver) {
         let mut live = locked(&self.live);
         let mut left = Vec::new();
         let mut note = |r: Res| left.extend(r.err());
@@ -167,23 +196,42 @@ impl Engine {
     }
 
     /// Releases the context, and looks whether it is gone.
-    fn leave_context(&self, d: &Driver) {
+    fn leave_context(&self, d: &Driver) -> Result<(), String> {
         let (mut flags, mut active) = (0, 0);
-        // SAFETY: the context was retained by the claim; nothing of ours uses it any more.
+        let mut live = locked(&self.live);
+        live.ctx = CUcontext::NULL;
+        // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {
-            ok((d.cuCtxSetCurrent)(CUcontext::NULL))
-                .and(twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE)))
-                .and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(DEVICE, &mut flags, &mut active)))
+            let mut released = ok((d.cuCtxSetCurrent)(CUcontext::NULL));
+            while live.retained > 0 && released.is_ok() {
+                released = twice(|| (d.cuDevicePrimaryCtxRelease_v2)(DEVICE));
+                live.retained -= released.is_ok() as u32;
+            }
+            released.and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(DEVICE, &mut flags, &mut active)))
         };
-        locked(&self.live).ctx = CUcontext::NULL;
         match gone {
-            Ok(()) if active == 0 => {}
-            Ok(()) => report::error(
-                "the context is still on the card after the park: another library of this process holds it",
-            ),
+            Ok(()) if active == 0 => {
+                // they went with it
+                live.pins.clear();
+                Ok(())
+            }
+            Ok(()) => {
+                let left = "the context is still on the card after the park: another library of this process holds it";
+                report::error(left);
+                Err(left.into())
+            }
             Err(e) => {
-                report::error(&format!("the context could not be released ({}); end the program if it stays", name(e)))
+                report::error(&format!("the context could not be released ({}); end the program if it stays", name(e)));
+                Err(format!("the context ({})", name(e)))
             }
         }
+    }
+}
+
+impl Live {
+    /// What a park could not give back, in words.
+    fn left(&self) -> Option<String> {
+        let ranges = self.extents.len() + self.mappings.len() + self.physical.len() + self.unmapped.len();
+        (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }
