@@ -65,7 +65,7 @@ int zerogpu_region_expired(uint64_t region);
  *
  * In a process that has opened no region and called no CUDA function yet the text is "{}". Keys that hooks and tests
  * may rely on (others may be added; times in milliseconds, sizes in bytes):
- *   "level"          "parked", "warm" or "claimed"
+ *   "level"          "parked", "warm", "claimed", or "lost" once the device has failed for good
  *   "regions"        number of open regions
  *   "claims"         claims since the process started, borrows among them
  *   "parks"          parks since the process started
@@ -73,6 +73,8 @@ int zerogpu_region_expired(uint64_t region);
  *   "last_claim_ms"  duration of the latest claim, null before the first
  *   "last_park_ms"   duration of the latest park, null before the first
  *   "bound_by"       list of texts: each object that binds the process to its context (a live graph, ...), [] if none
+ *   "left"           list of texts: what the last park could not give back to the card (it is tried again), [] if nothing
+ *   "last_error"     the last sentence that was told on standard error, null before the first
  */
 int zerogpu_state(char *buf, size_t n);
 

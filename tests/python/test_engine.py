@@ -154,3 +154,17 @@ assert launch() == 0
 interface.end(region)
 """
     run(world, script, SOFTCUDA_FAULT="cuMemAddressReserve:1=2,cuMemAddressReserve:2=2").require_end()
+
+
+def test_the_state_says_why_a_claim_failed_and_that_the_device_is_lost(world):
+    script = """
+region = interface.begin(60.0)
+assert launch() == 2
+assert "no GPU could be claimed for kernel empty" in shim.state()["last_error"]
+assert launch() == 0
+interface.end(region)
+assert shim.state()["level"] == "lost"
+"""
+    faults = "cuMemCreate:1=2,cuCtxSynchronize=700"
+    script = 'memory = driver.made("cuMemAlloc_v2", 4096)\n' + script
+    run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)

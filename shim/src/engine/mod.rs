@@ -164,13 +164,18 @@ impl Engine {
         };
         let count = |t: &AtomicU64| t.load(Ordering::Relaxed);
         let t = &self.tally;
-        let on_card = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        let level = if on_card { "claimed" } else { "parked" };
+        let level = match (self.lost.load(Ordering::Acquire), self.claimed.load(Ordering::Acquire)) {
+            (0, true) => "claimed",
+            (0, false) => "parked",
+            _ => "lost",
+        };
+        let left: Vec<String> = locked(&self.left).iter().map(|text| quoted(text)).collect();
+        let last_error = report::last_error().map_or_else(|| "null".into(), |text| quoted(&text));
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
             "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
              \"last_claim_ms\": {}, \"last_park_ms\": {}, \"deferred\": {pending}, \"deferred_bytes\": {pending_bytes}, \
-             \"bytes\": {}, \"bound_by\": []}}",
+             \"bytes\": {}, \"bound_by\": [], \"left\": [{}], \"last_error\": {last_error}}}",
             self.regions.count(),
             count(&t.claims),
             count(&t.parks),
@@ -178,6 +183,7 @@ impl Engine {
             ms(&t.last_claim),
             ms(&t.last_park),
             crate::region::zerogpu_memory_used(),
+            left.join(", "),
         )
     }
 
@@ -255,6 +261,16 @@ impl Engine {
     fn owed(&self) -> Res {
         locked(&self.owed).take().map_or(Ok(()), Err)
     }
+}
+
+/// A text as JSON has it.
+fn quoted(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if (c as u32) < 0x20 => format!("\\u{:04x}", c as u32),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 /// A command in words, for messages.
