@@ -168,3 +168,47 @@ assert shim.state()["level"] == "lost"
     faults = "cuMemCreate:1=2,cuCtxSynchronize=700"
     script = 'memory = driver.made("cuMemAlloc_v2", 4096)\n' + script
     run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)
+
+
+def test_what_can_not_be_made_anew_binds_the_context(world):
+    """It stays, with its streams, events and modules; memory parks as ever."""
+    script = """
+table = ctypes.c_void_p()
+driver.call("cuGetExportTable", ctypes.byref(table), bytes.fromhex("1734DC26800D47458726C0F1E7DD8BCA"))
+slots = ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))
+call = lambda slot: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(slots[slot])(None, None, None, 16)
+module = driver.image()
+address, size = ctypes.c_uint64(), ctypes.c_size_t()
+driver.call("cuModuleGetGlobal_v2", ctypes.byref(address), ctypes.byref(size), module, b"table")
+of_module = driver.made("cuModuleGetFunction", module, b"empty")
+memory = driver.made("cuMemAlloc_v2", 4096)
+stream, event = driver.made("cuStreamCreate", 1), driver.made("cuEventCreate", 0)
+bound = ["what export table 1734DC26 slot 5 made"]
+for turn, slot in enumerate([4, 13, 5, None, 5, None]):
+    told = bytes([turn]) * 16
+    driver.upload(memory, told)
+    driver.upload(address.value, told)
+    region = interface.begin(60.0)
+    driver.launch(of_module, stream)
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuEventSynchronize", event)
+    if slot is not None:
+        call(slot)
+    assert driver.download(memory, 16) == driver.download(address.value, 16) == told
+    driver.upload(address.value + 16, told)
+    interface.end(region)
+    state, card = shim.state(), shim.card()
+    assert state["level"] == "parked" and state["bound_by"] == (bound if turn >= 2 else []), state
+    assert card["contexts"] == (turn >= 2) and not state["left"], card
+    assert driver.download(memory, 16) == driver.download(address.value + 16, 16) == told
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuEventSynchronize", event)
+driver.call("cuStreamDestroy_v2", stream)
+driver.call("cuModuleUnload", module)
+stream = driver.made("cuStreamCreate", 1)
+region = interface.begin(60.0)
+driver.launch(empty, stream)
+interface.end(region)
+"""
+    # softcuda has no such slot and notes each call of it
+    run(world, script, SOFTCUDA_STRICT_LOG="").require_end()

@@ -7,6 +7,7 @@ use crate::report;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::exec::now;
+use zerogpu_device::handle;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;
 use zerogpu_device::runtime::{config, lock, State};
@@ -112,7 +113,9 @@ impl Engine {
         let mut st = lock().map_err(Failed::at("locking"))?;
         // copies of other threads that were planned on the host copy: their bytes have to be in it before it is read
         zerogpu_device::exec::settle();
-        let epoch = self.epoch.load(Ordering::Acquire) + 1;
+        // in a context that stayed the twins are still good
+        let kept = std::mem::take(&mut locked(&self.live).kept);
+        let epoch = self.epoch.load(Ordering::Acquire) + !kept as u32;
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
@@ -126,8 +129,14 @@ impl Engine {
         for (at, len, flags) in pinned(&st) {
             live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
-        live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        if live.base.is_none() {
+            live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        }
+        let modules = live.modules.clone();
         drop(live);
+        for (ours, real) in modules {
+            self.restore_variables(d, &mut st, ours, real).map_err(Failed::at("restoring module variables"))?;
+        }
         self.claimed.store(true, Ordering::Release);
         Ok(bytes)
     }
@@ -137,10 +146,15 @@ impl Engine {
     /// itself does not wait: its caller may hold a lock that a host function wants.
     fn hold_back_default_streams(&self) {
         use zerogpu_device::objects::StreamKind::Created;
+        let epoch = self.epoch.load(Ordering::Acquire);
         let Ok(st) = lock() else { return };
         let ticket = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket).max().unwrap_or(0);
+        // in a context that stayed, created ones have their twins already
+        let twin = |h| handle::twin(h, handle::Kind::Stream, epoch).map(|twin| CUstream(twin as usize));
+        let mut held: Vec<_> = st.streams.iter().filter_map(|(&h, s)| Some((twin(h)?, s.host_ticket))).collect();
         drop(st);
-        if let Err(e) = self.hold_back(CU_STREAM_LEGACY, ticket) {
+        held.push((CU_STREAM_LEGACY, ticket));
+        if let Err(e) = held.into_iter().try_for_each(|(stream, ticket)| self.hold_back(stream, ticket)) {
             report::error(&format!(
                 "work behind a host function may run before it: its stream can't be held back ({})",
                 name(e)

@@ -23,6 +23,8 @@ pub struct Live {
     pub taken: Vec<u64>,
     /// The primary context.
     pub ctx: CUcontext,
+    /// Whether a park left it there, with all twins, since something binds the process to it.
+    pub kept: bool,
     /// How often it was retained and not released yet.
     pub retained: u32,
     /// Physical memory mapped in the arena: address to (bytes, handle).

@@ -76,6 +76,8 @@ pub struct Engine {
     live: Mutex<Live>,
     /// What a park or a failed claim left on the card, in words; the watcher tries to give it back.
     left: Mutex<Vec<String>>,
+    /// What binds the process to its context, in words: objects in it that can't be made anew. It stays at a park.
+    bound: Mutex<Vec<String>>,
     record: Mutex<Record>,
     /// Error of a replayed command, due at the next call.
     owed: Mutex<Option<CUresult>>,
@@ -101,6 +103,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         lost: AtomicU32::new(0),
         live: Mutex::new(Live::default()),
         left: Mutex::default(),
+        bound: Mutex::default(),
         record: Mutex::new(Record::default()),
         owed: Mutex::new(None),
         tally: Tally::default(),
@@ -169,13 +172,15 @@ impl Engine {
             (0, false) => "parked",
             _ => "lost",
         };
-        let left: Vec<String> = locked(&self.left).iter().map(|text| quoted(text)).collect();
+        let list = |texts: &Mutex<Vec<String>>| {
+            locked(texts).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
+        };
         let last_error = report::last_error().map_or_else(|| "null".into(), |text| quoted(&text));
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
             "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
              \"last_claim_ms\": {}, \"last_park_ms\": {}, \"deferred\": {pending}, \"deferred_bytes\": {pending_bytes}, \
-             \"bytes\": {}, \"bound_by\": [], \"left\": [{}], \"last_error\": {last_error}}}",
+             \"bytes\": {}, \"bound_by\": [{}], \"left\": [{}], \"last_error\": {last_error}}}",
             self.regions.count(),
             count(&t.claims),
             count(&t.parks),
@@ -183,7 +188,8 @@ impl Engine {
             ms(&t.last_claim),
             ms(&t.last_park),
             crate::region::zerogpu_memory_used(),
-            left.join(", "),
+            list(&self.bound),
+            list(&self.left),
         )
     }
 
@@ -254,6 +260,15 @@ impl Engine {
                 return Ok(None);
             }
             self.settle()?;
+        }
+    }
+
+    /// Binds the process to its context: something in it can't be made anew.
+    fn bind_by(&self, what: String) {
+        let mut bound = locked(&self.bound);
+        if !bound.contains(&what) {
+            report::explain(&format!("the context stays on the card from now on, memory does not: it is bound by {what}"));
+            bound.push(what);
         }
     }
 
@@ -411,7 +426,8 @@ impl Backend for Engine {
         if kind == Kind::Function {
             self.end_function(handle);
         }
-        if self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0 {
+        let there = self.claimed.load(Ordering::Acquire) || locked(&self.live).kept;
+        if there && self.lost.load(Ordering::Acquire) == 0 {
             self.end_live(kind, handle);
         }
     }

@@ -131,6 +131,10 @@ impl Engine {
                 }
                 _ => now(),
             });
+            // its time is known: the driver need not be asked again, should the context stay
+            if let Some(slot) = handle::slot(h) {
+                slot.aux.store(0, Ordering::Release);
+            }
         }
     }
 
@@ -145,7 +149,9 @@ impl Engine {
     /// Whether all could be given back.
     fn give_back(&self, d: &Driver) -> bool {
         self.let_go(d);
-        let context = self.leave_context(d);
+        let bound = !locked(&self.bound).is_empty() && self.lost.load(Ordering::Acquire) == 0;
+        locked(&self.live).kept = bound;
+        let context = if bound { Ok(()) } else { self.leave_context(d) };
         let left: Vec<String> = locked(&self.live).left().into_iter().chain(context.err()).collect();
         let all = left.is_empty();
         *locked(&self.left) = left;
@@ -183,9 +189,6 @@ impl Engine {
             note(live.drop_extent(d, at));
         }
         note(live.release_unmapped(d));
-        live.modules.clear();
-        live.globals.clear();
-        live.base = None;
         if let Some(code) = left.first() {
             report::error(&format!(
                 "{} ranges of memory could not be given back to the card ({}); end the program if they stay",
@@ -200,6 +203,9 @@ impl Engine {
         let (mut flags, mut active) = (0, 0);
         let mut live = locked(&self.live);
         live.ctx = CUcontext::NULL;
+        live.modules.clear();
+        live.globals.clear();
+        live.base = None;
         // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {
             let mut released = ok((d.cuCtxSetCurrent)(CUcontext::NULL));
