@@ -2,7 +2,7 @@
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip.
-use super::live::{ok, twice, Live};
+use super::live::{aside, ok, twice, Live};
 use super::physical::access_desc;
 use super::staging::{self, Way};
 use crate::driver::Driver;
@@ -20,7 +20,10 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u
         ranges.push((va, st.memory.arena_host(va)? as u64, len));
     }
     let mut windows = Vec::new();
-    let moved = own_memory(live, d, st, &mut ranges, &mut windows).and_then(|()| staging::copy(d, way, &ranges));
+    let moved = own_memory(live, d, st, &mut ranges, &mut windows).and_then(|()| match way {
+        Way::In => bring_in(d, st, &ranges),
+        Way::Out => staging::copy(d, way, &ranges),
+    });
     // each is closed, also behind one that could not be
     let mut closed = Ok(());
     for (va, len) in windows {
@@ -28,6 +31,30 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way) -> Res<u
     }
     let moved = moved?;
     closed.map(|()| moved)
+}
+
+/// Memory that the host never wrote needs no copy, nor memory of the host: the card zeroes its own.
+fn bring_in(d: &Driver, st: &mut State, ranges: &[(u64, u64, u64)]) -> Res<u64> {
+    let backing = st.memory.backing()?;
+    let base = backing.at(0) as u64;
+    let (mut full, mut empty) = (Vec::new(), Vec::new());
+    for &(va, host, len) in ranges {
+        let mut at = host;
+        for (off, n) in backing.data(host - base, len) {
+            let start = base + off;
+            empty.push((va + (at - host), start - at));
+            full.push((va + (start - host), start, n));
+            at = start + n;
+        }
+        empty.push((va + (at - host), host + len - at));
+    }
+    empty.retain(|&(_, n)| n > 0);
+    if !empty.is_empty() {
+        // SAFETY: ranges that are mapped on the card, and nobody's yet.
+        let zero = |s, (va, n): (u64, u64)| ok(unsafe { (d.cuMemsetD8Async)(va, 0, n as usize, s) });
+        aside(d, |s| empty.iter().try_for_each(|&part| zero(s, part)))?;
+    }
+    staging::copy(d, Way::In, &full).map(|moved| moved + empty.iter().map(|(_, n)| n).sum::<u64>())
 }
 
 /// The app's physical handles, each once, however often it is mapped.
