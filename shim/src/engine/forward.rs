@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::objects::graph::EVER;
-use zerogpu_device::objects::CAPTURES;
+use zerogpu_device::objects::{ADDRESSES_TOLD, CAPTURES};
 use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Launch, Op, Params, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
 use zerogpu_device::{handle, host};
@@ -165,6 +165,9 @@ impl Engine {
 
     /// A packed copy of the parameters, if an address of a module variable is among them.
     fn translated(&self, f: &LiveFunction, params: &Params) -> Res<Option<Vec<u8>>> {
+        if !ADDRESSES_TOLD.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         let found = match params {
             Params::Pointers(p) if !p.is_null() => f.kernel.params.iter().any(|q| {
                 // SAFETY: cuLaunchKernel asks for one valid pointer a parameter, in order.

@@ -112,6 +112,7 @@ unsafe fn global(
         return Err(CUresult::INVALID_VALUE);
     }
     let (at, size) = st.global(module, name)?;
+    crate::objects::ADDRESSES_TOLD.store(true, std::sync::atomic::Ordering::Release);
     out_opt(dptr, at);
     out_opt(bytes, size as usize);
     Ok(())

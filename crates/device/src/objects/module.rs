@@ -6,10 +6,14 @@ use crate::handle::{self, Kind};
 use crate::runtime::{backend, config, Map, State};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_image::occupancy::{Config as Occupancy, Device};
 use zerogpu_image::{Image, Kernel, Source};
+
+/// Whether the app was ever told the address of a module variable. Until then none can be among its parameters.
+pub static ADDRESSES_TOLD: AtomicBool = AtomicBool::new(false);
 
 /// All code objects.
 #[derive(Default)]
