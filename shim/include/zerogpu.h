@@ -13,7 +13,7 @@
  * no setting, and is without effect in a process that has no shim. All calls may be made from any thread and are safe
  * with one another; none may be made from a signal handler or from a CUDA host callback. A call may block (a claim in
  * progress elsewhere, a park): release your interpreter's lock around it. In a child made by fork() the regions of
- * the parent are unknown and zerogpu_region_begin() fails.
+ * the parent are unknown, and if the parent had called cuInit, zerogpu_region_begin() fails.
  */
 #ifndef ZEROGPU_H
 #define ZEROGPU_H
