@@ -75,6 +75,7 @@ impl Engine {
         let d =
             self.below.driver().map_err(|_| Failed { step: none, code: CUresult::NO_DEVICE, remedy: "see above" })?;
         self.make_ready(d)?;
+        set_flags(d);
         let mut ctx = CUcontext::NULL;
         // SAFETY: writes the context.
         ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, DEVICE) }).map_err(Failed::at("making the context"))?;
@@ -285,9 +286,26 @@ fn in_the_way(base: u64, len: u64) -> String {
     maps.lines().find(overlaps).map_or_else(String::new, |line| format!(": {line} is in the way"))
 }
 
+/// How the app wants its threads to wait, which a context knows from its making.
+fn set_flags(d: &Driver) {
+    let Some(flags) = lock().ok().and_then(|st| Some(st.contexts.get(&st.primary.0)?.flags)).filter(|&f| f != 0) else {
+        return;
+    };
+    // SAFETY: plain numbers.
+    if let Err(e) = ok(unsafe { (d.cuDevicePrimaryCtxSetFlags_v2)(DEVICE, flags) }) {
+        report::error(&format!("the card refuses the context's flags {flags:#x} ({}): it has its usual ones", name(e)));
+    }
+}
+
 /// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
 fn set_limits(d: &Driver, st: &State) {
     let Some(c) = st.contexts.get(&st.primary.0) else { return };
+    if c.cache != 0 {
+        // SAFETY: a plain number. A preference: what comes of it is the card's to say.
+        if let Err(e) = ok(unsafe { (d.cuCtxSetCacheConfig)(c.cache) }) {
+            report::error(&format!("the card refuses to prefer cache configuration {} ({})", c.cache, name(e)));
+        }
+    }
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
         if value != usual {
             // SAFETY: plain numbers.

@@ -211,6 +211,9 @@ impl Engine {
             for &(attribute, value) in &f.set {
                 ok((d.cuFuncSetAttribute)(real, attribute, value))?;
             }
+            if f.cache != 0 {
+                ok((d.cuFuncSetCacheConfig)(real, f.cache))?;
+            }
         }
         let mut live = locked(&self.live);
         let kept: &'static LiveFunction = live
@@ -312,6 +315,13 @@ impl Engine {
         self.bind()?;
         // SAFETY: plain numbers.
         ok(unsafe { (self.driver()?.cuCtxSetLimit)(limit, value) })
+    }
+
+    /// The cache that the context prefers, set while claimed.
+    pub(super) fn cache_live(&self, config: u32) -> Res {
+        self.bind()?;
+        // SAFETY: a plain number.
+        ok(unsafe { (self.driver()?.cuCtxSetCacheConfig)(config) })
     }
 
     /// A change of memory while claimed, with the state's lock held.

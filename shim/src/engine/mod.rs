@@ -462,6 +462,15 @@ impl Backend for Engine {
         }
     }
 
+    fn cache(&self, config: u32) -> Res {
+        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        if live {
+            self.cache_live(config)
+        } else {
+            Ok(())
+        }
+    }
+
     fn forked(&self) {
         self.gate.after_fork_in_child();
         // the card is the parent's: nothing here may wait for a claim or a park of its threads

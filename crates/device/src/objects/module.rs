@@ -83,6 +83,8 @@ pub struct Function {
     pub max_dynamic_shared: u32,
     /// Attributes that the app set: number and value.
     pub set: Vec<(u32, i32)>,
+    /// CUfunc_cache that the app prefers; 0: none.
+    pub cache: u32,
     /// The name, NUL-terminated, for those who ask.
     pub name: Arc<CString>,
 }
@@ -91,7 +93,8 @@ impl Function {
     fn new(module: CUmodule, kernel: &Kernel) -> Self {
         let name = CString::new(kernel.name.as_bytes()).unwrap_or_default();
         let kernel = Arc::new(kernel.clone());
-        Self { module, max_dynamic_shared: kernel.max_dynamic_shared(), kernel, set: Vec::new(), name: Arc::new(name) }
+        let (max_dynamic_shared, name) = (kernel.max_dynamic_shared(), Arc::new(name));
+        Self { module, max_dynamic_shared, kernel, set: Vec::new(), cache: 0, name }
     }
 
     /// What the app set that counts for occupancy.
@@ -296,6 +299,7 @@ impl State {
         if let Some(k) = kernel.and_then(|k| self.modules.kernels.get(k)) {
             function.max_dynamic_shared = k.function.max_dynamic_shared;
             function.set.clone_from(&k.function.set);
+            function.cache = k.function.cache;
         }
     }
 
@@ -427,10 +431,25 @@ impl State {
     /// Sets an attribute of a function, or of a kernel and its functions. The live twins are looked up again at their next
     /// use, which gives them the attribute.
     pub fn set_function_attribute(&mut self, h: usize, attribute: u32, value: i32) -> Res {
+        self.set_function(h, |f| f.set_attribute(attribute, value))
+    }
+
+    /// The same for the cache that it prefers: one of the four of CUfunc_cache.
+    pub fn set_function_cache(&mut self, h: usize, config: u32) -> Res {
+        self.set_function(h, |f| {
+            if config > 3 {
+                return Err(CUresult::INVALID_VALUE);
+            }
+            f.cache = config;
+            Ok(())
+        })
+    }
+
+    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res) -> Res {
         let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
         let functions: Vec<usize> = of_kernel.unwrap_or_default();
         for f in std::iter::once(h).chain(functions) {
-            self.any_function(f)?.set_attribute(attribute, value)?;
+            set(self.any_function(f)?)?;
             handle::set_twin(f, 0, 0);
         }
         Ok(())
