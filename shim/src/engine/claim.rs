@@ -208,7 +208,8 @@ impl Live {
                 return Err(taken);
             }
         }
-        let remedy = "other addresses than the app's pointers would be no use: call it again, and report it if it stays";
+        let remedy =
+            "other addresses than the app's pointers would be no use: call it again, and report it if it stays";
         Err(Failed { step, code, remedy })
     }
 

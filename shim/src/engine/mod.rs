@@ -172,9 +172,8 @@ impl Engine {
             (0, false) => "parked",
             _ => "lost",
         };
-        let list = |texts: &Mutex<Vec<String>>| {
-            locked(texts).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |texts: &Mutex<Vec<String>>| locked(texts).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
         let last_error = report::last_error().map_or_else(|| "null".into(), |text| quoted(&text));
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
@@ -267,7 +266,9 @@ impl Engine {
     fn bind_by(&self, what: String) {
         let mut bound = locked(&self.bound);
         if !bound.contains(&what) {
-            report::explain(&format!("the context stays on the card from now on, memory does not: it is bound by {what}"));
+            report::explain(&format!(
+                "the context stays on the card from now on, memory does not: it is bound by {what}"
+            ));
             bound.push(what);
         }
     }

@@ -65,11 +65,14 @@ impl Engine {
             return Ok(());
         }
         // not on the legacy stream: it waits for the app's work, and the state's lock is held
-        let mut first: Vec<Vec<u8>> = found.iter().map(|v| vec![0; if v.relocated { v.size as usize } else { 0 }]).collect();
+        let mut first: Vec<Vec<u8>> =
+            found.iter().map(|v| vec![0; if v.relocated { v.size as usize } else { 0 }]).collect();
         aside(d, |s| {
             let mut links = found.iter().zip(&mut first).filter(|(v, _)| v.relocated);
             // SAFETY: a live variable, and room for its bytes until the stream is done.
-            links.try_for_each(|(v, to)| ok(unsafe { (d.cuMemcpyDtoHAsync_v2)(to.as_mut_ptr().cast(), v.real, to.len(), s) }))
+            links.try_for_each(|(v, to)| {
+                ok(unsafe { (d.cuMemcpyDtoHAsync_v2)(to.as_mut_ptr().cast(), v.real, to.len(), s) })
+            })
         })?;
         for (v, bytes) in found.iter().zip(&mut first) {
             match v.relocated {
@@ -80,7 +83,9 @@ impl Engine {
         aside(d, |s| {
             let mut all = found.iter().zip(&first);
             // SAFETY: as above.
-            all.try_for_each(|(v, from)| ok(unsafe { (d.cuMemcpyHtoDAsync_v2)(v.real, from.as_ptr().cast(), from.len(), s) }))
+            all.try_for_each(|(v, from)| {
+                ok(unsafe { (d.cuMemcpyHtoDAsync_v2)(v.real, from.as_ptr().cast(), from.len(), s) })
+            })
         })
     }
 

@@ -97,7 +97,8 @@ impl Card {
     /// The error that the settings inject into this call.
     pub fn fault(&self, name: &str) -> CUresult {
         let mut code = CUresult::SUCCESS;
-        for (fault, count) in self.settings.faults.iter().zip(&self.counts).filter(|(fault, _)| fault.function == name) {
+        for (fault, count) in self.settings.faults.iter().zip(&self.counts).filter(|(fault, _)| fault.function == name)
+        {
             // each counts every call, whichever of them fails it
             let n = count.fetch_add(1, Ordering::Relaxed) + 1;
             if code.ok() && fault.nth.is_none_or(|nth| nth == n) {
