@@ -339,6 +339,7 @@ pub unsafe fn cuCtxSetCacheConfig(config: u32) -> CUresult {
         if config > 3 {
             return Err(CUresult::INVALID_VALUE);
         }
+        runtime::backend()?.cache(config)?;
         st.context(ctx)?.cache = config;
         Ok(())
     })

@@ -140,6 +140,7 @@ unsafe fn global(
         return Err(CUresult::INVALID_VALUE);
     }
     let (at, size) = st.global(module, name)?;
+    crate::objects::ADDRESSES_TOLD.store(true, std::sync::atomic::Ordering::Release);
     out_opt(dptr, at);
     out_opt(bytes, size as usize);
     Ok(())
@@ -286,12 +287,9 @@ pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: CUkernel, dev:
 pub unsafe fn cuKernelSetCacheConfig(kernel: CUkernel, config: u32, dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        lock()?.kernel(kernel)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
+        let mut st = lock()?;
+        st.kernel(kernel)?;
+        st.set_function_cache(kernel.0, config)
     })
 }
 
@@ -341,14 +339,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> 
 }
 
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {
-    answer(|| {
-        lock()?.any_function(hfunc.0)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
-    })
+    answer(|| lock()?.set_function_cache(hfunc.0, config))
 }
 
 pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: u32) -> CUresult {

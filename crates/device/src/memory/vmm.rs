@@ -1,8 +1,8 @@
 //! The app's own virtual memory management: reservations, physical handles, mappings, access.
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
-use crate::runtime::lacking;
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, SharedFile, GRANULE};
+use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
 use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUresult, Res};
 
@@ -159,9 +159,9 @@ impl Memory {
         }
         self.backing()?;
         let host = prop.location.kind != LOCATION_DEVICE;
-        let device = prop.location.id;
+        let (device, location) = (prop.location.id, prop.location);
         let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
-        if let Err(e) = told(Change::Create { physical: handle, off, len, host, device }) {
+        if let Err(e) = told(Change::Create { physical: handle, off, len, host, location, device }) {
             self.vmm.space.give(off, len);
             return Err(e);
         }
