@@ -3,7 +3,7 @@ use crate::limits::*;
 use crate::message::{Range, ToBroker, ToClient};
 use crate::wire::Malformed;
 
-/// What a claim is about: what the [`ToBroker::Slabs`] before it say together.
+/// What a lease is to have on its card: what the [`ToBroker::Slabs`] after the grant say together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The slabs wanted on the card.
