@@ -86,6 +86,9 @@ pub unsafe fn cuArray3DGetDescriptor_v2(pArrayDescriptor: *mut CUDA_ARRAY3D_DESC
 
 pub unsafe fn cuArrayDestroy(hArray: CUarray) -> CUresult {
     answer(|| {
+        lock()?.array(hArray)?;
+        // as for any memory: copies that wait for their turn may name it
+        end_work()?;
         let mut st = lock()?;
         let a = st.arrays.remove(&hArray.0).ok_or(CUresult::INVALID_HANDLE)?;
         st.end(Kind::Array, hArray.0);

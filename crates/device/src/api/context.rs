@@ -74,14 +74,6 @@ pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active:
     })
 }
 
-/// Work ends before what it uses does; in a thread without a context there is none to wait for.
-fn end_work() -> Res {
-    match runtime::backend()?.drain(Scope::Context) {
-        Err(CUresult::INVALID_CONTEXT | CUresult::CONTEXT_IS_DESTROYED) => Ok(()),
-        other => other,
-    }
-}
-
 unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
     answer(|| {
         wanted(pctx)?;

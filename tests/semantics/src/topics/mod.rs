@@ -12,6 +12,7 @@ mod memory;
 mod memory_model;
 mod modules;
 mod oom;
+mod pending;
 mod pointers;
 mod pools;
 mod proc_address;
@@ -95,6 +96,10 @@ pub const TOPICS: &[Topic] = &[
     any("module_globals", modules::globals),
     any("module_libraries", modules::libraries),
     any("module_attributes", modules::attributes),
+    any("pending_modules", pending::modules),
+    any("pending_graphs", pending::graphs),
+    any("pending_arrays", pending::arrays),
+    ours("pending_itself", pending::itself),
     any("table_sizes", export_tables::sizes),
     any("table_slots", export_tables::slots),
     any("table_integrity", export_tables::integrity),
