@@ -96,15 +96,17 @@ impl Card {
 
     /// The error that the settings inject into this call.
     pub fn fault(&self, name: &str) -> CUresult {
+        let mut code = CUresult::SUCCESS;
         for (fault, count) in self.settings.faults.iter().zip(&self.counts) {
             if fault.function == name {
+                // each counts each call, also one that another makes fail
                 let n = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if fault.nth.is_none_or(|nth| nth == n) {
-                    return CUresult(fault.code);
+                if code.ok() && fault.nth.is_none_or(|nth| nth == n) {
+                    code = CUresult(fault.code);
                 }
             }
         }
-        CUresult::SUCCESS
+        code
     }
 
     /// Notes an answer that tells of a stale handle.
