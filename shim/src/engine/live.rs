@@ -320,6 +320,7 @@ impl Engine {
                     let mut live = locked(&self.live);
                     live.modules.retain(|m| m.0 .0 != h);
                     live.globals.retain(|_, g| g.module.0 != h);
+                    drop(live);
                     (d.cuModuleUnload)(CUmodule(twin as usize))
                 }
                 _ => CUresult::SUCCESS,

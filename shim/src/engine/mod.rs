@@ -202,13 +202,15 @@ impl Engine {
 
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
-        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d)) {
+        let inside = self.regions.any();
+        // a claim asks for the card itself, and tells why there is none
+        let there = |d| if inside { Ok(()) } else { self.cards_there(d) };
+        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(there) {
             let what = what(&mut st, op);
             drop(st);
             report::error(&format!("{what} can't run: {e}"));
             return Run::Done(Err(CUresult::NO_DEVICE));
         }
-        let inside = self.regions.any();
         if !inside {
             match self.settings.outside {
                 Outside::Error => {

@@ -85,12 +85,17 @@ pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUres
     })
 }
 
+/// A launch that was accepted runs, also one that waits behind a host function, so the code stays until it has. As in
+/// `cuMemFree` the caller waits; that NVIDIA's driver waits here too is assumed, not recorded.
 pub unsafe fn cuModuleUnload(module: CUmodule) -> CUresult {
     answer(|| {
-        let mut st = lock()?;
-        st.current()?;
-        st.forbid_unsafe()?;
-        st.unload_module(module)
+        {
+            let mut st = lock()?;
+            st.current()?;
+            st.forbid_unsafe()?;
+        }
+        end_work()?;
+        lock()?.unload_module(module)
     })
 }
 
@@ -192,7 +197,11 @@ pub unsafe fn cuLibraryLoadFromFile(
 }
 
 pub unsafe fn cuLibraryUnload(library: CUlibrary) -> CUresult {
-    answer(|| lock()?.unload_library(library))
+    answer(|| {
+        lock()?.library(library)?;
+        end_work()?;
+        lock()?.unload_library(library)
+    })
 }
 
 pub unsafe fn cuLibraryGetModule(module: *mut CUmodule, library: CUlibrary) -> CUresult {
