@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_keeps_memory_changes_nothing_for_the_app() {
-        let mut m = Memory::new(Layout::default());
+        let mut m = Memory::new(Layout::default(), 1);
         let prop = CUmemAllocationProp {
             kind: 1,
             requestedHandleTypes: 0,
@@ -371,7 +371,7 @@ mod tests {
         }
         assert_eq!(m.release(3, &mut keeps), Ok(true));
         assert_eq!(m.unmap(at, 2 * GRANULE, &mut keeps), Ok(vec![1, 2]));
-        assert_eq!((m.used(), m.regions().count()), (0, 0));
+        assert_eq!((m.used(0), m.regions().count()), (0, 0));
         assert_eq!(m.unreserve(at, 2 * GRANULE), Ok(()));
     }
 }
