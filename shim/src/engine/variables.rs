@@ -39,9 +39,15 @@ impl Variable {
     }
 
     /// The bytes on the host.
-    fn bytes(&self) -> &mut [u8] {
-        // SAFETY: the backing holds `size` bytes of the variable; the state's lock is held.
-        unsafe { std::slice::from_raw_parts_mut(self.host as *mut u8, self.size as usize) }
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the backing holds `size` bytes of the variable; the state's lock is held, so nobody writes them.
+        unsafe { std::slice::from_raw_parts(self.host as *const u8, self.size as usize) }
+    }
+
+    /// Puts bytes in their place.
+    fn set(&mut self, bytes: &[u8]) {
+        // SAFETY: as for `bytes`; nobody else has a reference, since this one is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.host as *mut u8, self.size as usize) }.copy_from_slice(bytes);
     }
 }
 
@@ -69,8 +75,8 @@ impl Engine {
             found.iter().map(|v| vec![0; if v.relocated { v.size as usize } else { 0 }]).collect();
         aside(d, |s| {
             let mut links = found.iter().zip(&mut first).filter(|(v, _)| v.relocated);
-            // SAFETY: a live variable, and room for its bytes until the stream is done.
             links.try_for_each(|(v, to)| {
+                // SAFETY: a live variable, and room for its bytes until the stream is done.
                 ok(unsafe { (d.cuMemcpyDtoHAsync_v2)(to.as_mut_ptr().cast(), v.real, to.len(), s) })
             })
         })?;
@@ -82,8 +88,8 @@ impl Engine {
         }
         aside(d, |s| {
             let mut all = found.iter().zip(&first);
-            // SAFETY: as above.
             all.try_for_each(|(v, from)| {
+                // SAFETY: as above.
                 ok(unsafe { (d.cuMemcpyHtoDAsync_v2)(v.real, from.as_ptr().cast(), from.len(), s) })
             })
         })
@@ -124,6 +130,7 @@ impl Engine {
                 found.extend(Variable::find(d, st, ours, real, &global.name)?.map(|v| (ours, v)));
             }
         }
+        let mut contents = Vec::with_capacity(found.len());
         for (module, v) in &found {
             let mut bytes = vec![0; v.size as usize];
             // SAFETY: a live variable, and room for its bytes.
@@ -131,8 +138,9 @@ impl Engine {
             if v.relocated {
                 self.unlink(st, *module, v, &mut bytes, &found);
             }
-            v.bytes().copy_from_slice(&bytes);
+            contents.push(bytes);
         }
+        found.iter_mut().zip(&contents).for_each(|((_, v), bytes)| v.set(bytes));
         Ok(())
     }
 

@@ -117,7 +117,9 @@ pub unsafe fn cuModuleGetFunction(func: *mut CUfunction, module: CUmodule, name:
 pub unsafe fn cuModuleGetFunctionCount(count: *mut u32, module: CUmodule) -> CUresult {
     answer(|| {
         wanted(count)?;
-        out(count, lock()?.module_image(module)?.kernels().len() as u32)
+        let mut st = lock()?;
+        st.module(module)?;
+        out(count, st.module_image(module)?.kernels().len() as u32)
     })
 }
 
@@ -125,6 +127,7 @@ pub unsafe fn cuModuleEnumerateFunctions(functions: *mut CUfunction, n: u32, mod
     answer(|| {
         wanted(functions)?;
         let mut st = lock()?;
+        st.module(module)?;
         let image = st.module_image(module)?;
         for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
             out(functions.add(i), st.function(module, &k.name)?)?;
@@ -144,6 +147,7 @@ unsafe fn global(
     if dptr.is_null() && bytes.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
+    st.module(module)?;
     let (at, size) = st.global(module, name)?;
     crate::objects::ADDRESSES_TOLD.store(true, std::sync::atomic::Ordering::Release);
     out_opt(dptr, at);
@@ -221,7 +225,9 @@ pub unsafe fn cuLibraryGetKernel(kernel: *mut CUkernel, library: CUlibrary, name
 pub unsafe fn cuLibraryGetKernelCount(count: *mut u32, lib: CUlibrary) -> CUresult {
     answer(|| {
         wanted(count)?;
-        out(count, lock()?.library_image(lib)?.kernels().len() as u32)
+        let mut st = lock()?;
+        st.library(lib)?;
+        out(count, st.library_image(lib)?.kernels().len() as u32)
     })
 }
 
@@ -229,6 +235,7 @@ pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut CUkernel, n: u32, lib: CUl
     answer(|| {
         wanted(kernels)?;
         let mut st = lock()?;
+        st.library(lib)?;
         let image = st.library_image(lib)?;
         for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
             out(kernels.add(i), st.library_kernel(lib, &k.name)?)?;

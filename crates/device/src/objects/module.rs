@@ -281,14 +281,20 @@ impl State {
         }
     }
 
-    fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
+    /// A module, if the app has not unloaded it.
+    pub fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
         self.loaded(module.0)?;
+        self.recorded_module(module)
+    }
+
+    /// The same, for work that was recorded before the app unloaded it.
+    fn recorded_module(&mut self, module: CUmodule) -> Res<&mut Module> {
         self.modules.modules.get_mut(&module.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
-    /// The image of a module, unpacked at the first call.
+    /// The image of a module, unpacked at the first call; also of one that only recorded work still names.
     pub fn module_image(&mut self, module: CUmodule) -> Res<Arc<Image>> {
-        let m = self.module(module)?;
+        let m = self.recorded_module(module)?;
         if let Some(i) = &m.image {
             return Ok(i.clone());
         }
@@ -296,7 +302,7 @@ impl State {
             Some(lib) => self.library_image(lib)?,
             None => image(&m.source)?,
         };
-        self.module(module)?.image = Some(i.clone());
+        self.recorded_module(module)?.image = Some(i.clone());
         Ok(i)
     }
 
@@ -327,14 +333,15 @@ impl State {
         }
     }
 
-    /// A global variable's address and bytes. NOT_FOUND if the image has none.
+    /// A global variable's address and bytes; also of a module that only recorded work still names. NOT_FOUND if the image
+    /// has none.
     pub fn global(&mut self, module: CUmodule, name: &str) -> Res<(u64, u64)> {
-        if let Some(&g) = self.module(module)?.globals.get(name) {
+        if let Some(&g) = self.recorded_module(module)?.globals.get(name) {
             return Ok(g);
         }
         let image = self.module_image(module)?;
         let global = image.global(name).ok_or(CUresult::NOT_FOUND)?;
-        let ctx = self.module(module)?.ctx;
+        let ctx = self.recorded_module(module)?.ctx;
         let size = global.size.max(1);
         let device = self.device_of(ctx)?;
         let at = self.memory.alloc_global(device, size, ctx)?;
@@ -342,7 +349,7 @@ impl State {
         let host = self.memory.segments(at, size)?[0].host;
         // SAFETY: `host` is the backing of the `size` bytes just allocated, and first contents are no longer than that.
         unsafe { std::ptr::copy_nonoverlapping(first.as_ptr(), host as *mut u8, first.len().min(size as usize)) };
-        self.module(module)?.globals.insert(global.name.clone(), (at, global.size));
+        self.recorded_module(module)?.globals.insert(global.name.clone(), (at, global.size));
         Ok((at, global.size))
     }
 
@@ -391,7 +398,7 @@ impl State {
 
     /// The image of a library, unpacked at the first call.
     pub fn library_image(&mut self, library: CUlibrary) -> Res<Arc<Image>> {
-        let l = self.library(library)?;
+        let l = self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)?;
         match &l.image {
             Some(i) => Ok(i.clone()),
             None => {
