@@ -175,7 +175,12 @@ impl Slabs {
     /// Gives everything back. What the driver refuses to take stays in the table, and is the error.
     pub fn clear(&mut self, card: &Card) -> Res {
         let all: Vec<u64> = self.0.keys().copied().collect();
-        all.into_iter().fold(Ok(()), |result, off| result.and(self.drop_one(card, off)))
+        let mut result = Ok(());
+        for off in all {
+            // each is given back, also behind one that could not be
+            result = result.and(self.drop_one(card, off));
+        }
+        result
     }
 
     fn drop_one(&mut self, card: &Card, off: u64) -> Res {
