@@ -9,7 +9,7 @@ use std::time::Duration;
 use zerogpu_lease::{Claim, Denial, Reason as Why, SpaceSpec};
 use zerogpu_protocol::{
     check_backing, clamp_seconds, clip, report_packets, Answer, Hello, Range, Reason, Refused, Role as Kind, ToBroker,
-    ToClient, Welcome, TEXT_BYTES, VERSIONS,
+    ToClient, Welcome, SECONDS, TEXT_BYTES, VERSIONS,
 };
 
 /// What a lease may hold beyond the quota: slabs are whole, and memory freed inside a lease may stay in one.
@@ -135,6 +135,8 @@ impl Daemon {
         }
         match message {
             ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes } => {
+                // who sets no limit gets the longest lease that there is
+                let seconds = if seconds >= SECONDS { self.scheduler.policy().max_seconds } else { seconds };
                 let wait = (wait_seconds > 0.0).then(|| Duration::from_secs_f64(wait_seconds));
                 self.claim(token, id, Claim { seconds, bytes, wait, borrowed })
             }

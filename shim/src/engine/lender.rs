@@ -20,6 +20,8 @@ use zerogpu_protocol::*;
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long it may take to copy all of a Space's bytes.
 const COPY: Duration = Duration::from_secs(300);
+/// A lease ends with the app's call, by two clocks: nanoseconds that they may differ.
+const SOON: u64 = 500_000_000;
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Host memory is reserved in steps of this size, so that few allocations ask.
@@ -136,8 +138,13 @@ impl Lender {
 
     fn claim_once(&self, ask: &Ask, deadline: Instant) -> Result<Lease, Trouble> {
         let connection = self.connect()?;
+        // a new broker has to know what this process uses
+        self.reserve(0)?;
         let id = {
             let mut state = self.locked();
+            if let Some(link) = &mut state.link {
+                link.inbox.retain(|(answer, _)| !is_of_a_lease(answer));
+            }
             state.claims = state.claims.wrapping_add(1).max(1);
             state.claims
         };
@@ -410,14 +417,24 @@ impl Lender {
         while let Ok((message, fds)) = connection.recv(&mut packet, None) {
             match message {
                 ToClient::Revoked { text, .. } => {
-                    report::error(&format!("the broker takes the GPU back: {text}"));
                     if let Some(engine) = super::engine() {
+                        // what ends at its own time anyway is no news
+                        let due = engine.regions.latest_deadline().is_some_and(|at| at <= now() + SOON);
+                        let tell = if due { report::explain } else { report::error };
+                        tell(&format!("the broker takes the GPU back: {text}"));
                         engine.revoked();
                     }
                 }
                 ToClient::Extended { lease, seconds } => {
                     if let Some(held) = self.locked().lease.as_mut().filter(|held| held.number == lease) {
                         held.until = now().saturating_add((seconds * 1e9) as u64);
+                    }
+                }
+                // a broker that can't take a lease over gives the card to others: it has to be left
+                ToClient::Denied { id: 0, text, .. } => {
+                    report::explain(&format!("a new broker does not take the lease over: {text}"));
+                    if let Some(engine) = super::engine() {
+                        engine.revoked();
                     }
                 }
                 // a lease that was taken over has another number
@@ -497,6 +514,11 @@ impl Lender {
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Whether an answer is about a lease, and so of no use after it.
+fn is_of_a_lease(answer: &ToClient) -> bool {
+    !matches!(answer, ToClient::Forgotten { .. } | ToClient::Reserved { .. } | ToClient::NotReserved { .. })
 }
 
 /// The CUDA error that stands for a refusal.

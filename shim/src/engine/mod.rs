@@ -145,6 +145,15 @@ fn launch_id() -> u32 {
 const OVER: CUresult = CUresult::LAUNCH_TIMEOUT;
 
 impl Engine {
+    /// Opens a region; the number that ends it. A lease that is there lasts as long as the region may.
+    pub fn begin_region(&'static self, seconds: f64) -> Result<u64, String> {
+        let region = self.regions.begin(seconds)?;
+        if self.lender.is_some() && self.claimed.load(Ordering::Acquire) {
+            self.watch.look_again(self);
+        }
+        Ok(region)
+    }
+
     /// Ends a region; false: there is no such region. The last one out parks.
     pub fn end_region(&self, id: u64) -> bool {
         let Some(last) = self.regions.end(id) else { return false };

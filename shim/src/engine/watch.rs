@@ -81,8 +81,10 @@ impl Engine {
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
-                self.keep_lease(self.regions.latest_deadline());
-                self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+                let deadline = self.regions.latest_deadline();
+                let orphan = self.keep_lease(deadline);
+                let over = deadline.map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
+                over.into_iter().chain(orphan).min()
             }
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
             // no region: borrowed, or left over from a park that failed
@@ -101,11 +103,13 @@ impl Engine {
         }
     }
 
-    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another.
-    fn keep_lease(&self, until: Option<u64>) {
-        let Some(lender) = &self.lender else { return };
+    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another, again and again.
+    /// How long to wait until the next look, at most.
+    fn keep_lease(&self, until: Option<u64>) -> Option<Duration> {
+        let lender = self.lender.as_ref()?;
         lender.reconnect();
         lender.extend(until.unwrap_or(u64::MAX));
+        lender.is_orphan().then_some(AGAIN)
     }
 
     /// The broker takes the card back.
