@@ -44,8 +44,9 @@ pub enum Done {
     Home { space: SpaceId, lease: LeaseId, moved: Moved, resident: u64, took: Duration },
     /// A range may be punched; `dropped` bytes have left the card.
     Forgotten { space: SpaceId, range: Range, dropped: u64 },
-    /// Nothing of the Space is on the card any more.
-    Evicted { space: SpaceId },
+    /// Nothing of the Space is on the card any more, as far as the broker can tell: `withheld` bytes did not come free,
+    /// since the Space has kept what it must not.
+    Evicted { space: SpaceId, withheld: u64 },
     /// A job failed. Bytes are where they were.
     Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
 }
@@ -124,6 +125,8 @@ impl Room {
 
     fn act(&mut self, job: Job) {
         match job {
+            // whoever is gone waits for nothing
+            Job::Fill { backing, .. } | Job::Home { backing, .. } if backing.is_gone() => {}
             Job::Fill { space, backing, lease, slabs, dirty } => self.fill(space, &backing, lease, &slabs, &dirty),
             Job::Grow { space, lease, slab } => {
                 let of_space = self.spaces.entry(space).or_default();
@@ -181,12 +184,29 @@ impl Room {
         (self.tell)(done);
     }
 
+    /// Bytes that are free on the card.
+    fn free(&self) -> u64 {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers; the card's context is current.
+        match unsafe { (self.card.driver.cuMemGetInfo_v2)(&mut free, &mut total) }.ok() {
+            true => free as u64,
+            // unknown: nobody is suspected
+            false => u64::MAX,
+        }
+    }
+
     fn evict(&mut self, space: SpaceId) {
         let Some(mut slabs) = self.spaces.remove(&space) else {
-            return (self.tell)(Done::Evicted { space });
+            return (self.tell)(Done::Evicted { space, withheld: 0 });
         };
+        let (bytes, before) = (slabs.bytes(), self.free());
         match slabs.clear(&self.card) {
-            Ok(()) => (self.tell)(Done::Evicted { space }),
+            Ok(()) => {
+                // contexts of others come and go meanwhile, so only what can't be theirs counts
+                let withheld = bytes.saturating_sub(self.free().saturating_sub(before));
+                let withheld = if withheld > bytes / 2 { withheld } else { 0 };
+                (self.tell)(Done::Evicted { space, withheld });
+            }
             Err(code) => {
                 self.spaces.insert(space, slabs);
                 (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });

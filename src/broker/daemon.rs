@@ -306,6 +306,7 @@ impl Daemon {
             self.lease_ended(&space, lease, ended, why);
         }
         tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        space.backing.leave();
         let mut backing = Some(space.backing);
         let last = self.workers.len().saturating_sub(1);
         for (i, worker) in self.workers.iter().enumerate() {
