@@ -62,14 +62,9 @@ impl Daemon {
             // SAFETY: a descriptor of ours, and numbers; no signal information.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) == 0 }
         });
-        tracing::warn!(
-            space = space.0,
-            pid = client.peer.pid,
-            ended,
-            "kept its card beyond the grace time: its process is ended"
-        );
+        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept what is not its own: its process is ended");
         self.metrics.killed();
-        self.leave(token, "it kept its card beyond the grace time");
+        self.leave(token, "it kept a card, or memory of one, beyond its time");
     }
 
     /// Has warm bytes leave.
@@ -88,7 +83,13 @@ impl Daemon {
     /// A worker's result.
     pub(super) fn result(&mut self, card: CardId, done: Done) {
         match done {
-            Done::Evicted { space } => self.scheduler.evicted(space, card),
+            Done::Evicted { space, withheld } => {
+                self.scheduler.evicted(space, card);
+                if withheld > 0 {
+                    tracing::warn!(space = space.0, withheld, "kept card memory that it has no lease for");
+                    self.kill(space);
+                }
+            }
             Done::Slabs { space, lease, fds } => {
                 let Some(token) = self.holder(space, lease) else { return };
                 for (i, part) in fds.chunks(PACKET_FDS).enumerate() {
