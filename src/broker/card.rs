@@ -26,8 +26,8 @@ pub enum Job {
     Home { space: SpaceId, backing: Arc<Backing>, lease: LeaseId },
     /// Unpin a range and, if asked, drop the slabs that touch it.
     Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
-    /// Drop all slabs of a Space.
-    Evict { space: SpaceId },
+    /// Drop all slabs of a Space. `let_go`: it has said that it uses none of them.
+    Evict { space: SpaceId, let_go: bool },
     /// Drop all slabs of a Space that is gone, and let go of its backing.
     Leave { space: SpaceId, backing: Option<Arc<Backing>> },
 }
@@ -160,9 +160,9 @@ impl Room {
                 };
                 (self.tell)(done);
             }
-            Job::Evict { space } => self.evict(space),
+            Job::Evict { space, let_go } => self.evict(space, let_go),
             Job::Leave { space, backing } => {
-                self.evict(space);
+                self.evict(space, false);
                 drop(backing);
             }
         }
@@ -195,7 +195,7 @@ impl Room {
         }
     }
 
-    fn evict(&mut self, space: SpaceId) {
+    fn evict(&mut self, space: SpaceId, let_go: bool) {
         let Some(mut slabs) = self.spaces.remove(&space) else {
             return (self.tell)(Done::Evicted { space, withheld: 0 });
         };
@@ -204,7 +204,7 @@ impl Room {
             Ok(()) => {
                 // contexts of others come and go meanwhile, so only what can't be theirs counts
                 let withheld = bytes.saturating_sub(self.free().saturating_sub(before));
-                let withheld = if withheld > bytes / 2 { withheld } else { 0 };
+                let withheld = if let_go && withheld > bytes / 2 { withheld } else { 0 };
                 (self.tell)(Done::Evicted { space, withheld });
             }
             Err(code) => {

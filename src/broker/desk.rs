@@ -310,7 +310,7 @@ impl Daemon {
         let ended = self.scheduler.release(now, lease, warm);
         if warm == 0 && held.stage != Stage::Adopted {
             // bytes that did not go home were of no use to it
-            self.give(held.card, Job::Evict { space: id })?;
+            self.give(held.card, Job::Evict { space: id, let_go: true })?;
         }
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, "released");

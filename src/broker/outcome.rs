@@ -74,7 +74,7 @@ impl Daemon {
             if let Some(space) = token.and_then(|token| self.space_mut(token)) {
                 space.home = space.home.filter(|&home| home != evict.card);
             }
-            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space }) {
+            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space, let_go: true }) {
                 tracing::error!("{e}; restart the broker");
             }
         }
@@ -175,7 +175,7 @@ impl Daemon {
         let (id, Some(held)) = (space.id, space.lease.take()) else { return };
         space.home = None;
         let ended = self.scheduler.release(now, held.id, 0);
-        if let Err(e) = self.give(held.card, Job::Evict { space: id }) {
+        if let Err(e) = self.give(held.card, Job::Evict { space: id, let_go: false }) {
             tracing::error!("{e}; restart the broker");
         }
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
