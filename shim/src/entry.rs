@@ -1,6 +1,6 @@
 //! The exports: every declared symbol, traced if asked, never letting a panic out.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments, unsafe_op_in_unsafe_fn, missing_docs)]
-use crate::{report, start};
+use crate::{detail, report, start};
 use std::ffi::{c_char, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use zerogpu_abi::*;
@@ -17,17 +17,25 @@ macro_rules! call {
     ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*], $imp:path) => {{
         start::once();
         if records($id) {
-            return CUresult(traced($id, [$(raw($arg)),*], || guarded(|| $imp($($arg),*)).0));
+            let args = [$(raw($arg)),*];
+            return CUresult(traced($id, args, || guarded(|| $imp($($arg),*)).0, detail::of));
         }
         guarded(|| $imp($($arg),*))
     }};
 }
 
 macro_rules! missing {
-    ($id:literal, $name:ident) => {{
+    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*]) => {{
         start::once();
-        report::unsupported($id, stringify!($name));
-        CUresult::NOT_SUPPORTED
+        let body = || {
+            report::unsupported($id, stringify!($name));
+            CUresult::NOT_SUPPORTED
+        };
+        if records($id) {
+            return CUresult(traced($id, [$(raw($arg)),*], || guarded(body).0, detail::of));
+        }
+        let _ = ($($arg,)*);
+        guarded(body)
     }};
 }
 

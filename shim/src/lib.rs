@@ -4,11 +4,13 @@
 //! - `start`: what happens at the first driver call of a process
 //! - `engine`: claim, run, park; implements the device's backend
 //! - `driver`: the library below us, opened by path
+//! - `detail`: what the arguments of a traced call point to
 //! - `region`: marked calls, the C interface of the Python hook
 //! - `report`: what a human is told
 //!
 //! The objects and the memory that an app sees are the crate `zerogpu-device`. Nothing runs here before a process makes
 //! its first driver call: shells, compilers and the like inherit the preload too.
+mod detail;
 mod driver;
 mod engine;
 mod entry;

@@ -9,6 +9,7 @@ use zerogpu_device::{runtime, thread};
 struct Region {
     /// Nanoseconds of the monotonic clock; None: no deadline.
     deadline: Option<u64>,
+    begun: u64,
     thread: u64,
     movable: bool,
 }
@@ -42,7 +43,7 @@ impl Regions {
         let id = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         watch_this_thread();
         let mut open = self.locked();
-        open.insert(id, Region { deadline, thread: thread::id(), movable: false });
+        open.insert(id, Region { deadline, begun: now(), thread: thread::id(), movable: false });
         self.count.store(open.len() as u64, Ordering::Release);
         self.over.store(false, Ordering::Release);
         Ok(id)
@@ -51,12 +52,15 @@ impl Regions {
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
-        open.remove(&id)?;
+        let ended = open.remove(&id)?;
         self.count.store(open.len() as u64, Ordering::Release);
         // of those that stay, the time may be over already
         let over = latest(&open).is_some_and(|d| d <= now());
         self.over.store(over, Ordering::Release);
-        Some(open.is_empty())
+        let last = open.is_empty();
+        drop(open);
+        zerogpu_trace::span(zerogpu_trace::Span::Region, "region", ended.begun, now(), 0);
+        Some(last)
     }
 
     /// Closes what a thread left open.

@@ -1,5 +1,5 @@
 //! What the known slots do, and the stub of the unknown ones.
-use super::{Word, TABLES};
+use super::Word;
 use crate::runtime::{backend, lock};
 use crate::thread;
 use std::ffi::c_void;
