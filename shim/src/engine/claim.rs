@@ -63,6 +63,7 @@ impl Engine {
                 self.tally.claims.fetch_add(1, Ordering::Relaxed);
                 self.tally.borrows.fetch_add(borrowed as u64, Ordering::Relaxed);
                 self.tally.last_claim.store(took + 1, Ordering::Relaxed);
+                self.tally.claimed_at.store(start, Ordering::Relaxed);
                 zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
                 zerogpu_trace::counter("bytes on the card", bytes);
                 self.replay();

@@ -61,6 +61,8 @@ struct Tally {
     /// Nanoseconds, plus 1; 0: none yet.
     last_claim: AtomicU64,
     last_park: AtomicU64,
+    /// When the last claim began.
+    claimed_at: AtomicU64,
 }
 
 /// The engine of the process.
@@ -231,6 +233,10 @@ impl Engine {
                 // what waits behind a host function comes first, and is in no record
                 Outside::Defer if !host::pending() => {
                     if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
+                        if zerogpu_trace::on() {
+                            let text = format!("{} is deferred", what(&mut st, op));
+                            zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
+                        }
                         return Run::Done(Ok(()));
                     }
                 }

@@ -37,11 +37,16 @@ impl Engine {
         }
         match self.park_now() {
             Ok(bytes) => {
+                let borrowed = matches!(*phase, Phase::Claimed { borrowed: true });
                 *phase = Phase::Parked;
                 let took = now() - start;
                 self.tally.parks.fetch_add(1, Ordering::Relaxed);
                 self.tally.last_park.store(took + 1, Ordering::Relaxed);
                 zerogpu_trace::span(zerogpu_trace::Span::Park, "park", start, start + took, bytes);
+                if borrowed {
+                    let since = self.tally.claimed_at.load(Ordering::Relaxed);
+                    zerogpu_trace::span(zerogpu_trace::Span::Borrow, "outside any region", since, start + took, 0);
+                }
                 zerogpu_trace::counter("bytes on the card", 0);
                 Ok(())
             }

@@ -10,6 +10,7 @@ use zerogpu_device::{runtime, thread};
 struct Region {
     /// Nanoseconds of the monotonic clock; None: no deadline.
     deadline: Option<u64>,
+    begun: u64,
     thread: u64,
     movable: bool,
 }
@@ -85,7 +86,7 @@ impl Regions {
         watch_this_thread();
         let mut open = self.locked();
         let deadline = (seconds < 1e9).then(|| open.clock() + (seconds * 1e9) as u64);
-        open.regions.insert(id, Region { deadline, thread: thread::id(), movable: false });
+        open.regions.insert(id, Region { deadline, begun: now(), thread: thread::id(), movable: false });
         self.count.store(open.regions.len() as u64, Ordering::Release);
         self.over.store(open.over(), Ordering::Release);
         Ok(id)
@@ -94,12 +95,15 @@ impl Regions {
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
-        open.regions.remove(&id)?;
+        let ended = open.regions.remove(&id)?;
         self.count.store(open.regions.len() as u64, Ordering::Release);
         open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
         self.over.store(open.over(), Ordering::Release);
-        Some(open.regions.is_empty())
+        let last = open.regions.is_empty();
+        drop(open);
+        zerogpu_trace::span(zerogpu_trace::Span::Region, "region", ended.begun, now(), 0);
+        Some(last)
     }
 
     /// Lets the clock of all regions stand still until [`Regions::resume`].
