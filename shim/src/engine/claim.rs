@@ -58,6 +58,7 @@ impl Engine {
         match self.claim_now(borrowed, why) {
             Ok(bytes) => {
                 *phase = Phase::Claimed { borrowed };
+                self.regions.note_claim(Ok(()));
                 let took = now() - start;
                 self.tally.claims.fetch_add(1, Ordering::Relaxed);
                 self.tally.borrows.fetch_add(borrowed as u64, Ordering::Relaxed);
@@ -73,12 +74,9 @@ impl Engine {
                 self.owed()
             }
             Err(f) => {
-                report::error(&format!(
-                    "no GPU could be claimed for {why}: {} failed ({}); {}",
-                    f.step,
-                    name(f.code),
-                    f.remedy
-                ));
+                let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
+                report::error(&format!("no GPU could be claimed for {why}: {failed}"));
+                self.regions.note_claim(Err(format!("No GPU could be claimed: {failed}")));
                 Err(f.code)
             }
         }

@@ -396,9 +396,8 @@ impl Lender {
         while let Ok((message, fds)) = connection.recv(&mut packet, None) {
             match message {
                 ToClient::Revoked { text, .. } => {
-                    report::error(&format!("the broker takes the GPU back: {text}"));
                     if let Some(engine) = super::engine() {
-                        engine.revoked();
+                        engine.revoked(&text);
                     }
                 }
                 ToClient::Extended { lease, seconds } => {
