@@ -18,7 +18,7 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
     contained(|| {
         start::once();
         report::set_reason("");
-        match engine::engine().map(|e| e.regions.begin(seconds)) {
+        match engine::engine().map(|e| e.begin_region(seconds)) {
             Some(Ok(id)) => id,
             Some(Err(reason)) => {
                 report::set_reason(&reason);

@@ -24,6 +24,8 @@ struct Failed {
     code: CUresult,
     /// What to do, if something can be done.
     remedy: Cow<'static, str>,
+    /// Whether the broker went away meanwhile.
+    gone: bool,
 }
 
 /// What to do where a driver has no card.
@@ -32,15 +34,15 @@ pub(super) const NO_CARD: &str =
 
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
-        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory".into() }
+        move |code| Failed { gone: false, step, code, remedy: "call it again; the bytes are kept in host memory".into() }
     }
 
     /// A broker that said no, or is not there.
     fn by(trouble: Trouble) -> Failed {
         let step = "asking the broker for a GPU";
         match trouble {
-            Trouble::Denied(code, text) => Failed { step, code, remedy: text.into() },
-            Trouble::Gone(text) => Failed { step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
+            Trouble::Denied(code, text) => Failed { gone: false, step, code, remedy: text.into() },
+            Trouble::Gone(text) => Failed { gone: true, step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
         }
     }
 }
@@ -55,7 +57,15 @@ impl Engine {
             Phase::Parked => {}
         }
         let start = now();
-        match self.claim_now(borrowed, why) {
+        let patience = start.saturating_add(self.settings.wait.as_nanos() as u64);
+        let claimed = loop {
+            match self.claim_now(borrowed, why) {
+                // the next broker begins anew; nothing of this attempt is left
+                Err(f) if f.gone && now() < patience => report::explain("the broker went away during a claim: it is tried again"),
+                claimed => break claimed,
+            }
+        };
+        match claimed {
             Ok(bytes) => {
                 *phase = Phase::Claimed { borrowed };
                 self.regions.note_claim(Ok(()));
@@ -86,6 +96,7 @@ impl Engine {
     fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
         let none = "open the driver";
         let d = self.below.driver().map_err(|_| Failed {
+            gone: false,
             step: none,
             code: CUresult::NO_DEVICE,
             remedy: "see above".into(),
@@ -132,6 +143,7 @@ impl Engine {
         if !live.ready {
             // SAFETY: no preconditions.
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
+                gone: false,
                 step: "cuInit of the driver",
                 code,
                 remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
@@ -292,6 +304,7 @@ fn find_card(d: &Driver, wanted: Option<Uuid>) -> Result<CUdevice, Failed> {
         }
     }
     Err(Failed {
+        gone: false,
         step: "finding the card of the lease",
         code: CUresult::NO_DEVICE,
         remedy: "this process does not see the broker's card: give it the same devices (and, for software cards, the same \
@@ -314,6 +327,7 @@ fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
         return Ok(());
     }
     Err(Failed {
+        gone: false,
         step: "matching the card with the profile",
         code: CUresult::NO_DEVICE,
         remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \
@@ -344,7 +358,7 @@ fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
     } else {
         "the addresses were taken by another mapping of the process: start it again"
     };
-    Err(Failed { step, code, remedy: remedy.into() })
+    Err(Failed { gone: false, step, code, remedy: remedy.into() })
 }
 
 /// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.

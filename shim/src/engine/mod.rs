@@ -138,6 +138,15 @@ fn launch_id() -> u32 {
 const OVER: CUresult = CUresult::LAUNCH_TIMEOUT;
 
 impl Engine {
+    /// Opens a region. A lease that is held has to last as long as it may.
+    pub fn begin_region(&self, seconds: f64) -> Result<u64, String> {
+        let id = self.regions.begin(seconds)?;
+        if self.lender.is_some() && self.claimed.load(Ordering::Acquire) {
+            self.watch.look_again(self);
+        }
+        Ok(id)
+    }
+
     /// Ends a region; false: there is no such region. The last one out parks.
     pub fn end_region(&self, id: u64) -> bool {
         let Some(last) = self.regions.end(id) else { return false };

@@ -22,7 +22,7 @@ pub struct Watch {
 const BORROWED: u64 = 10_000_000_000;
 /// How far a lease's end may be before its regions', in nanoseconds.
 const CLOCKS: u64 = 500_000_000;
-/// How long after a failed park it is tried again.
+/// How long after a failed park it is tried again, and a broker is looked for.
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Watch {
@@ -83,8 +83,13 @@ impl Engine {
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
-                self.keep_lease(self.regions.latest_deadline());
-                self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+                let kept = self.keep_lease(self.regions.latest_deadline());
+                let left = self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
+                if kept {
+                    left
+                } else {
+                    Some(left.map_or(AGAIN, |left| left.min(AGAIN)))
+                }
             }
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
             // no region: borrowed, or left over from a park that failed
@@ -102,11 +107,13 @@ impl Engine {
         }
     }
 
-    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another.
-    fn keep_lease(&self, until: Option<u64>) {
-        let Some(lender) = &self.lender else { return };
+    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another. False: there is
+    /// none yet.
+    fn keep_lease(&self, until: Option<u64>) -> bool {
+        let Some(lender) = &self.lender else { return true };
         lender.reconnect();
         lender.extend(until.unwrap_or(u64::MAX));
+        !lender.is_orphan()
     }
 
     /// The broker takes the card back.

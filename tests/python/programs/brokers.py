@@ -8,7 +8,7 @@ import subprocess
 import time
 
 # An administrator's file: nothing stays warm, so that a card is empty as soon as nobody computes.
-COLD = '[queue]\ngrace = "2s"\nreconnect = "1s"\n[memory]\nwarm = "0"\n'
+COLD = '[queue]\ngrace = "2s"\nreconnect = "500ms"\n[memory]\nwarm = "0"\n'
 
 
 class Broker:
@@ -36,7 +36,7 @@ class Broker:
     def start(self, ready=True):
         """Starts it, and waits until it answers."""
         with open(self.log, "a") as log:
-            self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL, stderr=log)
+            self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         with open(self.list, "a") as pids:
             pids.write(f"{self._process.pid}\n")
         give_up = time.monotonic() + 20

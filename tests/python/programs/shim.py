@@ -36,7 +36,7 @@ def card():
 def brokers():
     """The processes of the brokers that this program's cards have had."""
     path = os.environ.get("CHECKS_BROKERS")
-    return [int(line) for line in open(path)] if path else []
+    return [int(line) for line in open(path)] if path and os.path.exists(path) else []
 
 
 def empty():
