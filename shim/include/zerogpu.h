@@ -44,7 +44,8 @@ uint64_t zerogpu_region_begin(double seconds);
  * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns.
  *
  * Returns 0, or nonzero if no such region is open (it has ended, its thread has ended, or the process is a fork of the
- * one that opened it); then nothing has changed. A park that fails is not an error of this call: bytes are kept, and
+ * one that opened it); then nothing has changed. After 0, zerogpu_reason() says why the last attempt to claim a GPU in
+ * the regions open until now failed, if it did: what to tell the user whose call ended with a CUDA error. A park that fails is not an error of this call: bytes are kept, and
  * zerogpu_state() and the trace say what is left on the card and why.
  */
 int zerogpu_region_end(uint64_t region);
@@ -79,8 +80,8 @@ int zerogpu_region_expired(uint64_t region);
 int zerogpu_state(char *buf, size_t n);
 
 /*
- * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, "" if it did not. UTF-8, one
- * line. Valid until the thread's next call of either. Never null.
+ * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, or why the region that it ended
+ * had no GPU; "" if neither. UTF-8, one line. Valid until the thread's next call of either. Never null.
  */
 const char *zerogpu_reason(void);
 

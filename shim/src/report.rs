@@ -105,7 +105,7 @@ pub fn unsupported(id: usize, name: &str) {
 }
 
 /// Bytes of a reason, its NUL included; a longer one is cut.
-const LONGEST: usize = 256;
+const LONGEST: usize = 1024;
 
 thread_local! {
     /// The thread's last failure, for `zerogpu_reason`. No destructor: it is asked for while a thread ends, too.

@@ -408,7 +408,9 @@ impl Daemon {
                 let _who_does_not_read_sees_the_end = client.endpoint.send(&message, &[] as &[std::os::fd::OwnedFd]);
             }
         }
-        self.clients.clear();
+        // host memory is unpinned by the workers, which have contexts
+        let tokens: Vec<usize> = self.clients.keys().copied().collect();
+        tokens.into_iter().for_each(|token| self.leave(token, "the broker ends"));
         !held
     }
 

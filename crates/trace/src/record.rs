@@ -54,6 +54,8 @@ named! {
     Span {
         /// From the request for a GPU until the process may use it.
         Claim = "claim",
+        /// In the queue of the broker, as a part of a claim.
+        Wait = "wait",
         /// From the decision to leave the GPU until nothing is on it.
         Park = "park",
         /// A GPU held outside any region.

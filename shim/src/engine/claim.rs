@@ -25,6 +25,8 @@ struct Failed {
     code: CUresult,
     /// What to do, if something can be done.
     remedy: Cow<'static, str>,
+    /// Whether the broker went away meanwhile.
+    gone: bool,
 }
 
 /// What to do where a driver has no card.
@@ -33,15 +35,20 @@ pub(super) const NO_CARD: &str =
 
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
-        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory".into() }
+        move |code| Failed {
+            gone: false,
+            step,
+            code,
+            remedy: "call it again; the bytes are kept in host memory".into(),
+        }
     }
 
     /// A broker that said no, or is not there.
     fn by(trouble: Trouble) -> Failed {
         let step = "asking the broker for a GPU";
         match trouble {
-            Trouble::Denied(code, text) => Failed { step, code, remedy: text.into() },
-            Trouble::Gone(text) => Failed { step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
+            Trouble::Denied(code, text) => Failed { gone: false, step, code, remedy: text.into() },
+            Trouble::Gone(text) => Failed { gone: true, step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
         }
     }
 }
@@ -56,9 +63,20 @@ impl Engine {
             Phase::Parked => {}
         }
         let start = now();
-        match self.claim_now(borrowed, why) {
+        let patience = start.saturating_add(self.settings.wait.as_nanos() as u64);
+        let claimed = loop {
+            match self.claim_now(borrowed, why) {
+                // the next broker begins anew; nothing of this attempt is left
+                Err(f) if f.gone && now() < patience => {
+                    report::explain("the broker went away during a claim: it is tried again")
+                }
+                claimed => break claimed,
+            }
+        };
+        match claimed {
             Ok(bytes) => {
                 *phase = Phase::Claimed { borrowed };
+                self.regions.note_claim(Ok(()));
                 let took = now() - start;
                 self.tally.claims.fetch_add(1, Ordering::Relaxed);
                 self.tally.borrows.fetch_add(borrowed as u64, Ordering::Relaxed);
@@ -75,12 +93,9 @@ impl Engine {
                 self.owed()
             }
             Err(f) => {
-                report::error(&format!(
-                    "no GPU could be claimed for {why}: {} failed ({}); {}",
-                    f.step,
-                    name(f.code),
-                    f.remedy
-                ));
+                let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
+                report::error(&format!("no GPU could be claimed for {why}: {failed}"));
+                self.regions.note_claim(Err(format!("No GPU could be claimed: {failed}")));
                 Err(f.code)
             }
         }
@@ -90,6 +105,7 @@ impl Engine {
     fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
         let none = "open the driver";
         let d = self.below.driver().map_err(|_| Failed {
+            gone: false,
             step: none,
             code: CUresult::NO_DEVICE,
             remedy: "see above".into(),
@@ -112,6 +128,7 @@ impl Engine {
         let mut live = locked(&self.live);
         if live.kept && live.device != device {
             return Err(Failed {
+                gone: false,
                 step: "moving to another card",
                 code: CUresult::DEVICE_UNAVAILABLE,
                 remedy: "something binds the program to the card that it had (zerogpu_state names it): call it again"
@@ -152,6 +169,7 @@ impl Engine {
         if !live.ready {
             // SAFETY: no preconditions.
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
+                gone: false,
                 step: "cuInit of the driver",
                 code,
                 remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
@@ -286,6 +304,7 @@ impl Live {
     fn hand_over(&mut self, d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
         let step = "reserving the arena's addresses in the driver";
         let taken = Failed {
+            gone: false,
             step,
             code: CUresult::OUT_OF_MEMORY,
             remedy: "the addresses were taken by another mapping of the process: start it again".into(),
@@ -313,7 +332,7 @@ impl Live {
         }
         let remedy =
             "other addresses than the app's pointers would be no use: call it again, and report it if it stays";
-        Err(Failed { step, code, remedy: remedy.into() })
+        Err(Failed { gone: false, step, code, remedy: remedy.into() })
     }
 
     /// Gives the addresses of the app's own reservations to the driver, once.
@@ -361,6 +380,7 @@ fn find_card(d: &Driver, wanted: Option<Uuid>) -> Result<CUdevice, Failed> {
         }
     }
     Err(Failed {
+        gone: false,
         step: "finding the card of the lease",
         code: CUresult::NO_DEVICE,
         remedy:
@@ -384,6 +404,7 @@ fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
         return Ok(());
     }
     Err(Failed {
+        gone: false,
         step: "matching the card with the profile",
         code: CUresult::NO_DEVICE,
         remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \

@@ -20,8 +20,6 @@ use zerogpu_protocol::*;
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long it may take to copy all of a Space's bytes.
 const COPY: Duration = Duration::from_secs(300);
-/// A lease ends with the app's call, by two clocks: nanoseconds that they may differ.
-const SOON: u64 = 500_000_000;
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Host memory is reserved in steps of this size, so that few allocations ask.
@@ -418,11 +416,7 @@ impl Lender {
             match message {
                 ToClient::Revoked { text, .. } => {
                     if let Some(engine) = super::engine() {
-                        // what ends at its own time anyway is no news
-                        let due = engine.regions.latest_deadline().is_some_and(|at| at <= now() + SOON);
-                        let tell = if due { report::explain } else { report::error };
-                        tell(&format!("the broker takes the GPU back: {text}"));
-                        engine.revoked();
+                        engine.revoked(&text);
                     }
                 }
                 ToClient::Extended { lease, seconds } => {
@@ -432,9 +426,8 @@ impl Lender {
                 }
                 // a broker that can't take a lease over gives the card to others: it has to be left
                 ToClient::Denied { id: 0, text, .. } => {
-                    report::explain(&format!("a new broker does not take the lease over: {text}"));
                     if let Some(engine) = super::engine() {
-                        engine.revoked();
+                        engine.revoked(&text);
                     }
                 }
                 // a lease that was taken over has another number

@@ -23,6 +23,8 @@ struct Open {
     paused: Option<u64>,
     /// Whether the broker has taken the card back from the regions that are open.
     revoked: bool,
+    /// Why the last claim for them failed.
+    refusal: Option<String>,
 }
 
 impl Open {
@@ -92,10 +94,24 @@ impl Regions {
         Ok(id)
     }
 
+    /// Notes how a claim for the open regions ended; the error is why there is no GPU.
+    pub fn note_claim(&self, outcome: Result<(), String>) {
+        let mut open = self.locked();
+        open.refusal = outcome.err().filter(|_| !open.regions.is_empty());
+    }
+
+    /// Why the open regions have no GPU, if the last claim for them failed.
+    pub fn refusal(&self) -> Option<String> {
+        self.locked().refusal.clone()
+    }
+
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
         let ended = open.regions.remove(&id)?;
+        if open.regions.is_empty() {
+            open.refusal = None;
+        }
         self.count.store(open.regions.len() as u64, Ordering::Release);
         open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
@@ -293,6 +309,23 @@ mod tests {
         assert!(!r.any() && r.end(a).is_none());
         assert!(r.begin(60.0).is_ok() && r.count() == 1);
         drop(held);
+    }
+
+    #[test]
+    fn why_there_is_no_gpu_is_known_until_there_is_one_or_nobody_asks_any_more() {
+        let r = Regions::default();
+        let no = || Err("all are taken".to_string());
+        r.note_claim(no());
+        assert_eq!(r.refusal(), None, "no region is open");
+        let (a, b) = (r.begin(60.0).unwrap(), r.begin(60.0).unwrap());
+        r.note_claim(no());
+        r.end(a);
+        assert_eq!(r.refusal().as_deref(), Some("all are taken"));
+        r.note_claim(Ok(()));
+        assert_eq!(r.refusal(), None);
+        r.note_claim(no());
+        r.end(b);
+        assert_eq!(r.refusal(), None);
     }
 
     #[test]

@@ -20,7 +20,9 @@ pub struct Watch {
 
 /// How much longer borrowed work may go on at each look, in nanoseconds.
 const BORROWED: u64 = 10_000_000_000;
-/// How long after a failed park it is tried again.
+/// How far a lease's end may be before its regions', in nanoseconds.
+const CLOCKS: u64 = 500_000_000;
+/// How long after a failed park it is tried again, and a broker is looked for.
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Watch {
@@ -113,7 +115,13 @@ impl Engine {
     }
 
     /// The broker takes the card back.
-    pub(super) fn revoked(&self) {
+    pub(super) fn revoked(&self, why: &str) {
+        let text = format!("the broker takes the GPU back: {why}");
+        // the two clocks differ by the time of a message: a call whose time is over anyway is nothing to tell of
+        match self.regions.latest_deadline() {
+            Some(at) if at <= now().saturating_add(CLOCKS) => report::explain(&text),
+            _ => report::error(&text),
+        }
         if !self.regions.revoke() {
             self.watch.park.store(true, Ordering::Release);
         }
