@@ -67,7 +67,10 @@ impl Worker {
         let run = move || match retain(driver, device) {
             Ok(()) => {
                 let hasher = Hasher::new(driver, device).inspect_err(|e| {
-                    tracing::warn!(code = e.0, "the hash kernel can't be loaded on card {device}: each park copies everything");
+                    tracing::warn!(
+                        code = e.0,
+                        "the hash kernel can't be loaded on card {device}: each park copies everything"
+                    );
                 });
                 let card = Card { driver, device, hasher: hasher.ok() };
                 let _daemon_is_there = ready.send(Ok(()));
@@ -77,10 +80,15 @@ impl Worker {
                 let _daemon_is_there = ready.send(Err(e));
             }
         };
-        std::thread::Builder::new().name(format!("card {device}")).spawn(run).map_err(|e| format!("no thread for card {device}: {e}"))?;
+        std::thread::Builder::new()
+            .name(format!("card {device}"))
+            .spawn(run)
+            .map_err(|e| format!("no thread for card {device}: {e}"))?;
         match started.recv() {
             Ok(Ok(())) => Ok(Worker { jobs }),
-            Ok(Err(code)) => Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0)),
+            Ok(Err(code)) => {
+                Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0))
+            }
             Err(_) => Err(format!("the thread of card {device} ended")),
         }
     }

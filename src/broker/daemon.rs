@@ -93,7 +93,13 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens everything; from then on clients can connect.
-    pub fn open(config: Config, file: Option<PathBuf>, node: Node, listener: Listener, hold: Duration) -> Result<Daemon> {
+    pub fn open(
+        config: Config,
+        file: Option<PathBuf>,
+        node: Node,
+        listener: Listener,
+        hold: Duration,
+    ) -> Result<Daemon> {
         let poll = Poll::new().context("epoll is not there")?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("eventfd is not there")?);
         let mut set = SigSet::empty();
@@ -282,7 +288,9 @@ impl Daemon {
         let Some(client) = self.clients.remove(&token) else { return };
         let registry = self.poll.registry();
         // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
-        for fd in std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd())) {
+        for fd in
+            std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd()))
+        {
             let _closed_below = registry.deregister(&mut SourceFd(&fd));
         }
         let Role::Space(space) = client.role else {

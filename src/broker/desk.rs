@@ -100,7 +100,9 @@ impl Daemon {
         let now = self.now();
         let adopted = match card {
             Some(card) => self.scheduler.adopt(now, space, card, holds.seconds_left, holds.bytes).map(|id| (id, card)),
-            None => Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() }),
+            None => {
+                Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() })
+            }
         };
         match adopted {
             Ok((id, card)) => {
@@ -155,7 +157,10 @@ impl Daemon {
         let (number, vram) = (space.id, space.vram);
         let (seconds, bytes) = (claim.seconds, claim.bytes);
         let asked = if claim.bytes > vram.saturating_add(SLACK) {
-            let text = format!("{} bytes were claimed by a program that was shown {vram}: it breaks its own quota", claim.bytes);
+            let text = format!(
+                "{} bytes were claimed by a program that was shown {vram}: it breaks its own quota",
+                claim.bytes
+            );
             Err(Denial { reason: Why::TooLarge, text })
         } else {
             self.scheduler.claim(now, number, claim)
@@ -187,7 +192,8 @@ impl Daemon {
     fn slabs(&mut self, token: usize, number: u64, slabs: &[Range], dirty: &[Range], more: bool) -> Dropped {
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (size, vram, id, backing) = (space.backing.size(), space.vram, space.id, space.backing.clone());
-        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Granted).ok_or("it listed slabs without a lease")?;
+        let lease =
+            space.lease_mut(number).filter(|l| l.stage == Stage::Granted).ok_or("it listed slabs without a lease")?;
         lease.request.push(slabs, dirty, more).map_err(|e| e.to_string())?;
         let Some(request) = lease.request.take() else { return Ok(()) };
         if !in_order(&request.slabs, size) || !in_order(&request.dirty, size) {
@@ -195,7 +201,8 @@ impl Daemon {
         }
         lease.slabs = request.slabs;
         lease.stage = Stage::Filling;
-        let (bytes, claim, lease_id, card, slabs) = (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
+        let (bytes, claim, lease_id, card, slabs) =
+            (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
         space.home = Some(card);
         if bytes > vram.saturating_add(SLACK) {
             return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}"));

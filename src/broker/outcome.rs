@@ -66,7 +66,12 @@ impl Daemon {
             // SAFETY: a descriptor of ours, and numbers; no signal information.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) == 0 }
         });
-        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept its card beyond the grace time: its process is ended");
+        tracing::warn!(
+            space = space.0,
+            pid = client.peer.pid,
+            ended,
+            "kept its card beyond the grace time: its process is ended"
+        );
         self.metrics.killed();
         self.leave(token, "it kept its card beyond the grace time");
     }
@@ -114,7 +119,10 @@ impl Daemon {
                         if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
                             held.remove(slab);
                         }
-                        let text = format!("the card has no room for {} bytes more (CUDA error {}): free memory", slab.len, code.0);
+                        let text = format!(
+                            "the card has no room for {} bytes more (CUDA error {}): free memory",
+                            slab.len, code.0
+                        );
                         self.send(token, &ToClient::NotGrown { lease: lease.0, slab, text });
                     }
                 }
@@ -150,8 +158,11 @@ impl Daemon {
         match held.map(|held| (held.stage, held.claim)) {
             Some((Stage::Filling, id)) => {
                 self.give_up(token, what);
-                let text = sentence(&format!("{what} failed (CUDA error {code}): the bytes are kept in host memory; call again"));
-                let reason = if code == zerogpu_abi::CUresult::OUT_OF_MEMORY.0 { Reason::Memory } else { Reason::Internal };
+                let text = sentence(&format!(
+                    "{what} failed (CUDA error {code}): the bytes are kept in host memory; call again"
+                ));
+                let reason =
+                    if code == zerogpu_abi::CUresult::OUT_OF_MEMORY.0 { Reason::Memory } else { Reason::Internal };
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason, text });
             }

@@ -78,7 +78,10 @@ impl Backing {
 impl Drop for Backing {
     fn drop(&mut self) {
         if let Err(e) = self.pins().clear(self.driver) {
-            tracing::error!(code = e.0, "a Space's host memory could not be unpinned; restart the broker if memory stays in use");
+            tracing::error!(
+                code = e.0,
+                "a Space's host memory could not be unpinned; restart the broker if memory stays in use"
+            );
             // the card may still write there: the pages must stay what they are
             return;
         }

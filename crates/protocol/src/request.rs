@@ -3,7 +3,7 @@ use crate::limits::*;
 use crate::message::{Range, ToBroker, ToClient};
 use crate::wire::Malformed;
 
-/// What a claim is about: what the [`ToBroker::Slabs`] before it say together.
+/// What a lease is to have on its card: what the [`ToBroker::Slabs`] after the grant say together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The slabs wanted on the card.
@@ -38,11 +38,7 @@ impl Request {
 }
 
 /// The packets that say which slabs a lease wants, and what was written on the host: one at least.
-pub fn request_packets<'a>(
-    lease: u64,
-    slabs: &'a [Range],
-    dirty: &'a [Range],
-) -> impl Iterator<Item = ToBroker> + 'a {
+pub fn request_packets<'a>(lease: u64, slabs: &'a [Range], dirty: &'a [Range]) -> impl Iterator<Item = ToBroker> + 'a {
     let mut left = Some((slabs, dirty));
     std::iter::from_fn(move || {
         let (slabs, dirty) = left.take()?;

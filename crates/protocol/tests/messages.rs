@@ -43,15 +43,12 @@ fn answer() -> impl Strategy<Value = Answer> {
 fn to_broker() -> impl Strategy<Value = ToBroker> {
     use ToBroker::*;
     let lease = any::<u64>;
-    let lists = (collection::vec(slab(), 0..40), collection::vec(range(1 << 20), 0..40), any::<bool>());
+    let lists = (lease(), collection::vec(slab(), 0..40), collection::vec(range(1 << 20), 0..40), any::<bool>());
     prop_oneof![
-        lists.prop_map(|(slabs, dirty, more)| Slabs { slabs, dirty, more }),
-        (any::<u32>(), seconds(), seconds(), any::<bool>()).prop_map(|(id, seconds, wait_seconds, borrowed)| Claim {
-            id,
-            seconds,
-            wait_seconds,
-            borrowed
-        }),
+        lists.prop_map(|(lease, slabs, dirty, more)| Slabs { lease, slabs, dirty, more }),
+        (any::<u32>(), seconds(), seconds(), any::<bool>(), any::<u64>()).prop_map(
+            |(id, seconds, wait_seconds, borrowed, bytes)| Claim { id, seconds, wait_seconds, borrowed, bytes }
+        ),
         any::<u32>().prop_map(|id| Cancel { id }),
         (lease(), seconds()).prop_map(|(lease, seconds)| Extend { lease, seconds }),
         (lease(), slab()).prop_map(|(lease, slab)| Grow { lease, slab }),
@@ -75,8 +72,12 @@ fn to_client() -> impl Strategy<Value = ToClient> {
             of,
             seconds
         }),
-        (any::<u32>(), lease(), any::<Uuid>(), seconds(), 0..=SPACE_SLABS as u32)
-            .prop_map(|(id, lease, card, seconds, slabs)| Granted { id, lease, card, seconds, slabs }),
+        (any::<u32>(), lease(), any::<Uuid>(), seconds()).prop_map(|(id, lease, card, seconds)| Granted {
+            id,
+            lease,
+            card,
+            seconds
+        }),
         (lease(), 0..SPACE_SLABS as u32).prop_map(|(lease, first)| SlabFds { lease, first }),
         four().prop_map(|(lease, bytes, warm, micros)| Ready { lease, bytes, warm, micros }),
         (any::<u32>(), reason(), text()).prop_map(|(id, reason, text)| Denied { id, reason, text }),
@@ -170,10 +171,10 @@ proptest! {
         let (slabs, dirty) = (ranges(slabs), ranges(dirty));
         let mut request = Request::default();
         let mut bytes = Vec::new();
-        for packet in request_packets(&slabs, &dirty) {
+        for packet in request_packets(9, &slabs, &dirty) {
             prop_assert_eq!(request.take(), None);
             encode(&packet, &mut bytes).unwrap();
-            let ToBroker::Slabs { slabs, dirty, more } = decode(&bytes).unwrap() else { unreachable!() };
+            let ToBroker::Slabs { lease: 9, slabs, dirty, more } = decode(&bytes).unwrap() else { unreachable!() };
             request.push(&slabs, &dirty, more).unwrap();
         }
         let request = request.take().unwrap();
@@ -210,20 +211,20 @@ fn what_is_out_of_bounds_is_refused_at_both_ends() {
     refused(grow(1, CHUNK_BYTES), "aligned");
     refused(grow(0, CHUNK_BYTES + 4096), "aligned");
     refused(grow(0, 0), "empty");
-    refused(grow(0, SLAB_BYTES + CHUNK_BYTES), "1 GiB");
+    refused(grow(0, SLAB_BYTES + CHUNK_BYTES), "128 GiB");
     refused(grow(u64::MAX - CHUNK_BYTES + 1, CHUNK_BYTES), "too far");
     refused(grow(i64::MAX as u64 - CHUNK_BYTES + 1, CHUNK_BYTES), "too far");
     refused(ToBroker::Forget { range: Range::new(CHUNK_BYTES, 0u64.wrapping_sub(CHUNK_BYTES)) }, "too far");
     for seconds in [f64::NAN, f64::INFINITY, -1.0, SECONDS * 2.0] {
         refused(ToBroker::Extend { lease: 1, seconds }, "seconds");
-        refused(ToBroker::Claim { id: 1, seconds: 1.0, wait_seconds: seconds, borrowed: true }, "seconds");
+        refused(ToBroker::Claim { id: 1, seconds: 1.0, wait_seconds: seconds, borrowed: true, bytes: 0 }, "seconds");
         refused(ToClient::Queued { id: 1, position: 1, of: 1, seconds: Some(seconds) }, "seconds");
         assert!((0.0..=SECONDS).contains(&clamp_seconds(seconds)));
     }
     let ranges = vec![Range::new(0, CHUNK_BYTES); PACKET_RANGES];
     refused(ToBroker::Shrink { lease: 1, slabs: [&ranges[..], &ranges[..1]].concat() }, "too many ranges");
     let dirty = ranges[..1].to_vec();
-    refused(ToBroker::Slabs { slabs: ranges, dirty, more: false }, "too many ranges");
+    refused(ToBroker::Slabs { lease: 1, slabs: ranges, dirty, more: false }, "too many ranges");
     refused(ToClient::Denied { id: 1, reason: Reason::Busy, text: "a".repeat(TEXT_BYTES + 1) }, "text is too long");
     refused(ToClient::Report { json: "a".repeat(REPORT_BYTES + 1), more: false }, "report is too long");
     refused(ToClient::SlabFds { lease: 1, first: SPACE_SLABS as u32 }, "too many slabs");
@@ -236,7 +237,8 @@ fn what_is_out_of_bounds_is_refused_at_both_ends() {
 fn the_largest_lists_fit_in_a_packet() {
     let range = Range::new((i64::MAX as u64 & !(SLAB_BYTES - 1)) - SLAB_BYTES, SLAB_BYTES);
     let mut bytes = Vec::new();
-    encode(&ToBroker::Slabs { slabs: vec![range; PACKET_RANGES], dirty: vec![], more: true }, &mut bytes).unwrap();
+    let slabs = ToBroker::Slabs { lease: u64::MAX, slabs: vec![range; PACKET_RANGES], dirty: vec![], more: true };
+    encode(&slabs, &mut bytes).unwrap();
     encode(&ToBroker::Shrink { lease: u64::MAX, slabs: vec![range; PACKET_RANGES] }, &mut bytes).unwrap();
     encode(&ToClient::Report { json: "a".repeat(REPORT_BYTES), more: true }, &mut bytes).unwrap();
     assert!(decode::<ToBroker>(&vec![0; PACKET_BYTES + 1]).unwrap_err().0.contains("64 KiB"));
@@ -286,7 +288,7 @@ fn a_request_has_limits() {
 }
 
 #[test]
-fn a_new_request_replaces_an_unclaimed_one() {
+fn a_new_list_replaces_one_that_nobody_took() {
     let one = [Range::new(0, CHUNK_BYTES)];
     let mut request = Request::default();
     request.push(&one, &one, false).unwrap();

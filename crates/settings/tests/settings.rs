@@ -67,6 +67,8 @@ fn each_setting_arrives() {
         ("ZEROGPU_RECORD", "1MiB"),
         ("ZEROGPU_IDLE", "2s"),
         ("ZEROGPU_SOCKET", "/run/zerogpu.sock"),
+        ("ZEROGPU_WAIT", "5min"),
+        ("ZEROGPU_NAME", "demo"),
         ("ZEROGPU_LIB", "/opt/zerogpu/lib"),
     ]);
     assert_eq!(complaints, Vec::<String>::new());
@@ -80,6 +82,8 @@ fn each_setting_arrives() {
         record_limit: 1 << 20,
         idle: Duration::from_secs(2),
         socket: Some("/run/zerogpu.sock".into()),
+        wait: Duration::from_secs(300),
+        name: Some("demo".into()),
         lib: Some("/opt/zerogpu/lib".into()),
     };
     assert_eq!(settings, expected);

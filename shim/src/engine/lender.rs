@@ -179,7 +179,10 @@ impl Lender {
         let (connection, lease) = self.leased()?;
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
-            let mine = |m: &ToClient| matches!(m, ToClient::SlabFds { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+            let mine = |m: &ToClient| {
+                matches!(m, ToClient::SlabFds { lease: of, .. } if *of == lease.number)
+                    || matches!(m, ToClient::Denied { .. })
+            };
             match self.receive(&connection, mine, Instant::now() + COPY)? {
                 (ToClient::SlabFds { first, .. }, fds) if first as usize == all.len() => all.extend(fds),
                 (ToClient::Denied { reason, text, .. }, _) => return self.denied(code(reason), text),
@@ -192,7 +195,10 @@ impl Lender {
     /// Waits until all bytes are on the card; how many were copied, and how many were there.
     pub fn ready(&self) -> Result<(u64, u64), Trouble> {
         let (connection, lease) = self.leased()?;
-        let mine = |m: &ToClient| matches!(m, ToClient::Ready { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+        let mine = |m: &ToClient| {
+            matches!(m, ToClient::Ready { lease: of, .. } if *of == lease.number)
+                || matches!(m, ToClient::Denied { .. })
+        };
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Ready { bytes, warm, .. } => Ok((bytes, warm)),
             ToClient::Denied { reason, text, .. } => self.denied(code(reason), text),
@@ -234,7 +240,9 @@ impl Lender {
         }
         drop(state);
         let mut parts = slabs.chunks(PACKET_RANGES);
-        parts.try_for_each(|part| self.send(&connection, &ToBroker::Shrink { lease: lease.number, slabs: part.to_vec() }))
+        parts.try_for_each(|part| {
+            self.send(&connection, &ToBroker::Shrink { lease: lease.number, slabs: part.to_vec() })
+        })
     }
 
     /// The streams are idle: has the host copy made complete. How many bytes were copied.
@@ -353,7 +361,8 @@ impl Lender {
                 self.path.display()
             )),
         };
-        let config = runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
+        let config =
+            runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
         let holds = state.lease.map(|lease| Holding {
             card: lease.card,
             broker: lease.broker,
@@ -364,7 +373,8 @@ impl Lender {
         let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
         let orphan = holds.is_some();
         let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
-        let file = backing::file().ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
+        let file = backing::file()
+            .ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
         let until = Some(Instant::now() + ANSWER);
         let connection = Connection::connect(&self.path, until).map_err(gone)?;
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
@@ -386,7 +396,11 @@ impl Lender {
         if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
             return Err(self.hang_up("no thread could be made; raise the process limit"));
         }
-        report::explain(&format!("connected to the broker on {}{}", self.path.display(), if orphan { ", with a lease of an earlier one" } else { "" }));
+        report::explain(&format!(
+            "connected to the broker on {}{}",
+            self.path.display(),
+            if orphan { ", with a lease of an earlier one" } else { "" }
+        ));
         Ok(connection)
     }
 
@@ -425,7 +439,9 @@ impl Lender {
         }
         self.forget_link(connection);
         if let Some(engine) = super::engine().filter(|_| self.is_orphan()) {
-            report::explain("the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it");
+            report::explain(
+                "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
+            );
             engine.watch.look_again(engine);
         }
     }
@@ -453,7 +469,9 @@ impl Lender {
     }
 
     fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
-        connection.send(message, Some(Instant::now() + ANSWER)).map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
+        connection
+            .send(message, Some(Instant::now() + ANSWER))
+            .map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
     }
 
     /// Waits for an answer.

@@ -96,7 +96,8 @@ impl Engine {
                     Some(self.settings.idle)
                 }
             }
-            Phase::Parked | Phase::Lost(_) => None,
+            Phase::Parked | Phase::Lost(_) if self.leave_again() => None,
+            Phase::Parked | Phase::Lost(_) => Some(AGAIN),
         }
     }
 

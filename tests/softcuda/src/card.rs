@@ -104,15 +104,16 @@ impl Card {
 
     /// The error that the settings inject into this call.
     pub fn fault(&self, name: &str) -> CUresult {
-        for (fault, count) in self.settings.faults.iter().zip(&self.counts) {
-            if fault.function == name {
-                let n = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if fault.nth.is_none_or(|nth| nth == n) {
-                    return CUresult(fault.code);
-                }
+        let mut code = CUresult::SUCCESS;
+        for (fault, count) in self.settings.faults.iter().zip(&self.counts).filter(|(fault, _)| fault.function == name)
+        {
+            // each counts every call, whichever of them fails it
+            let n = count.fetch_add(1, Ordering::Relaxed) + 1;
+            if code.ok() && fault.nth.is_none_or(|nth| nth == n) {
+                code = CUresult(fault.code);
             }
         }
-        CUresult::SUCCESS
+        code
     }
 
     /// Fails once a kernel has met an error that CUDA never recovers from.

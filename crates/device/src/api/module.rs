@@ -85,12 +85,17 @@ pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUres
     })
 }
 
+/// A launch that was accepted runs, also one that waits behind a host function, so the code stays until it has. As in
+/// `cuMemFree` the caller waits; that NVIDIA's driver waits here too is assumed, not recorded.
 pub unsafe fn cuModuleUnload(module: CUmodule) -> CUresult {
     answer(|| {
-        let mut st = lock()?;
-        st.current()?;
-        st.forbid_unsafe()?;
-        st.unload_module(module)
+        {
+            let mut st = lock()?;
+            st.current()?;
+            st.forbid_unsafe()?;
+        }
+        end_work()?;
+        lock()?.unload_module(module)
     })
 }
 
@@ -140,6 +145,7 @@ unsafe fn global(
         return Err(CUresult::INVALID_VALUE);
     }
     let (at, size) = st.global(module, name)?;
+    crate::objects::ADDRESSES_TOLD.store(true, std::sync::atomic::Ordering::Release);
     out_opt(dptr, at);
     out_opt(bytes, size as usize);
     Ok(())
@@ -191,7 +197,11 @@ pub unsafe fn cuLibraryLoadFromFile(
 }
 
 pub unsafe fn cuLibraryUnload(library: CUlibrary) -> CUresult {
-    answer(|| lock()?.unload_library(library))
+    answer(|| {
+        lock()?.library(library)?;
+        end_work()?;
+        lock()?.unload_library(library)
+    })
 }
 
 pub unsafe fn cuLibraryGetModule(module: *mut CUmodule, library: CUlibrary) -> CUresult {
@@ -286,12 +296,9 @@ pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: CUkernel, dev:
 pub unsafe fn cuKernelSetCacheConfig(kernel: CUkernel, config: u32, dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        lock()?.kernel(kernel)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
+        let mut st = lock()?;
+        st.kernel(kernel)?;
+        st.set_function_cache(kernel.0, config)
     })
 }
 
@@ -341,14 +348,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> 
 }
 
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {
-    answer(|| {
-        lock()?.any_function(hfunc.0)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
-    })
+    answer(|| lock()?.set_function_cache(hfunc.0, config))
 }
 
 pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: u32) -> CUresult {

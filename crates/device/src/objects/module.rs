@@ -6,10 +6,14 @@ use crate::handle::{self, Kind};
 use crate::runtime::{backend, config, Map, State};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_image::occupancy::{Config as Occupancy, Device};
 use zerogpu_image::{Image, Kernel, Source};
+
+/// Whether the app was ever told the address of a module variable. Until then none can be among its parameters.
+pub static ADDRESSES_TOLD: AtomicBool = AtomicBool::new(false);
 
 /// All code objects.
 #[derive(Default)]
@@ -45,6 +49,9 @@ pub struct Module {
     functions: HashMap<Arc<str>, usize>,
     /// Variables that have an address: name, address, bytes.
     pub globals: HashMap<Arc<str>, (u64, u64)>,
+    /// Words of variables into which the loader writes addresses, as they stand on the host without the program's doing;
+    /// None: the program's own.
+    pub linked: HashMap<Arc<str>, Vec<Option<u64>>>,
 }
 
 /// Code loaded into no context.
@@ -78,6 +85,8 @@ pub struct Function {
     pub max_dynamic_shared: u32,
     /// Attributes that the app set: number and value.
     pub set: Vec<(u32, i32)>,
+    /// CUfunc_cache that the app prefers; 0: none.
+    pub cache: u32,
     /// The name, NUL-terminated, for those who ask.
     pub name: Arc<CString>,
 }
@@ -86,7 +95,8 @@ impl Function {
     fn new(module: CUmodule, kernel: &Kernel) -> Self {
         let name = CString::new(kernel.name.as_bytes()).unwrap_or_default();
         let kernel = Arc::new(kernel.clone());
-        Self { module, max_dynamic_shared: kernel.max_dynamic_shared(), kernel, set: Vec::new(), name: Arc::new(name) }
+        let (max_dynamic_shared, name) = (kernel.max_dynamic_shared(), Arc::new(name));
+        Self { module, max_dynamic_shared, kernel, set: Vec::new(), cache: 0, name }
     }
 
     /// What the app set that counts for occupancy.
@@ -193,8 +203,8 @@ impl State {
         image: Option<Arc<Image>>,
     ) -> Res<CUmodule> {
         let h = self.handle(Kind::Module)?;
-        let (functions, globals) = (HashMap::new(), HashMap::new());
-        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals });
+        let (functions, globals, linked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals, linked });
         Ok(CUmodule(h))
     }
 
@@ -313,6 +323,7 @@ impl State {
         if let Some(k) = kernel.and_then(|k| self.modules.kernels.get(k)) {
             function.max_dynamic_shared = k.function.max_dynamic_shared;
             function.set.clone_from(&k.function.set);
+            function.cache = k.function.cache;
         }
     }
 
@@ -453,10 +464,25 @@ impl State {
     /// Sets an attribute of a function, or of a kernel and its functions. The live twins are looked up again at their next
     /// use, which gives them the attribute.
     pub fn set_function_attribute(&mut self, h: usize, attribute: u32, value: i32) -> Res {
+        self.set_function(h, |f| f.set_attribute(attribute, value))
+    }
+
+    /// The same for the cache that it prefers: one of the four of CUfunc_cache.
+    pub fn set_function_cache(&mut self, h: usize, config: u32) -> Res {
+        self.set_function(h, |f| {
+            if config > 3 {
+                return Err(CUresult::INVALID_VALUE);
+            }
+            f.cache = config;
+            Ok(())
+        })
+    }
+
+    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res) -> Res {
         let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
         let functions: Vec<usize> = of_kernel.unwrap_or_default();
         for f in std::iter::once(h).chain(functions) {
-            self.any_function(f)?.set_attribute(attribute, value)?;
+            set(self.any_function(f)?)?;
             handle::set_twin(f, 0, 0);
         }
         Ok(())
