@@ -109,7 +109,7 @@ impl Daemon {
                 if let Some(space) = self.space_mut(token) {
                     space.lease = Some(Lease::new(id, card, 0, Stage::Adopted, 0.0));
                 }
-                tracing::info!(space = space.0, lease = id.0, "lease taken over from an earlier broker");
+                tracing::info!(space = space.0, lease = id.0, card = card.0, "lease taken over from an earlier broker");
                 let seconds = clamp_seconds(holds.seconds_left);
                 self.send(token, &ToClient::Granted { id: 0, lease: id.0, card: holds.card, seconds });
             }
@@ -157,6 +157,7 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (number, vram) = (space.id, space.vram);
+        let (seconds, bytes) = (claim.seconds, claim.bytes);
         let asked = if claim.bytes > vram.saturating_add(SLACK) {
             let text = format!(
                 "{} bytes were claimed by a program that was shown {vram}: it breaks its own quota",
@@ -168,6 +169,7 @@ impl Daemon {
         };
         match asked {
             Ok(request) => {
+                tracing::debug!(space = number.0, request = request.0, seconds, bytes, "claim");
                 if let Some(space) = self.space_mut(token) {
                     (space.claim, space.told) = (Some((id, request)), 0);
                 }
@@ -182,6 +184,7 @@ impl Daemon {
         // a grant may be on its way: then there is nothing to cancel
         let Some((_, request)) = space.claim.take_if(|(waiting, _)| *waiting == id) else { return Ok(()) };
         self.scheduler.cancel(request);
+        tracing::debug!(request = request.0, "claim ended: taken back");
         let text = "the program took the claim back".to_string();
         self.send(token, &ToClient::Denied { id, reason: Reason::Cancelled, text });
         Ok(())

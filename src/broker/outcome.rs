@@ -14,7 +14,10 @@ impl Daemon {
         for action in self.scheduler.poll(now) {
             match action {
                 Action::Grant(grant) => self.granted(grant),
-                Action::TimedOut { space, .. } => self.timed_out(space),
+                Action::TimedOut { space, request } => {
+                    tracing::debug!(request = request.0, "claim ended: it waited too long");
+                    self.timed_out(space);
+                }
                 Action::Overdue { lease, space } => self.overdue(lease, space),
                 Action::Kill { space, .. } => self.kill(space),
                 Action::Evict(evict) => self.evict(&[evict]),
@@ -28,6 +31,7 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return };
         let Some((id, _)) = space.claim.take() else { return };
+        tracing::debug!(space = grant.space.0, request = grant.request.0, lease = grant.lease.0, card = grant.card.0, "granted");
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
         let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };

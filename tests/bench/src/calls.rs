@@ -1,5 +1,5 @@
 //! Nanoseconds of a call, in a loop on one core.
-use crate::driver::{must, Driver};
+use zerogpu_bench::driver::{must, Driver};
 use crate::median;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
@@ -22,7 +22,7 @@ pub fn measure(library: &Path) -> Result<Value> {
     must("cuStreamCreate", unsafe { (d.cuStreamCreate)(&mut stream, 1) })?;
     let memory = d.alloc(4096)?;
     let kernel = d.kernel()?;
-    let region = d.regions.as_ref().map(|r| r.begin()).transpose()?;
+    let region = d.regions.as_ref().map(|r| r.begin(600.0)).transpose()?;
     must("cuLaunchKernel", d.launch(kernel, stream, memory))?;
 
     let mut found = serde_json::Map::new();
