@@ -44,7 +44,8 @@ fn the_defaults_of_the_table_are_the_defaults() {
         "ZEROGPU_OUTSIDE",
         "ZEROGPU_RECORD",
         "ZEROGPU_IDLE",
-        "SOFTCUDA_COUNT",
+        "ZEROGPU_SOCKET",
+        "ZEROGPU_WAIT",
         "SOFTCUDA_GBPS",
         "SOFTCUDA_CONTEXT_MS",
         "SOFTCUDA_LAUNCH_US",
@@ -67,6 +68,8 @@ fn each_setting_arrives() {
         ("ZEROGPU_RECORD", "1MiB"),
         ("ZEROGPU_IDLE", "2s"),
         ("ZEROGPU_SOCKET", "/run/zerogpu.sock"),
+        ("ZEROGPU_WAIT", "5min"),
+        ("ZEROGPU_NAME", "chat"),
         ("ZEROGPU_LIB", "/opt/zerogpu/lib"),
     ]);
     assert_eq!(complaints, Vec::<String>::new());
@@ -80,6 +83,8 @@ fn each_setting_arrives() {
         record_limit: 1 << 20,
         idle: Duration::from_secs(2),
         socket: Some("/run/zerogpu.sock".into()),
+        wait: Duration::from_secs(300),
+        name: Some("chat".into()),
         lib: Some("/opt/zerogpu/lib".into()),
     };
     assert_eq!(settings, expected);
@@ -104,7 +109,7 @@ fn each_setting_of_the_software_driver_arrives() {
     assert_eq!(complaints, Vec::<String>::new());
     let expected = SoftSettings {
         cards: "/tmp/cards".into(),
-        count: 2,
+        count: Some(2),
         vram: Some(1 << 30),
         profile: Some("h100-80gb".into()),
         poison: true,
