@@ -30,8 +30,8 @@ pub struct Choices {
     /// GPU work outside any marked call: record and replay it, borrow a GPU, or refuse it. [ZEROGPU_OUTSIDE]
     #[arg(long, value_parser = PossibleValuesParser::new(["defer", "borrow", "error"]))]
     outside: Option<String>,
-    /// Socket of the node broker. [ZEROGPU_SOCKET]
-    #[arg(long, value_name = "PATH")]
+    /// Socket of the node broker that lends GPUs; none: claim GPUs without asking anyone. [ZEROGPU_SOCKET]
+    #[arg(long, value_name = "PATH|none")]
     socket: Option<PathBuf>,
     #[command(flatten)]
     pub lib: LibChoice,
@@ -104,7 +104,9 @@ impl Choices {
             variables.push(("SOFTCUDA_PROFILE", profile.into()));
         }
         if let Some(socket) = &self.socket {
-            variables.push(("ZEROGPU_SOCKET", std::path::absolute(socket)?.into()));
+            let none = socket.as_os_str() == "none";
+            let value = if none { socket.clone() } else { std::path::absolute(socket)? };
+            variables.push(("ZEROGPU_SOCKET", value.into()));
         }
         Ok(variables)
     }
@@ -207,6 +209,13 @@ mod tests {
         for (name, text) in expected {
             assert_eq!(value(&variables, name).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn no_broker_is_a_choice_too() {
+        let choices = Choices { socket: Some("none".into()), ..Choices::default() };
+        let variables = choices.variables(&install(), None, &|_| None).unwrap();
+        assert_eq!(value(&variables, "ZEROGPU_SOCKET").unwrap(), "none");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod broker;
 mod cmd;
 mod environment;
+mod find;
 mod install;
 mod traces;
 
@@ -24,6 +25,7 @@ enum Command {
     Run(cmd::run::Args),
     Broker(cmd::broker::Args),
     Status(cmd::status::Args),
+    Top(cmd::top::Args),
     Env(cmd::env::Args),
     Doctor(cmd::doctor::Args),
     SoftSmi(cmd::soft_smi::Args),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(&args),
         Command::Broker(args) => cmd::broker::run(args).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => cmd::status::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => cmd::top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::SoftSmi(args) => cmd::soft_smi::run(&args).map(|()| ExitCode::SUCCESS),

@@ -19,6 +19,8 @@ pub struct Config {
     pub driver: Option<String>,
     /// Where metrics are served for Prometheus, as in "127.0.0.1:9464".
     pub metrics: Option<std::net::SocketAddr>,
+    /// End after this time without programs, as in "60s"; without it, by a signal only.
+    pub idle_exit: Option<String>,
     /// Host memory that all Spaces may use together, as in "256GiB"; without it, nine tenths of the machine's.
     pub host_memory: Option<String>,
     /// The queue.
@@ -95,6 +97,7 @@ impl Config {
         self.socket_mode()?;
         self.host_memory()?;
         self.reconnect()?;
+        self.idle_exit()?;
         self.driver()?;
         let mut seen = BTreeMap::new();
         for (name, tenant) in &self.tenant {
@@ -157,6 +160,11 @@ impl Config {
     /// How long nothing is leased after an unclean end.
     pub fn reconnect(&self) -> Result<Duration> {
         time(&self.queue.reconnect, Duration::from_secs(3))
+    }
+
+    /// How long the broker lives without programs.
+    pub fn idle_exit(&self) -> Result<Option<Duration>> {
+        self.idle_exit.as_ref().map(|text| parsed(text, zerogpu_settings::duration)).transpose()
     }
 
     /// The driver.
@@ -227,6 +235,7 @@ mod tests {
             driver = "soft"
             metrics = "127.0.0.1:9464"
             host-memory = "10GiB"
+            idle-exit = "1min"
             [queue]
             aging = "1min"
             max-seconds = 90.5
@@ -258,6 +267,39 @@ mod tests {
         assert_eq!((config.tenant_of(1001).as_str(), config.tenant_of(5).as_str()), ("alice", "uid-5"));
         assert_eq!((config.socket_mode().unwrap(), config.host_memory().unwrap()), (0o660, 10 << 30));
         assert_eq!(config.reconnect().unwrap(), Duration::from_secs(1));
+        assert_eq!(config.idle_exit().unwrap(), Some(Duration::from_secs(60)));
+    }
+
+    /// The example that is shipped, with everything that is commented out.
+    #[test]
+    fn the_example_shows_each_key_and_its_default() {
+        let example = include_str!("../../packaging/zerogpu.toml");
+        assert_eq!(read(example).unwrap().policy().unwrap(), Policy::default(), "as it is, it sets nothing");
+        let shown: String = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let config = read(&shown).unwrap();
+        let mut policy = config.policy().unwrap();
+        assert_eq!(policy.tenants.keys().collect::<Vec<_>>(), ["research"]);
+        policy.tenants.clear();
+        let usual = TenantPolicy::default();
+        // these have no default to show
+        (policy.warm_for, policy.default_tenant.vram, policy.default_tenant.gpu_seconds_per_day) =
+            (None, usual.vram, None);
+        assert_eq!(policy, Policy::default());
+        assert_eq!((config.socket_mode().unwrap(), config.reconnect().unwrap()), (0o600, Duration::from_secs(3)));
+        let fields =
+            include_str!("config.rs").lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
+        for (field, _) in fields.filter(|(field, _)| !field.contains('(')) {
+            let key = field.replace('_', "-");
+            let is_it = |line: &str| {
+                line == format!("[{key}]")
+                    || line.starts_with(&format!("{key} ="))
+                    || line.starts_with(&format!("[{key}."))
+            };
+            assert!(shown.lines().any(is_it), "{key} is not in the example");
+        }
     }
 
     #[test]
@@ -266,6 +308,7 @@ mod tests {
             ("sokcet = 'x'", "sokcet"),
             ("socket-mode = 'rw'", "octal"),
             ("host-memory = 'much'", "size"),
+            ("idle-exit = 'never'", "duration"),
             ("[queue]\naging = 'soon'", "duration"),
             ("[queue]\nmax-seconds = 0", "above 0"),
             ("[tenant.a]\nweight = 0", "weight"),

@@ -6,6 +6,7 @@
 use super::card::{Done, Job, Worker};
 use super::client::{Client, Role};
 use super::config::Config;
+use super::idle::Idle;
 use super::metrics::Metrics;
 use super::Node;
 use anyhow::{Context, Result};
@@ -89,6 +90,7 @@ pub struct Daemon {
     pub(super) metrics: Metrics,
     buffer: Packet,
     leaving: bool,
+    idle: Option<Idle>,
 }
 
 impl Daemon {
@@ -99,6 +101,7 @@ impl Daemon {
         node: Node,
         listener: Listener,
         hold: Duration,
+        idle: Option<Idle>,
     ) -> Result<Daemon> {
         let poll = Poll::new().context("epoll is not there")?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("eventfd is not there")?);
@@ -146,6 +149,7 @@ impl Daemon {
             metrics: Metrics::default(),
             buffer: Packet::new(),
             leaving: false,
+            idle,
         })
     }
 
@@ -191,6 +195,7 @@ impl Daemon {
             self.dismiss_silent();
             self.decide();
             self.tell_places();
+            self.look_whether_idle();
         }
         Ok(self.farewell())
     }
@@ -208,8 +213,9 @@ impl Daemon {
         });
         let waiting = self.clients.values().any(|c| matches!(&c.role, Role::Space(space) if space.claim.is_some()));
         let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
+        let idle = self.idle.as_ref().and_then(Idle::wake);
         // rounded up, since epoll counts milliseconds and an early wake would spin
-        scheduler.into_iter().chain(silent.min()).chain(places).min().map(|t| t + Duration::from_millis(1))
+        scheduler.into_iter().chain(silent.min()).chain(places).chain(idle).min().map(|t| t + Duration::from_millis(1))
     }
 
     fn accept(&mut self) {
@@ -363,6 +369,14 @@ impl Daemon {
             }
         }
         news.iter().for_each(|(token, message)| self.send(*token, message));
+    }
+
+    fn look_whether_idle(&mut self) {
+        let spaces = !self.spaces.is_empty();
+        if self.idle.as_mut().is_some_and(|idle| idle.ends(spaces)) {
+            tracing::info!("no program is left: the broker ends");
+            self.leaving = true;
+        }
     }
 
     fn signal(&mut self) -> Result<()> {

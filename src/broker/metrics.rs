@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 use prometheus_client::registry::{Registry, Unit};
+use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::AtomicU64;
@@ -35,6 +36,21 @@ struct OfTenant {
 
 type Seconds = Family<OfTenant, Gauge<f64, AtomicU64>>;
 
+/// What has happened since the broker's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Leases given.
+    pub leases: u64,
+    /// Claims that got no card.
+    pub denied: u64,
+    /// Processes ended for keeping a card.
+    pub killed: u64,
+    /// Bytes copied to cards.
+    pub bytes_in: u64,
+    /// Bytes copied home.
+    pub bytes_out: u64,
+}
+
 /// All metrics.
 #[derive(Clone)]
 pub struct Metrics {
@@ -43,6 +59,7 @@ pub struct Metrics {
     spaces: Family<OfState, Gauge<u64, AtomicU64>>,
     waiting: Gauge<u64, AtomicU64>,
     tenant_seconds: Seconds,
+    granted: Counter,
     wait: Histogram,
     held: Histogram,
     copied: Family<Way, Counter>,
@@ -66,6 +83,7 @@ impl Default for Metrics {
             spaces: Family::default(),
             waiting: Gauge::default(),
             tenant_seconds: Family::default(),
+            granted: Counter::default(),
             wait: times(),
             held: times(),
             copied: Family::default(),
@@ -83,6 +101,7 @@ impl Default for Metrics {
             Unit::Seconds,
             all.tenant_seconds.clone(),
         );
+        r.register("leases", "Leases given", all.granted.clone());
         r.register_with_unit("claim_wait", "Time of claims in the queue", Unit::Seconds, all.wait.clone());
         r.register_with_unit("lease_held", "Time from grant to release", Unit::Seconds, all.held.clone());
         r.register_with_unit("copied", "Bytes copied to cards (in) and home (out)", Unit::Bytes, all.copied.clone());
@@ -97,6 +116,7 @@ impl Default for Metrics {
 impl Metrics {
     /// A claim got a card.
     pub fn granted(&self, waited: f64) {
+        self.granted.inc();
         self.wait.observe(waited);
     }
 
@@ -128,6 +148,18 @@ impl Metrics {
     fn moved(&self, way: &'static str, bytes: u64, took: Duration) {
         self.copied.get_or_create(&Way { way }).inc_by(bytes);
         self.copying.get_or_create(&Way { way }).inc_by(took.as_secs_f64());
+    }
+
+    /// The counters, for the status.
+    pub fn totals(&self) -> Totals {
+        let copied = |way| self.copied.get_or_create(&Way { way }).get();
+        Totals {
+            leases: self.granted.get(),
+            denied: self.denied.get(),
+            killed: self.killed.get(),
+            bytes_in: copied("in"),
+            bytes_out: copied("out"),
+        }
     }
 
     /// The text that a scraper gets.
@@ -211,12 +243,15 @@ mod tests {
         let metrics = Metrics::default();
         metrics.granted(0.5);
         metrics.brought(1 << 20, Duration::from_millis(10));
+        let totals = metrics.totals();
+        assert_eq!((totals.leases, totals.bytes_in, totals.bytes_out), (1, 1 << 20, 0));
         let scheduler = Scheduler::new(Policy::default(), &[CardSpec { kind: (8, 0), bytes: 1 << 30 }]);
         let text = metrics.text(&scheduler.report(Duration::ZERO)).unwrap();
         for line in [
             "zerogpu_card_bytes{card=\"0\",kind=\"free\"} 1073741824",
             "zerogpu_copied_bytes_total{way=\"in\"} 1048576",
             "zerogpu_claim_wait_seconds_count 1",
+            "zerogpu_leases_total 1",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

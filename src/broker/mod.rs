@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod daemon;
 mod desk;
+mod idle;
 mod metrics;
 mod outcome;
 mod slabs;
@@ -22,10 +23,15 @@ mod space;
 mod status;
 
 pub use config::Config;
+#[cfg(test)]
+pub use metrics::Totals;
 pub use status::Status;
+#[cfg(test)]
+pub use status::{CardName, Program};
 
 use anyhow::{bail, Context, Result};
 use daemon::Daemon;
+use idle::Idle;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,11 +126,11 @@ fn look(d: &Driver, ordinal: i32) -> zerogpu_abi::Res<CardOfNode> {
     })
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it, or nobody needs it. `ready` is called when programs can connect.
 ///
 /// # Errors
 /// Why it can't serve, with the way out.
-pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path) -> Result<()> {
+pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl FnOnce()) -> Result<()> {
     raise_limits();
     let activated = Listener::from_activation().context("the socket that systemd passed can't be used")?;
     let path = match &config.socket {
@@ -144,7 +150,8 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path) -> Result<()>
         tracing::info!(card = card.id.0, name = %card.name, bytes = card.bytes, "card");
     }
     let metrics = config.metrics;
-    let mut daemon = Daemon::open(config, file, node, listener, hold)?;
+    let idle = config.idle_exit()?.map(|after| Idle::new(after, driver)).transpose()?;
+    let mut daemon = Daemon::open(config, file, node, listener, hold, idle)?;
     if let Some(address) = metrics {
         daemon.serve_metrics(address)?;
     }
@@ -152,6 +159,7 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path) -> Result<()>
         tracing::warn!("an earlier broker ended with cards in use: no card is leased for {} s", hold.as_secs_f64());
     }
     tracing::info!(socket = %path.display(), driver = %driver.display(), "ready");
+    ready();
     if daemon.serve()? {
         mark.clear();
     }

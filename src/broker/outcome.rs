@@ -31,7 +31,13 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return };
         let Some((id, _)) = space.claim.take() else { return };
-        tracing::debug!(space = grant.space.0, request = grant.request.0, lease = grant.lease.0, card = grant.card.0, "granted");
+        tracing::debug!(
+            space = grant.space.0,
+            request = grant.request.0,
+            lease = grant.lease.0,
+            card = grant.card.0,
+            "granted"
+        );
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
         let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };

@@ -1,6 +1,7 @@
 //! What the broker tells of itself: JSON for programs, and the same read back for people.
 use super::client::Role;
 use super::daemon::Daemon;
+use super::metrics::Totals;
 use serde::{Deserialize, Serialize};
 use zerogpu_lease::Report;
 
@@ -15,10 +16,14 @@ pub struct Status {
     pub pid: u32,
     /// The driver's file.
     pub driver: String,
+    /// The file of the software cards, if that is what the driver has.
+    pub software_cards: Option<String>,
     /// Host memory for all Spaces, in bytes, and how much of it is spoken for.
     pub host_memory: u64,
     /// Bytes of it that are spoken for.
     pub host_reserved: u64,
+    /// What has happened since the broker's start.
+    pub totals: Totals,
     /// Cards, in the scheduler's order.
     pub cards: Vec<CardName>,
     /// Spaces, by their number in the scheduler.
@@ -80,8 +85,10 @@ impl Daemon {
             broker: self.id,
             pid: std::process::id(),
             driver: self.node.path.display().to_string(),
+            software_cards: crate::find::software_cards(&self.node.path).map(|path| path.display().to_string()),
             host_memory: self.host_memory,
             host_reserved: programs.iter().map(|program| program.host_bytes).sum(),
+            totals: self.metrics.totals(),
             cards: self.node.cards.iter().map(name).collect(),
             programs,
             scheduler: self.scheduler.report(self.now()),

@@ -2,12 +2,15 @@
 
 use crate::broker::{self, Config};
 use crate::environment::LibChoice;
+use crate::find::READY;
 use anyhow::{Context, Result};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
-use zerogpu_settings::{driver_path, Driver};
+use zerogpu_cards::{Cards, Wish};
+use zerogpu_profile::Profile;
+use zerogpu_settings::{driver_path, Driver, SoftSettings, MAX_CARDS};
 
 /// Share the GPUs of this machine among programs: queue, leases, memory
 ///
@@ -26,8 +29,8 @@ pub struct Args {
     /// The driver: auto (the machine's own), soft (software cards), or the path of a library
     #[arg(long, value_name = "auto|soft|PATH")]
     driver: Option<String>,
-    /// How many software cards, with --driver soft
-    #[arg(long, value_name = "N")]
+    /// How many software cards, with --driver soft. Programs find the same
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CARDS)))]
     cards: Option<u32>,
     /// Memory of each software card, with --driver soft, as in 40GiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -35,8 +38,18 @@ pub struct Args {
     /// Serve metrics for Prometheus here, as in 127.0.0.1:9464
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// End after this time without programs, as in 60s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    idle_exit: Option<String>,
+    /// Say so on standard output when programs can connect.
+    #[arg(long, hide = true)]
+    announce: bool,
     #[command(flatten)]
     lib: LibChoice,
+}
+
+fn duration(text: &str) -> Result<String, String> {
+    zerogpu_settings::duration(text).map(|_| text.to_string())
 }
 
 fn size(text: &str) -> Result<String, String> {
@@ -56,15 +69,10 @@ pub fn run(args: Args) -> Result<()> {
     config.socket = args.socket.or(config.socket);
     config.driver = args.driver.or(config.driver);
     config.metrics = args.metrics.or(config.metrics);
+    config.idle_exit = args.idle_exit.or(config.idle_exit);
     let driver = config.driver()?;
     if driver == Driver::Soft {
-        // softcuda reads its settings from the environment, in this process too; nothing runs yet that could look
-        let settings = [("SOFTCUDA_COUNT", args.cards.map(|n| n.to_string())), ("SOFTCUDA_VRAM", args.vram)];
-        for (name, value) in settings {
-            if let Some(value) = value {
-                std::env::set_var(name, value);
-            }
-        }
+        software_cards(args.cards, args.vram)?;
     } else if args.cards.is_some() || args.vram.is_some() {
         anyhow::bail!("--cards and --vram make software cards; add --driver soft");
     }
@@ -73,5 +81,30 @@ pub fn run(args: Args) -> Result<()> {
         driver_path::find(&driver, Some(&install.lib), Some(&install.objects()[0])).map_err(anyhow::Error::msg)?;
     let path =
         path.context("this machine has no CUDA driver; install NVIDIA's, or use --driver soft for software cards")?;
-    broker::serve(config, args.config, &path)
+    let announce = || {
+        if args.announce {
+            println!("{READY}");
+        }
+    };
+    broker::serve(config, args.config, &path, announce)
+}
+
+/// Makes the software cards, before the driver looks for them. Cards of other sizes that no program uses are made anew.
+fn software_cards(count: Option<u32>, vram: Option<String>) -> Result<()> {
+    // softcuda reads its settings from the environment, in this process too; nothing runs yet that could look
+    for (name, value) in [("SOFTCUDA_COUNT", count.map(|n| n.to_string())), ("SOFTCUDA_VRAM", vram)] {
+        if let Some(value) = value {
+            std::env::set_var(name, value);
+        }
+    }
+    let (settings, complaints) = SoftSettings::from_env();
+    let (profile, complaint) = Profile::chosen(settings.profile.as_deref(), settings.vram);
+    complaints.into_iter().chain(complaint).for_each(|complaint| tracing::warn!("{complaint}"));
+    let wish = Wish {
+        count: settings.count,
+        vram: settings.vram.map(|_| profile.total_bytes),
+        name: settings.profile.as_ref().map(|_| profile.name),
+    };
+    Cards::remake(&settings.cards, wish, settings.count.unwrap_or(1), profile.total_bytes, profile.name)?;
+    Ok(())
 }

@@ -6,4 +6,5 @@ pub mod env;
 pub mod run;
 pub mod soft_smi;
 pub mod status;
+pub mod top;
 pub mod trace;

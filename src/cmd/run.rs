@@ -1,6 +1,7 @@
 //! `zerogpu run`: starts a program that sees the virtual device.
 
 use crate::environment::Choices;
+use crate::find::{self, Found};
 use crate::traces::Traces;
 use anyhow::{Context, Result};
 use nix::sys::signal::{kill, SigSet, SigmaskHow, Signal};
@@ -8,14 +9,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
-use zerogpu_settings::Settings;
+use zerogpu_settings::{driver_path, Settings};
 
 /// Start a program that sees one CUDA device
 ///
 /// What is set: LD_PRELOAD, LD_LIBRARY_PATH, LIBRARY_PATH and PYTHONPATH, each in front of what it holds, and the ZEROGPU_
-/// variables of the options given. This process becomes the program. With a trace, the program is a child instead: it gets the signals
+/// variables of the options given. Without --socket and ZEROGPU_SOCKET a broker is looked for: at the usual place of this user,
+/// then at that of the system. If none lends the cards of the program's driver, and another program started by `zerogpu run`
+/// uses that driver, a broker is started; it ends by itself. This process becomes the program. With a trace, the program is a child instead: it gets the signals
 /// sent here, and its trace is completed when it has ended, even by a kill.
 ///
 /// The exit status is the program's: 128 + n if it was a child and signal n ended it. 127: it was not found. 126: it can't
@@ -57,8 +61,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if install.hook.is_none() {
         eprintln!("zerogpu: the Python package spaces is not beside the libraries, so @spaces.GPU marks nothing; install it to {}", install.lib.join("python").display());
     }
+    let found = match after("ZEROGPU_SOCKET").filter(|value| !value.is_empty()) {
+        Some(_) => Found::default(),
+        None => {
+            let driver = driver_path::find(&settings.driver, Some(&install.lib), Some(&install.objects()[0]));
+            // what is wrong with the driver is the shim's to say
+            driver.ok().flatten().map(|path| find::broker(&path, &install)).unwrap_or_default()
+        }
+    };
+    if let Some(mark) = &found.mark {
+        // SAFETY: takes numbers; the descriptor is ours, and the program is to inherit it.
+        unsafe { libc::fcntl(mark.as_raw_fd(), libc::F_SETFD, 0) };
+    }
     let mut command = Command::new(&args.command[0]);
-    command.args(&args.command[1..]).envs(variables);
+    command.args(&args.command[1..]).envs(variables).envs(found.socket.iter().map(|socket| ("ZEROGPU_SOCKET", socket)));
     match settings.trace.as_deref().and_then(Traces::of) {
         None => Ok(not_started(&args.command[0], &command.exec())),
         Some(traces) => {

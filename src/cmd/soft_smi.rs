@@ -44,7 +44,7 @@ fn idle(settings: &SoftSettings) -> Snapshot {
     if let Some(complaint) = complaint {
         eprintln!("zerogpu: {complaint}");
     }
-    Snapshot::idle(settings.count, profile.total_bytes, profile.name)
+    Snapshot::idle(settings.count.unwrap_or(1), profile.total_bytes, profile.name)
 }
 
 fn process_name(pid: u32) -> String {

@@ -3,10 +3,11 @@
 use crate::broker::Status;
 use anyhow::{bail, Context, Result};
 use std::fmt::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use zerogpu_lease::{SpaceId, State};
-use zerogpu_protocol::{default_socket, Connection, Hello, Packet, Role, ToBroker, ToClient};
+use zerogpu_protocol::{default_socket, Connection, Hello, Packet, Role, ToBroker, ToClient, SYSTEM_SOCKET};
 use zerogpu_settings::Settings;
 
 /// Show the cards, who holds them, and who waits
@@ -39,7 +40,10 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn socket(option: Option<&Path>) -> Result<PathBuf> {
     match option.map(Path::to_owned).or_else(|| Settings::from_env().0.socket) {
         Some(path) => Ok(path),
-        None => Ok(default_socket()?),
+        None => {
+            let (own, system) = (default_socket()?, PathBuf::from(SYSTEM_SOCKET));
+            Ok(if !own.exists() && system.exists() { system } else { own })
+        }
     }
 }
 
@@ -59,6 +63,11 @@ impl Watcher {
             )
         };
         Ok(Watcher(connected.with_context(advice)?))
+    }
+
+    /// The broker's process, as it is called here.
+    pub fn peer(&self) -> Option<i32> {
+        zerogpu_protocol::peer(self.0.as_fd()).ok().map(|peer| peer.pid)
     }
 
     /// Asks for the status, as JSON.
@@ -90,10 +99,7 @@ pub fn read(json: &str) -> Result<Status> {
 /// The status for people.
 pub fn text(status: &Status) -> String {
     let mut out = String::new();
-    let name = |space: SpaceId| {
-        let program = status.programs.iter().find(|program| program.space == space.0);
-        program.map_or_else(|| space.to_string(), |program| format!("{} (pid {})", program.name, program.pid))
-    };
+    let name = |space| name_of(status, space);
     let _ = writeln!(
         out,
         "zerogpu {} broker, pid {}, up {}; driver {}",
@@ -176,6 +182,12 @@ pub fn text(status: &Status) -> String {
         );
     }
     out
+}
+
+/// What people call a Space.
+pub fn name_of(status: &Status, space: SpaceId) -> String {
+    let program = status.programs.iter().find(|program| program.space == space.0);
+    program.map_or_else(|| space.to_string(), |program| format!("{} (pid {})", program.name, program.pid))
 }
 
 /// Bytes, for people.

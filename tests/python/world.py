@@ -111,6 +111,7 @@ class World:
         for name in ("LD_PRELOAD", "PYTHONPATH"):
             values.pop(name, None)
         values.update(
+            ZEROGPU_SOCKET="none",
             SOFTCUDA_CARDS=str(self.cards),
             SOFTCUDA_STRICT_LOG=str(self.strict),
             SOFTCUDA_LAUNCH_LOG=str(self.launch_log),

@@ -1,7 +1,7 @@
 //! The files of cards that this process has open. Each is opened once and never closed (see the crate's page).
 
 use crate::fork::{self, Owned, ThreadLock};
-use crate::layout::{magic, Header, Image, Reading, Table, LENGTH, MAKING, PIECES};
+use crate::layout::{life, magic, Header, Image, Reading, Table, Wanted, LENGTH, MAKING, PIECES, SLOTS, USING};
 use crate::sys;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -41,20 +41,28 @@ static FILES: AtomicPtr<CardFile> = AtomicPtr::new(std::ptr::null_mut());
 static OPENING: ThreadLock = ThreadLock::new();
 
 impl CardFile {
-    pub(crate) fn open(path: &Path, wanted: &Header) -> io::Result<&'static CardFile> {
+    /// `replace`: a file of other sizes that nobody uses is made anew.
+    pub(crate) fn open(path: &Path, wanted: &Wanted, replace: bool) -> io::Result<&'static CardFile> {
         fork::watch()?;
         let _threads = OPENING.lock();
         let found = match known(path, |file| file.table.is_some()) {
-            Some(file) => file,
+            Some(file) => {
+                // a forked child has not inherited the lock
+                sys::lock_shared(&file.file, USING)?;
+                file
+            }
             None => {
                 let file = open(path, true).map_err(|error| explain(path, error))?;
-                let header = read_or_make(path, &file, wanted)?;
+                // from here on the sizes stand still
+                sys::lock_shared(&file, USING)?;
+                let header = read_or_make(path, &file, wanted, replace)?;
                 let table = sys::map(&file)?;
                 keep(file, header, Some(table))?
             }
         };
-        if found.header != *wanted {
-            return Err(mismatch(path, &found.header, wanted));
+        let wanted = wanted.beside(Some(&found.header))?;
+        if found.header != wanted {
+            return Err(mismatch(path, &found.header, &wanted));
         }
         Ok(found)
     }
@@ -158,20 +166,44 @@ fn read_header(file: &File) -> io::Result<Reading> {
     Ok(Header::read(&page, file.metadata()?.len()))
 }
 
-/// The sizes in the file. A file that has none is given `wanted`, by one process while others wait.
-fn read_or_make(path: &Path, file: &File, wanted: &Header) -> io::Result<Header> {
+/// The sizes in the file. A file that has none is given those wanted, by one process while others wait.
+fn read_or_make(path: &Path, file: &File, wanted: &Wanted, replace: bool) -> io::Result<Header> {
+    let stays = |found: &Header| Ok::<_, io::Error>(!replace || wanted.beside(Some(found))? == *found);
     if let Reading::Cards(header) = read_header(file)? {
-        return Ok(header);
+        if stays(&header)? {
+            return Ok(header);
+        }
     }
     // What is being made reads as anything; under the lock it stands still.
     sys::lock(file, MAKING)?;
+    let fresh = |header: Header| make(file, &header).map(|()| header).map_err(|error| explain(path, error));
     let header = match read_header(file)? {
-        Reading::Cards(header) => Ok(header),
-        Reading::Unmade => make(file, wanted).map(|()| wanted.clone()).map_err(|error| explain(path, error)),
+        Reading::Cards(header) if stays(&header)? || !alone(file)? => Ok(header),
+        Reading::Cards(header) => {
+            let made = fresh(wanted.beside(Some(&header))?);
+            // others may use it again
+            sys::lock_shared(file, USING).and(made)
+        }
+        Reading::Unmade => fresh(wanted.beside(None)?),
         Reading::Foreign(why) => Err(foreign(path, &why)),
     };
     sys::unlock(file, MAKING)?;
     header
+}
+
+/// Whether no other process uses the file; then none can begin to before [`USING`] is shared again.
+fn alone(file: &File) -> io::Result<bool> {
+    if !sys::try_lock(file, USING)? {
+        return Ok(false);
+    }
+    for slot in 0..SLOTS {
+        // of an older version, which knows no such lock
+        if sys::locked_by(file, life(slot))?.is_some() {
+            sys::lock_shared(file, USING)?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Writes every byte, so that the mapping never finds its disk full; the length comes first and the magic last, so that

@@ -30,6 +30,10 @@ pub(crate) const LENGTH: usize = size_of::<Table>();
 /// Lock byte held while the file is being made.
 pub(crate) const MAKING: u64 = 0;
 
+/// Lock byte that each user of the file holds together with the others: its sizes stand still. Whoever has it alone may
+/// make the file anew.
+pub(crate) const USING: u64 = 1;
+
 /// Lock byte that a process holds on its slot for as long as it lives.
 pub(crate) fn life(slot: usize) -> u64 {
     (PAGE + slot * 8) as u64
@@ -99,6 +103,30 @@ pub(crate) struct Header {
     pub(crate) count: u32,
     pub(crate) vram: u64,
     pub(crate) name: String,
+}
+
+/// What an opener asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) count: Option<u32>,
+    pub(crate) vram: Option<u64>,
+    pub(crate) name: Option<String>,
+    /// For what is not asked for, where there is no file to follow.
+    pub(crate) usual: Header,
+}
+
+impl Wanted {
+    /// These sizes and no others.
+    pub(crate) fn exactly(header: Header) -> Wanted {
+        Wanted { count: Some(header.count), vram: Some(header.vram), name: Some(header.name.clone()), usual: header }
+    }
+
+    /// The sizes of a file that agrees, as far as possible, with what is there.
+    pub(crate) fn beside(&self, found: Option<&Header>) -> io::Result<Header> {
+        let rest = found.unwrap_or(&self.usual);
+        let name = self.name.as_ref().unwrap_or(&rest.name);
+        Header::new(self.count.unwrap_or(rest.count), self.vram.unwrap_or(rest.vram), name)
+    }
 }
 
 /// What the first page of a file says.

@@ -30,9 +30,27 @@ pub use slot::{Refused, Slot};
 pub use snapshot::{Card, Process, Snapshot};
 
 use file::CardFile;
-use layout::Header;
+use layout::{Header, Wanted};
 use std::io;
 use std::path::Path;
+
+/// What is asked of the cards. What is `None` is as in the file that is there, and without a file as usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Number of cards.
+    pub count: Option<u32>,
+    /// Bytes of memory of each.
+    pub vram: Option<u64>,
+    /// Name of each.
+    pub name: Option<&'a str>,
+}
+
+impl Wish<'_> {
+    fn or(&self, count: u32, vram: u64, name: &str) -> io::Result<Wanted> {
+        let usual = Header::new(count, vram, name)?;
+        Ok(Wanted { count: self.count, vram: self.vram, name: self.name.map(str::to_owned), usual })
+    }
+}
 
 /// The software cards of a machine.
 #[derive(Debug, Clone, Copy)]
@@ -42,14 +60,31 @@ pub struct Cards {
 
 impl Cards {
     /// Opens the cards at `path`, making them if there are none: `count` cards named `name`, with `vram` bytes each.
-    /// The first to open decides; the file keeps its sizes until it is removed.
+    /// The first to open decides; the file keeps its sizes until it is removed, or made anew by [`Cards::remake`].
     ///
     /// # Errors
     /// `InvalidInput` for sizes that no file can have; `InvalidData` where the file has other sizes or is no file of
     /// cards; else what the system says. Each names the path and the way out.
     pub fn open(path: &Path, count: u32, vram: u64, name: &str) -> io::Result<Cards> {
-        let wanted = Header::new(count, vram, name)?;
-        Ok(Cards { file: CardFile::open(path, &wanted)? })
+        let wanted = Wanted::exactly(Header::new(count, vram, name)?);
+        Ok(Cards { file: CardFile::open(path, &wanted, false)? })
+    }
+
+    /// Opens the cards at `path` as they are, if they are as wished; without a file makes them as wished, and what is not
+    /// wished as the rest of the arguments says.
+    ///
+    /// # Errors
+    /// As for [`Cards::open`].
+    pub fn follow(path: &Path, wish: Wish<'_>, count: u32, vram: u64, name: &str) -> io::Result<Cards> {
+        Ok(Cards { file: CardFile::open(path, &wish.or(count, vram, name)?, false)? })
+    }
+
+    /// The same, and cards that are not as wished are made anew if no process uses them.
+    ///
+    /// # Errors
+    /// As for [`Cards::open`].
+    pub fn remake(path: &Path, wish: Wish<'_>, count: u32, vram: u64, name: &str) -> io::Result<Cards> {
+        Ok(Cards { file: CardFile::open(path, &wish.or(count, vram, name)?, true)? })
     }
 
     /// Opens the cards at `path` to look at them: no right to write is needed, and [`Cards::join`] fails.

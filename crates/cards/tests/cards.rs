@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use tempfile::TempDir;
-use zerogpu_cards::{Cards, Refused, Snapshot};
+use zerogpu_cards::{Cards, Refused, Snapshot, Wish};
 
 const NAME: &str = "NVIDIA A100-SXM4-40GB";
 
@@ -243,5 +243,29 @@ proptest! {
                 prop_assert_eq!(slot.give(card, open.vram()), Ok(()));
             }
         }
+    }
+}
+
+#[test]
+fn what_is_not_asked_for_is_as_in_the_file() {
+    let (_folder, path) = place();
+    let cards = Cards::follow(&path, Wish { count: Some(3), ..Wish::default() }, 1, 500, NAME).unwrap();
+    assert_eq!((cards.count(), cards.vram(), cards.name()), (3, 500, NAME), "without a file as usual");
+    for wish in [
+        Wish::default(),
+        Wish { count: Some(3), ..Wish::default() },
+        Wish { vram: Some(500), name: Some(NAME), ..Wish::default() },
+    ] {
+        let cards = Cards::follow(&path, wish, 1, 900, "other").unwrap();
+        assert_eq!((cards.count(), cards.vram(), cards.name()), (3, 500, NAME));
+    }
+    for wish in [
+        Wish { count: Some(1), ..Wish::default() },
+        Wish { vram: Some(900), ..Wish::default() },
+        Wish { name: Some("other"), ..Wish::default() },
+    ] {
+        let error = Cards::follow(&path, wish, 1, 900, "other").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("of other sizes (3 x"), "{error}");
     }
 }

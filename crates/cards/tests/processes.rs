@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use zerogpu_cards::{Cards, Slot, Snapshot};
+use zerogpu_cards::{Cards, Slot, Snapshot, Wish};
 
 const SIZE: u64 = 1000;
 const NAME: &str = "card";
@@ -20,7 +20,7 @@ fn main() {
     if arguments.get(1).is_some_and(|argument| argument == "worker") {
         return worker(Path::new(&arguments[2]));
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 14] = [
         ("the_share_of_a_killed_process_is_free", the_share_of_a_killed_process_is_free),
         ("racing_processes_get_the_whole_card_and_no_more", racing_processes_get_the_whole_card_and_no_more),
         ("a_kill_at_any_instant_leaves_the_cards_whole", a_kill_at_any_instant_leaves_the_cards_whole),
@@ -28,6 +28,7 @@ fn main() {
         ("a_child_does_not_keep_its_dead_parents_share", a_child_does_not_keep_its_dead_parents_share),
         ("opening_and_looking_again_keeps_the_share", opening_and_looking_again_keeps_the_share),
         ("one_of_many_makers_wins", one_of_many_makers_wins),
+        ("cards_are_made_anew_when_nobody_uses_them", cards_are_made_anew_when_nobody_uses_them),
         ("a_stopped_process_holds_up_nobody", a_stopped_process_holds_up_nobody),
         ("a_piece_counts_once_until_its_last_holder_is_gone", a_piece_counts_once_until_its_last_holder_is_gone),
         ("a_piece_has_to_fit_like_a_share", a_piece_has_to_fit_like_a_share),
@@ -58,6 +59,11 @@ fn worker(path: &Path) {
         let number = words.next().map_or(0, |word| word.parse().unwrap());
         let answer = match command {
             "open" => show(Cards::open(path, 1, number, NAME)),
+            "remake" => {
+                let wish = Wish { vram: Some(number), ..Wish::default() };
+                Cards::remake(path, wish, 1, SIZE, NAME)
+                    .map_or_else(|e| e.to_string(), |cards| cards.vram().to_string())
+            }
             "join" => match Cards::open(path, 1, SIZE, NAME).and_then(|cards| cards.join()) {
                 Ok(joined) => {
                     slot = Some(joined);
@@ -224,6 +230,26 @@ fn place() -> (TempDir, PathBuf) {
 
 fn look(path: &Path) -> Snapshot {
     Cards::look(path).unwrap().snapshot().unwrap()
+}
+
+fn cards_are_made_anew_when_nobody_uses_them() {
+    let (_folder, path) = place();
+    let mut user = Worker::start(&path);
+    assert_eq!(user.ask(&format!("open {SIZE}")), "ok", "it looks, and may join later");
+    let mut maker = Worker::start(&path);
+    assert_eq!(maker.ask(&format!("remake {SIZE}")), SIZE.to_string(), "nothing to do");
+    maker.kill();
+    let mut maker = Worker::start(&path);
+    assert!(maker.ask("remake 500").contains("of other sizes"));
+    maker.kill();
+    assert_eq!(user.ask("join"), "ok", "its cards are as they were");
+    assert_eq!(user.ask("take 1000"), "ok");
+    user.kill();
+    let mut maker = Worker::start(&path);
+    assert_eq!(maker.ask("remake 500"), "500");
+    let mut user = Worker::start(&path);
+    assert!(user.ask("join").contains("of other sizes"), "the maker uses them now");
+    assert_eq!(look(&path), Snapshot::idle(1, 500, NAME), "what the dead held is gone");
 }
 
 fn the_share_of_a_killed_process_is_free() {

@@ -91,6 +91,11 @@ impl Profile {
         cards::CARDS.iter().find(|card| card.key == key)
     }
 
+    /// The profile of the card that its driver calls `name`.
+    pub fn by_card_name(name: &str) -> Option<&'static Profile> {
+        cards::CARDS.iter().find(|card| card.name == name)
+    }
+
     /// The names that [`Profile::by_name`] knows; the first is the default.
     pub fn names() -> impl Iterator<Item = &'static str> {
         cards::CARDS.iter().map(|card| card.key)

@@ -35,6 +35,6 @@ pub use listener::Listener;
 pub use message::*;
 pub use packet::{send, Packet};
 pub use peer::{peer, pidfd, Peer};
-pub use place::{default_socket, SYSTEM_SOCKET};
+pub use place::{default_socket, runtime_folder, SYSTEM_SOCKET};
 pub use request::{report_packets, request_packets, Request};
 pub use wire::{decode, encode, Malformed, Message};

@@ -15,6 +15,14 @@ pub fn default_socket() -> io::Result<PathBuf> {
     place(me(), env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"))
 }
 
+/// The folder of [`default_socket`], made if it is missing. Nobody but root and this user can change what it leads to.
+pub fn runtime_folder() -> io::Result<PathBuf> {
+    let socket = default_socket()?;
+    make_folder(&socket)?;
+    trust(&socket)?;
+    Ok(socket.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
 fn place(uid: u32, runtime: Option<&OsStr>, temporary: &Path) -> io::Result<PathBuf> {
     if uid == 0 {
         return Ok(SYSTEM_SOCKET.into());

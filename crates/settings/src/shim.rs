@@ -129,7 +129,10 @@ impl Settings {
             outside: reader.parsed("ZEROGPU_OUTSIDE", str::parse).unwrap_or(default.outside),
             record_limit: reader.parsed("ZEROGPU_RECORD", parse::size).unwrap_or(default.record_limit),
             idle: reader.parsed("ZEROGPU_IDLE", parse::duration).unwrap_or(default.idle),
-            socket: reader.path("ZEROGPU_SOCKET"),
+            socket: reader
+                .raw("ZEROGPU_SOCKET")
+                .filter(|value| value != "none")
+                .and_then(|_| reader.path("ZEROGPU_SOCKET")),
             wait: reader.parsed("ZEROGPU_WAIT", parse::duration).unwrap_or(default.wait),
             name: reader.text("ZEROGPU_NAME"),
             lib: reader.path("ZEROGPU_LIB"),

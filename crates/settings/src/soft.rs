@@ -25,11 +25,12 @@ pub struct Fault {
 pub struct SoftSettings {
     /// File that holds the cards.
     pub cards: PathBuf,
-    /// How many cards, at most [`MAX_CARDS`]. With 0 the driver is installed but has no card.
-    pub count: u32,
-    /// Bytes of memory of a card; `None`: the profile's.
+    /// How many cards, at most [`MAX_CARDS`]. With 0 the driver is installed but has no card. `None`: as many as there are
+    /// in the file, else one.
+    pub count: Option<u32>,
+    /// Bytes of memory of a card; `None`: the file's, else the profile's.
     pub vram: Option<u64>,
-    /// Name of the card to look like; `None`: the default profile.
+    /// Name of the card to look like; `None`: the file's, else the default profile.
     pub profile: Option<String>,
     /// Whether fresh shareable memory is filled with a pattern.
     pub poison: bool,
@@ -61,7 +62,7 @@ impl SoftSettings {
         let mut reader = Reader::new(lookup);
         let settings = SoftSettings {
             cards: reader.path("SOFTCUDA_CARDS").unwrap_or_else(|| default_cards(lookup)),
-            count: reader.parsed("SOFTCUDA_COUNT", count).unwrap_or(1),
+            count: reader.parsed("SOFTCUDA_COUNT", count),
             vram: reader.parsed("SOFTCUDA_VRAM", some_memory),
             profile: reader.text("SOFTCUDA_PROFILE"),
             poison: reader.parsed("SOFTCUDA_POISON", switch).unwrap_or(false),

@@ -44,7 +44,8 @@ fn the_defaults_of_the_table_are_the_defaults() {
         "ZEROGPU_OUTSIDE",
         "ZEROGPU_RECORD",
         "ZEROGPU_IDLE",
-        "SOFTCUDA_COUNT",
+        "ZEROGPU_SOCKET",
+        "ZEROGPU_WAIT",
         "SOFTCUDA_GBPS",
         "SOFTCUDA_CONTEXT_MS",
         "SOFTCUDA_LAUNCH_US",
@@ -108,7 +109,7 @@ fn each_setting_of_the_software_driver_arrives() {
     assert_eq!(complaints, Vec::<String>::new());
     let expected = SoftSettings {
         cards: "/tmp/cards".into(),
-        count: 2,
+        count: Some(2),
         vram: Some(1 << 30),
         profile: Some("h100-80gb".into()),
         poison: true,

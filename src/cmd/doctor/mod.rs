@@ -1,5 +1,6 @@
 //! `zerogpu doctor`: what works here, what does not, why, and what to do about it.
 
+mod broker;
 mod cards;
 mod driver;
 mod elf;
@@ -51,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         report.findings.extend(below.findings());
         report.findings.extend(cards::findings(&below, &cards::Present::on_machine()));
         report.driver = below.facts();
+        report.findings.extend(broker::findings(&settings));
         report.findings.extend(system::findings());
     }
     let text = if args.json { report.json()? } else { report.text() };

@@ -1,10 +1,10 @@
 //! Milliseconds of claims and parks.
-use zerogpu_bench::driver::{must, Driver};
 use crate::median;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 use std::path::Path;
 use zerogpu_abi::CUstream;
+use zerogpu_bench::driver::{must, Driver};
 
 /// Claims and parks `rounds` times with `bytes` of device memory, all written, and checks that it is kept.
 pub fn measure(library: &Path, bytes: usize, rounds: usize) -> Result<Value> {

@@ -156,7 +156,8 @@ impl Node {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.built.join(program));
         for (name, _) in std::env::vars_os() {
-            let ours = name.to_str().is_some_and(|n| ["ZEROGPU_", "SOFTCUDA_", "CUDA_"].iter().any(|p| n.starts_with(p)));
+            let ours =
+                name.to_str().is_some_and(|n| ["ZEROGPU_", "SOFTCUDA_", "CUDA_"].iter().any(|p| n.starts_with(p)));
             if ours {
                 command.env_remove(name);
             }
@@ -240,7 +241,11 @@ impl Node {
             if snapshot.cards.iter().all(|card| card.bytes_used == 0 && card.processes.len() <= 1) {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "the cards still hold what they should not: {snapshot:?}\n{}", self.log.look().tail());
+            ensure!(
+                Instant::now() < end,
+                "the cards still hold what they should not: {snapshot:?}\n{}",
+                self.log.look().tail()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -343,7 +348,8 @@ impl Space {
 
     /// Its next line.
     pub fn line(&mut self) -> Result<Value> {
-        let line = self.lines.recv_timeout(LONG).with_context(|| format!("a Space says nothing\n{}", self.complaints()))?;
+        let line =
+            self.lines.recv_timeout(LONG).with_context(|| format!("a Space says nothing\n{}", self.complaints()))?;
         ensure!(line.get("error").is_none(), "a Space failed: {line}\n{}", self.complaints());
         Ok(line)
     }
@@ -407,7 +413,13 @@ impl Drop for Space {
 
 /// Says what a check found, all of it.
 pub fn judge(faults: &[String], log: &Log) -> Result<()> {
-    ensure!(faults.is_empty(), "{} faults:\n{}\nthe last lines of the log:\n{}", faults.len(), faults.join("\n"), log.look().tail());
+    ensure!(
+        faults.is_empty(),
+        "{} faults:\n{}\nthe last lines of the log:\n{}",
+        faults.len(),
+        faults.join("\n"),
+        log.look().tail()
+    );
     Ok(())
 }
 

@@ -123,7 +123,8 @@ impl Referee {
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
                 self.longest_wait = self.longest_wait.max(number("waited_s"));
-                for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"]) {
+                for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"])
+                {
                     *sum += id(name);
                 }
                 let lease = id("lease");
@@ -146,7 +147,9 @@ impl Referee {
             let older = *other < request;
             let passed = (aged(claim) && young(&chosen))
                 || (aged(claim) && aged(&chosen) && older)
-                || (young(claim) && young(&chosen) && (claim.seconds < chosen.seconds || (claim.seconds == chosen.seconds && older)));
+                || (young(claim)
+                    && young(&chosen)
+                    && (claim.seconds < chosen.seconds || (claim.seconds == chosen.seconds && older)));
             if passed {
                 self.faults.push(format!(
                     "request {other} ({} s, waits for {:.3} s) was passed by request {request} ({} s, waited {:.3} s): {line}",
@@ -191,8 +194,10 @@ mod tests {
     fn the_shortest_goes_first_and_the_aged_before_it() {
         let long = "2026-11-26T10:00:00.000000Z DEBUG claim space=1 request=1 seconds=60";
         let short = "2026-11-26T10:00:01.000000Z DEBUG claim space=2 request=2 seconds=20";
-        let soon = |request| format!("2026-11-26T10:00:02.000000Z DEBUG granted space=0 request={request} lease=9 card=0");
-        let late = |request| format!("2026-11-26T10:00:03.500000Z DEBUG granted space=0 request={request} lease=9 card=0");
+        let soon =
+            |request| format!("2026-11-26T10:00:02.000000Z DEBUG granted space=0 request={request} lease=9 card=0");
+        let late =
+            |request| format!("2026-11-26T10:00:03.500000Z DEBUG granted space=0 request={request} lease=9 card=0");
         assert!(after(&[long, short, &soon(2)]).faults.is_empty());
         assert_eq!(after(&[long, short, &soon(1)]).faults.len(), 1);
         assert!(after(&[long, short, &late(1)]).faults.is_empty());

@@ -176,6 +176,7 @@ fn note(tally: &mut Tally, space: &Space) -> Result<()> {
 fn fill_in(tally: &mut Tally, start: Instant, node: &Node, witness: &Witness, usage: Usage) {
     let log = node.log().look();
     tally.time = start.elapsed();
-    (tally.grants, tally.longest_wait, tally.waiting, tally.bytes) = (log.grants, log.longest_wait, log.waiting(), log.bytes);
+    (tally.grants, tally.longest_wait, tally.waiting, tally.bytes) =
+        (log.grants, log.longest_wait, log.waiting(), log.bytes);
     (tally.looks, tally.resident) = (witness.looks(), usage.resident);
 }

@@ -2,12 +2,13 @@
 use crate::log::Log;
 use crate::pins::Pins;
 use crate::twins::{self, Params, Reach};
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 use zerogpu_abi::*;
-use zerogpu_cards::{Cards, Refused, Slot};
+use zerogpu_cards::{Cards, Refused, Slot, Wish};
 use zerogpu_device::api::set_exports;
 use zerogpu_device::host;
 use zerogpu_device::memory::{Change, Layout};
@@ -26,6 +27,9 @@ const POISON: u8 = 0xA5;
 pub struct Card {
     settings: SoftSettings,
     profile: Profile,
+    count: u32,
+    /// The file of cards; the error is why it can't be used, and is told once.
+    cards: Result<Cards, String>,
     slot: OnceLock<Option<Slot>>,
     pins: Pins,
     /// The error of a kernel, which a process never recovers from; 0: none.
@@ -44,8 +48,9 @@ pub fn start() -> &'static Card {
     let card = CARD_OF_PROCESS.get_or_init(|| {
         fresh = true;
         let (settings, mut complaints) = SoftSettings::from_env();
-        let (profile, complaint) = Profile::chosen(settings.profile.as_deref(), settings.vram);
+        let (usual, complaint) = Profile::chosen(settings.profile.as_deref(), settings.vram);
         complaints.extend(complaint);
+        let (cards, profile, count) = look(&settings, usual);
         let open = |path: &Option<std::path::PathBuf>, complaints: &mut Vec<String>| {
             Log::open(path.as_deref()).unwrap_or_else(|e| {
                 complaints.push(format!(
@@ -62,7 +67,7 @@ pub fn start() -> &'static Card {
         }
         let counts = settings.faults.iter().map(|_| AtomicU64::new(0)).collect();
         let (slot, pins, lost) = (OnceLock::new(), Pins::default(), AtomicU32::new(0));
-        Card { settings, profile, slot, pins, lost, launches, violations, counts }
+        Card { settings, profile, count, cards, slot, pins, lost, launches, violations, counts }
     });
     if fresh {
         set_exports(crate::entry::addresses());
@@ -72,13 +77,38 @@ pub fn start() -> &'static Card {
             profile: card.profile,
             vram: card.profile.total_bytes,
             driver_version: DRIVER_VERSION,
-            devices: card.settings.count,
+            devices: card.count,
             shareable: true,
             layout: Layout { arena: None, window: None },
         };
         (config, card as &dyn Backend)
     });
     card
+}
+
+/// The cards that are there, else those that the settings ask for; what kind they are, and how many.
+fn look(settings: &SoftSettings, usual: Profile) -> (Result<Cards, String>, Profile, u32) {
+    if settings.count == Some(0) {
+        return (Err("there are none (SOFTCUDA_COUNT is 0)".into()), usual, 0);
+    }
+    let count = settings.count.unwrap_or(1);
+    let wish = Wish {
+        count: settings.count,
+        vram: settings.vram.map(|_| usual.total_bytes),
+        name: settings.profile.as_ref().map(|_| usual.name),
+    };
+    match Cards::follow(&settings.cards, wish, count, usual.total_bytes, usual.name) {
+        Err(e) => (Err(e.to_string()), usual, count),
+        Ok(cards) => match Profile::by_card_name(cards.name()) {
+            Some(kind) => (Ok(cards), kind.with_vram(cards.vram()), cards.count()),
+            None if usual.name == cards.name() => (Ok(cards), usual.with_vram(cards.vram()), cards.count()),
+            None => {
+                let why =
+                    format!("they are of an unknown kind, {}; choose another file with SOFTCUDA_CARDS", cards.name());
+                (Err(why), usual, count)
+            }
+        },
+    }
 }
 
 /// Codes that tell of a handle or context that is not alive.
@@ -89,15 +119,12 @@ impl Card {
     /// The process's slot in the file of cards; joined at the first use.
     fn slot(&self) -> Res<&Slot> {
         let slot = self.slot.get_or_init(|| {
-            let s = &self.settings;
-            let cards = Cards::open(&s.cards, s.count.max(1), self.profile.total_bytes, self.profile.name);
-            match cards.and_then(|c| c.join()) {
-                Ok(slot) => Some(slot),
-                Err(e) => {
-                    eprintln!("softcuda: the cards in {} can't be used: {e}", s.cards.display());
-                    None
-                }
-            }
+            let joined = self.cards.clone().and_then(|cards| cards.join().map_err(|e| e.to_string()));
+            joined
+                .inspect_err(|e| {
+                    eprintln!("softcuda: the cards in {} can't be used: {e}", self.settings.cards.display());
+                })
+                .ok()
         });
         slot.as_ref().ok_or(CUresult::SYSTEM_NOT_READY)
     }
@@ -180,10 +207,15 @@ fn refused(r: Refused) -> CUresult {
 
 /// The same in every process that has the file, and no other file's while it lives.
 fn identity(file: RawFd) -> Res<u64> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat(2) writes the struct we pass, and we look at it only if it did.
-    let inode = unsafe { (libc::fstat(file, stat.as_mut_ptr()) == 0).then(|| stat.assume_init().st_ino) };
-    inode.filter(|&inode| inode != 0).ok_or(CUresult::OPERATING_SYSTEM)
+    // libc's fstat asks for glibc 2.33
+    // SAFETY: the descriptor is the caller's, open during this call, and is not closed here.
+    let file = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(file) });
+    let inode = file.metadata().map_or(0, |data| data.ino());
+    if inode != 0 {
+        Ok(inode)
+    } else {
+        Err(CUresult::OPERATING_SYSTEM)
+    }
 }
 
 /// Fills a fresh file with what no program would take for its own bytes or for zeros.

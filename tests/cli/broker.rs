@@ -1,0 +1,263 @@
+//! `zerogpu broker`, and how programs find it. The driver is softcuda, as cargo built it.
+
+use crate::stage::{text, Stage};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{chown, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use zerogpu_protocol::Listener;
+
+crate::tests![
+    a_broker_is_seen_from_all_sides,
+    a_socket_of_systemd_is_served,
+    a_broker_that_nobody_needs_ends,
+    a_second_broker_is_refused,
+    cards_that_programs_use_stay_as_they_are,
+    a_program_finds_the_broker_of_its_driver,
+    the_second_program_starts_a_broker,
+];
+
+/// A process that is ended with its test.
+struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Held {
+    /// Reads one line of its output.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: takes numbers; the child has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.0.id() as i32, signal) }, 0);
+    }
+}
+
+/// The command with what cargo built, in an environment of its own.
+fn zerogpu(stage: &Stage, arguments: &[&str]) -> Command {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_zerogpu"));
+    let built = built.parent().unwrap();
+    assert!(built.join("libsoftcuda.so").is_file(), "run cargo build --workspace first");
+    let mut command = stage.zerogpu(arguments);
+    command.env("ZEROGPU_LIB", built);
+    command
+}
+
+/// A broker of two cards of 1 GiB, which serves already.
+fn broker(mut command: Command) -> Held {
+    let broker = command.args(["--announce"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut broker = Held(broker.unwrap());
+    assert_eq!(broker.line(), "ready\n");
+    broker
+}
+
+const CARDS: [&str; 7] = ["broker", "--driver", "soft", "--cards", "2", "--vram", "1GiB"];
+
+fn a_broker_is_seen_from_all_sides() {
+    let stage = Stage::new();
+    let socket = stage.path("broker.sock");
+    let socket = socket.to_str().unwrap();
+    let nobody = zerogpu(&stage, &["status", "--socket", socket]).output().unwrap();
+    assert!(text(&nobody.stderr).contains("no broker answers on"), "{nobody:?}");
+
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", socket]);
+    let mut broker = broker(command);
+    let output = |arguments: &[&str]| {
+        let output = zerogpu(&stage, arguments).env("ZEROGPU_SOCKET", socket).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout)
+    };
+    let status = output(&["status"]);
+    assert!(status.contains("card 1: NVIDIA A100-SXM4-40GB") && status.contains("0 Spaces"), "{status}");
+    assert!(output(&["top"]).contains("card 1: NVIDIA A100-SXM4-40GB"), "once, where there is no terminal");
+    let json: serde_json::Value = serde_json::from_str(&output(&["status", "--json"])).unwrap();
+    assert_eq!((&json["pid"], &json["totals"]["leases"]), (&broker.0.id().into(), &0.into()));
+    assert_eq!(json["software_cards"], stage.path("cards").to_str().unwrap());
+    let doctor = zerogpu(&stage, &["doctor"]).env("ZEROGPU_SOCKET", socket).output().unwrap();
+    let doctor = text(&doctor.stdout);
+    assert!(doctor.contains(&format!("answers on {socket}, pid {}", broker.0.id())), "{doctor}");
+    assert!(doctor.contains("2 cards: NVIDIA A100-SXM4-40GB, NVIDIA A100-SXM4-40GB"), "{doctor}");
+
+    broker.signal(libc::SIGTERM);
+    assert!(broker.0.wait().unwrap().success());
+    assert!(!stage.path("broker.sock").exists());
+    let doctor = zerogpu(&stage, &["doctor"]).env("ZEROGPU_SOCKET", socket).output().unwrap();
+    assert!(text(&doctor.stdout).contains("FAIL  no broker answers on"), "{doctor:?}");
+}
+
+fn a_socket_of_systemd_is_served() {
+    let stage = Stage::new();
+    let socket = stage.path("passed.sock");
+    let passed = Listener::bind(&socket, 0o600).unwrap().into_socket().unwrap();
+    let connected = std::thread::spawn({
+        let mut status = zerogpu(&stage, &["status", "--socket", socket.to_str().unwrap()]);
+        move || status.output().unwrap()
+    });
+    // the shell knows its own number, which the broker then has
+    let mut command = Command::new("sh");
+    let made = zerogpu(&stage, &CARDS);
+    command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(made.get_program()).args(made.get_args());
+    for (name, value) in made.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("LISTEN_FDS", "1").args(["--socket", socket.to_str().unwrap()]);
+    let fd = passed.as_raw_fd();
+    // SAFETY: between fork and exec the child makes one or two system calls, which need no memory.
+    unsafe {
+        command.pre_exec(move || {
+            let placed = if fd == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup2(fd, 3) };
+            (placed >= 0).then_some(()).ok_or_else(std::io::Error::last_os_error)
+        });
+    }
+    let mut broker = broker(command);
+    let status = connected.join().unwrap();
+    assert!(text(&status.stdout).contains("card 1"), "who came before the broker was served: {status:?}");
+    broker.signal(libc::SIGTERM);
+    assert!(broker.0.wait().unwrap().success());
+    assert!(socket.exists(), "the socket is systemd's");
+}
+
+fn a_broker_that_nobody_needs_ends() {
+    let (stage, user) = (Stage::new(), User::new());
+    let Some(user) = user else { return };
+    let mut command = user.zerogpu(&stage, &CARDS);
+    command.args(["--idle-exit", "50ms"]);
+    let mut broker = broker(command);
+    assert!(broker.0.wait().unwrap().success());
+    assert!(!user.socket().exists());
+}
+
+fn a_second_broker_is_refused() {
+    let stage = Stage::new();
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "broker.sock"]);
+    let _first = broker(command);
+    let second = zerogpu(&stage, &CARDS).args(["--socket", "broker.sock"]).output().unwrap();
+    assert!(!second.status.success());
+    assert!(text(&second.stderr).contains("a broker listens on broker.sock already"), "{second:?}");
+}
+
+fn cards_that_programs_use_stay_as_they_are() {
+    let stage = Stage::new();
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "one.sock"]);
+    let first = broker(command);
+    let other = ["broker", "--driver", "soft", "--cards", "3", "--socket", "two.sock"];
+    let second = zerogpu(&stage, &other).output().unwrap();
+    assert!(text(&second.stderr).contains("holds software cards of other sizes (2 x"), "{second:?}");
+    drop(first);
+    let _third = broker(zerogpu(&stage, &other));
+    assert!(text(&zerogpu(&stage, &["soft-smi"]).output().unwrap().stdout).contains("|   2  NVIDIA A100"));
+}
+
+/// An unprivileged user with a runtime folder: root's broker has its place in the system, where a test has no business.
+struct User {
+    runtime: tempfile::TempDir,
+    /// Not who runs the tests, which is root.
+    other: Option<u32>,
+}
+
+const NOBODY: u32 = 65534;
+
+impl User {
+    /// None where the other user can't get at what cargo built.
+    fn new() -> Option<User> {
+        let runtime = tempfile::tempdir().unwrap();
+        // SAFETY: asks for a number.
+        let other = (unsafe { libc::geteuid() } == 0).then_some(NOBODY);
+        if let Some(uid) = other {
+            chown(runtime.path(), Some(uid), Some(uid)).unwrap();
+            let tried = Command::new(env!("CARGO_BIN_EXE_zerogpu")).arg("--version").uid(uid).gid(uid).output();
+            if !tried.is_ok_and(|output| output.status.success()) {
+                eprintln!("skipped: user {uid} can't run {}", env!("CARGO_BIN_EXE_zerogpu"));
+                return None;
+            }
+        }
+        Some(User { runtime, other })
+    }
+
+    /// A command of this user, with cards of its own, that is told of no broker.
+    fn zerogpu(&self, stage: &Stage, arguments: &[&str]) -> Command {
+        fs::set_permissions(stage.folder(), Permissions::from_mode(0o755)).unwrap();
+        let mut command = zerogpu(stage, arguments);
+        command.env_remove("ZEROGPU_SOCKET").env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir("/");
+        command.env("SOFTCUDA_CARDS", self.runtime.path().join("cards"));
+        if let Some(uid) = self.other {
+            command.uid(uid).gid(uid);
+        }
+        command
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.runtime.path().join("zerogpu/broker.sock")
+    }
+
+    /// What a program is told.
+    fn told(&self, stage: &Stage, options: &[&str], cards: &str) -> (String, String) {
+        let words = [&["run", "--driver", "soft"], options, &["--", "sh", "-c", "echo \"=$ZEROGPU_SOCKET\""]].concat();
+        let mut command = self.zerogpu(stage, &words);
+        let output = command.env("SOFTCUDA_CARDS", self.runtime.path().join(cards)).output().unwrap();
+        (text(&output.stdout), text(&output.stderr))
+    }
+}
+
+fn a_program_finds_the_broker_of_its_driver() {
+    let (stage, user) = (Stage::new(), User::new());
+    let Some(user) = user else { return };
+    assert_eq!(user.told(&stage, &[], "cards").0, "=\n", "there is none");
+    let _broker = broker(user.zerogpu(&stage, &CARDS));
+    let found = format!("={}\n", user.socket().display());
+    assert_eq!(user.told(&stage, &[], "cards"), (found, String::new()));
+    assert_eq!(user.told(&stage, &["--socket", "none"], "cards").0, "=none\n");
+    assert_eq!(user.told(&stage, &["--socket", "/other"], "cards").0, "=/other\n");
+    assert_eq!(user.told(&stage, &[], "other-cards"), ("=\n".into(), String::new()), "it lends other cards");
+}
+
+fn the_second_program_starts_a_broker() {
+    let (stage, user) = (Stage::new(), User::new());
+    let Some(user) = user else { return };
+    let words = ["run", "--driver", "soft", "--", "sh", "-c", "echo \"=$ZEROGPU_SOCKET\"; read -r line"];
+    let mut first = user.zerogpu(&stage, &words);
+    let mut first = Held(first.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    assert_eq!(first.line(), "=\n", "the first is alone");
+
+    let (told, said) = user.told(&stage, &[], "cards");
+    let found = format!("={}\n", user.socket().display());
+    assert_eq!(told, found);
+    assert!(said.contains("started a broker"), "{said}");
+    assert_eq!(user.told(&stage, &[], "cards"), (found, String::new()), "the third finds it");
+
+    let status = user.zerogpu(&stage, &["status", "--json"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let pid = json["pid"].as_i64().unwrap() as i32;
+    let session = |pid: i32| {
+        // SAFETY: takes a number.
+        unsafe { libc::getsid(pid) }
+    };
+    assert_eq!(session(pid), pid, "it is in a session of its own");
+    // the program still counts
+    first.0.stdin.take().unwrap().write_all(b"end\n").unwrap();
+    assert!(first.0.wait().unwrap().success());
+    // SAFETY: takes numbers.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+    let log = user.runtime.path().join("zerogpu/broker.log");
+    let mut text = String::new();
+    fs::File::open(log).unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("ready"), "{text}");
+}
