@@ -54,6 +54,16 @@ def test_bytes(contents, check):
 
 
 @pytest.fixture(scope="module")
+def processes(worlds, genuine):
+    return worlds("processes").run("processes.py", driver=genuine)
+
+
+@each_check("processes.py")
+def test_processes(processes, check):
+    processes.require(check)
+
+
+@pytest.fixture(scope="module")
 def device(worlds, genuine):
     return worlds("device").run("device.py", driver=genuine, options=["--vram", "2GiB"])
 
