@@ -73,6 +73,7 @@ fn start() {
             open_companions(folder);
         }
         if zerogpu_trace::on() {
+            engine.tell_no_card();
             // SAFETY: a plain function that lives as long as the library, which is never unloaded.
             unsafe { libc::atexit(finish_trace) };
         }

@@ -4,9 +4,18 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import pytest
-from world import CLI, ROOT, each_check
+from world import CLI, ROOT, each_check, torch_version
+
+# What scripts/check-genuine ends with where NVIDIA's library can't be had.
+NOT_RUN = 3
+WAYS = {
+    "default": {},
+    "expandable": dict(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True"),
+    "async": dict(PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +24,9 @@ def genuine():
     if os.path.exists("/dev/nvidia0"):
         pytest.skip("this machine has a card")
     done = subprocess.run([ROOT / "scripts" / "check-genuine", "--path"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    if not done.stdout.strip():
+    if done.returncode == NOT_RUN:
         pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
     return os.path.join(done.stdout.strip(), "libcuda.so.1")
 
 
@@ -31,14 +40,27 @@ def test_identity(identity, check):
     identity.require(check)
 
 
-@pytest.fixture(scope="module")
-def contents(worlds, genuine):
-    return worlds("bytes").run("bytes.py", driver=genuine, BYTES_MODE="default", BYTES_BIG=64 << 20)
+@pytest.fixture(scope="module", params=WAYS)
+def contents(request, worlds, genuine):
+    if request.param == "expandable" and torch_version() < (2, 1):
+        pytest.skip("torch 2.0 has no expandable segments")
+    way = dict(WAYS[request.param], BYTES_MODE=request.param, BYTES_BIG=64 << 20)
+    return worlds("bytes").run("bytes.py", driver=genuine, **way)
 
 
 @each_check("bytes.py")
 def test_bytes(contents, check):
     contents.require(check)
+
+
+@pytest.fixture(scope="module")
+def processes(worlds, genuine):
+    return worlds("processes").run("processes.py", driver=genuine)
+
+
+@each_check("processes.py")
+def test_processes(processes, check):
+    processes.require(check)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +96,16 @@ def test_it_is_said_once_that_there_is_no_card(refused):
     assert "there is no card" in message and "--driver soft" in message
     traced = [record["text"] for record in refused.trace if record["type"] == "message"]
     assert any("there is no card" in text for text in traced), traced
+
+
+def test_the_trace_says_at_the_start_that_there_is_no_card(world, genuine):
+    path = world.folder / "trace.jsonl"
+    script = "import torch; torch.arange(3).to('cuda')"
+    options = ["--trace", f"json,file={path}"]
+    world.run([sys.executable, "-c", script], driver=genuine, options=options).require_end()
+    traced = [json.loads(line) for line in path.read_text().splitlines()]
+    (said,) = [at for at, record in enumerate(traced) if "there is no card" in record.get("text", "")]
+    assert said < [record["type"] for record in traced].index("call")
 
 
 def test_the_doctor_says_that_there_is_no_card(world, genuine):

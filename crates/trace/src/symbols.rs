@@ -195,7 +195,7 @@ mod tests {
         let order: Vec<&str> = code.lines().filter_map(|l| l.trim().strip_prefix("default!(")).collect();
         assert_eq!(order.len(), functions().len());
         for (at, line) in order.iter().enumerate() {
-            assert!(line.starts_with(&format!("{at}, {})", functions()[at].name)), "{line}");
+            assert!(line.starts_with(&format!("{at}, {}, [", functions()[at].name)), "{line}");
         }
     }
 

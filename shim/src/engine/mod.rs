@@ -251,6 +251,13 @@ impl Engine {
         }
     }
 
+    /// Says in the trace that there is a driver and no card, as soon as that can be known.
+    pub fn tell_no_card(&self) {
+        if let Some(Err(e)) = self.below.driver().ok().map(|d| self.cards_there(d)) {
+            report::explain(&e);
+        }
+    }
+
     /// Whether the driver can have a card: only where the kernel module is missing is it asked, since its cuInit
     /// takes a while where there is one.
     fn cards_there(&self, d: &Driver) -> Result<(), String> {
