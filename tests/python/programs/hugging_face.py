@@ -1,6 +1,7 @@
 """Models of transformers and diffusers, made from a configuration: whole after parks, tied weights still tied."""
 
 import copy
+import threading
 
 import checks
 import diffusers
@@ -68,6 +69,27 @@ def gpt2_is_whole_after_parks():
         shim.require_empty()
         same_weights(gpt2)
     assert gpt2.lm_head.weight.data_ptr() == gpt2.transformer.wte.weight.data_ptr() == address
+
+
+@check
+def text_is_generated_outside_of_marked_calls():
+    """As at module scope, and from any thread: each step reads back, so a GPU is borrowed, and given back."""
+    before = shim.state()["borrows"]
+    results = []
+
+    def generate():
+        prompt = torch.tensor([[1, 2, 3]]).to("cuda")
+        results.append(gpt2.generate(prompt, max_new_tokens=3, do_sample=False, pad_token_id=0).shape)
+
+    generate()
+    thread = threading.Thread(target=generate)
+    thread.start()
+    thread.join()
+    assert len(results) == 2 and all(shape[0] == 1 and 3 < shape[1] <= 6 for shape in results), results
+    checks.until(shim.parked, "the borrowed GPU is given back")
+    shim.require_empty()
+    assert shim.state()["borrows"] > before
+    same_weights(gpt2)
 
 
 @check
