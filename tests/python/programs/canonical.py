@@ -4,11 +4,13 @@ CANONICAL_PARKS: how often. The kernels do nothing on softcuda, so each byte mus
 """
 
 import copy
+import ctypes
 import os
 import re
 import threading
 
 import checks
+import driver
 import shim
 import spaces
 import torch
@@ -26,10 +28,54 @@ addresses = {name: tensor.data_ptr() for name, tensor in model.state_dict().item
 counter = torch.zeros(1000, dtype=torch.int64).to("cuda")
 
 
+GRAIN = 2 << 20
+window = driver.made("cuMemAddressReserve", 2 * GRAIN, 0, 0, 0)
+
+
+class Things:
+    """One of each kind of thing that a claim makes anew: page-locked memory, memory mapped by hand, a module variable."""
+
+    def __init__(self, turn):
+        self.number = turn % 250
+        self.pinned = driver.made("cuMemHostAlloc", 1 << 16, 0)
+        ctypes.memset(self.pinned, self.number, 1 << 16)
+        self.handle = driver.made("cuMemCreate", GRAIN, (ctypes.c_uint32 * 12)(1, 0, 1, 0), 0)
+        driver.call("cuMemMap", window, GRAIN, 0, self.handle, 0)
+        driver.call("cuMemSetAccess", window, GRAIN, (ctypes.c_uint32 * 3)(1, 0, 3), 1)
+        driver.upload(window, bytes([self.number]) * 4096)
+        self.module = driver.image()
+        variable, size = ctypes.c_uint64(), ctypes.c_size_t()
+        driver.call("cuModuleGetGlobal_v2", ctypes.byref(variable), ctypes.byref(size), self.module, b"table")
+        self.variable = variable.value
+        driver.upload(self.variable, bytes([self.number]) * 256)
+
+    def end(self):
+        assert ctypes.string_at(self.pinned, 1 << 16) == bytes([self.number]) * (1 << 16)
+        assert driver.download(window, 4096) == bytes([self.number]) * 4096
+        assert driver.download(self.variable, 256) == bytes([self.number]) * 256
+        driver.call("cuMemFreeHost", self.pinned)
+        driver.call("cuMemUnmap", window, GRAIN)
+        driver.call("cuMemRelease", self.handle)
+        driver.call("cuModuleUnload", self.module)
+
+
+things = []
+
+
+def renew(turn):
+    """Those of before end, and others are made."""
+    while things:
+        things.pop().end()
+    things.append(Things(turn))
+
+
 @spaces.GPU
 def serve(turn, look):
     with torch.no_grad():
         result = model(torch.full((4, 16), turn % 8192).to("cuda", non_blocking=True))
+    # in turns: made in a call, ended in a later one; made in a call, ended between calls; and the other way round
+    if turn % 3:
+        renew(turn)
     assert (counter.cpu() == turn).all(), turn
     counter.copy_(torch.full((1000,), turn + 1))
     return result.shape, shim.on_card() if look else None
@@ -43,12 +89,13 @@ def same_weights():
 
 
 def held():
-    """What a leak would make grow: descriptors, threads, mappings, KiB of memory."""
+    """What a leak would make grow: descriptors, threads, mappings, KiB of memory, KiB of addresses."""
     with open("/proc/self/maps") as maps, open("/proc/self/status") as status:
         mappings, text = len(maps.readlines()), status.read()
     # without the pages of files that other processes map too
     size = sum(int(re.search(rf"^{kind}:\s+(\d+)", text, re.M)[1]) for kind in ("RssAnon", "RssShmem"))
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), mappings, size
+    addresses = int(re.search(r"^VmSize:\s+(\d+)", text, re.M)[1])
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), mappings, size, addresses
 
 
 @check
@@ -71,7 +118,9 @@ def parks_keep_each_byte_and_leave_nothing():
         if look:
             shim.require_empty()
             same_weights()
-        if turn == PARKS // 2:
+        if turn % 3 != 1:
+            renew(turn)
+        if turn == min(50, PARKS // 2):
             early = held()
     same_weights()
     assert (counter.cpu() == PARKS).all()
@@ -80,6 +129,7 @@ def parks_keep_each_byte_and_leave_nothing():
     assert late[1] <= early[1], f"threads: {early[1]}, later {late[1]}"
     assert late[2] <= early[2] + 20, f"mappings: {early[2]}, later {late[2]}"
     assert late[3] <= early[3] + 8192, f"KiB of memory: {early[3]}, later {late[3]}"
+    assert late[4] <= early[4] + 32768, f"KiB of addresses: {early[4]}, later {late[4]}"
 
 
 @check

@@ -1,6 +1,7 @@
 """Models of transformers and diffusers, made from a configuration: whole after parks, tied weights still tied."""
 
 import copy
+import threading
 
 import checks
 import diffusers
@@ -68,6 +69,44 @@ def gpt2_is_whole_after_parks():
         shim.require_empty()
         same_weights(gpt2)
     assert gpt2.lm_head.weight.data_ptr() == gpt2.transformer.wte.weight.data_ptr() == address
+
+
+@check
+def text_is_generated_outside_of_marked_calls():
+    """As at module scope, and from any thread: each step reads back, so a GPU is borrowed, and given back."""
+    before = shim.state()["borrows"]
+    steps = []
+
+    class Enough(Exception):
+        pass
+
+    def count(tokens, scores, **more):
+        # the kernels of a software card do nothing, so generate itself never finds the end
+        steps.append(tokens.shape[1])
+        if steps.count(6):
+            raise Enough
+        return torch.zeros(1, dtype=torch.bool).to("cuda")
+
+    def generate():
+        steps.clear()
+        prompt = torch.tensor([[1, 2, 3]]).to("cuda")
+        try:
+            gpt2.generate(prompt, max_new_tokens=3, pad_token_id=0, stopping_criteria=[count])
+        except Enough:
+            pass
+        assert steps and steps == list(range(4, 4 + len(steps))), steps
+        results.append(len(steps))
+
+    results = []
+    generate()
+    thread = threading.Thread(target=generate)
+    thread.start()
+    thread.join()
+    assert len(results) == 2, results
+    checks.until(shim.parked, "the borrowed GPU is given back")
+    shim.require_empty()
+    assert shim.state()["borrows"] > before
+    same_weights(gpt2)
 
 
 @check
