@@ -14,6 +14,8 @@ pub struct Client {
     pub peer: Peer,
     /// Readable when its process has ended; None where the kernel can't say.
     pub pidfd: Option<OwnedFd>,
+    /// Whether packets wait for room in its socket.
+    pub blocked: bool,
     /// What it is.
     pub role: Role,
 }

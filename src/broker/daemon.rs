@@ -230,8 +230,7 @@ impl Daemon {
             let token = self.next;
             self.next += 2;
             let registry = self.poll.registry();
-            let both = Interest::READABLE | Interest::WRITABLE;
-            let mut watched = registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(token), both);
+            let mut watched = registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE);
             if let Some(process) = &pidfd {
                 let end = registry.register(&mut SourceFd(&process.as_raw_fd()), Token(token + 1), Interest::READABLE);
                 watched = watched.and(end);
@@ -242,7 +241,7 @@ impl Daemon {
             }
             let endpoint = Endpoint::new(socket, KEPT);
             let role = Role::New(Instant::now() + HELLO);
-            self.clients.insert(token, Client { endpoint, peer, pidfd, role });
+            self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, role });
         }
     }
 
@@ -272,9 +271,22 @@ impl Daemon {
 
     fn flush(&mut self, token: usize) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        if let Err(e) = client.endpoint.flush() {
-            self.leave(token, &e.to_string());
+        let flushed = client.endpoint.flush().map_err(|e| e.to_string());
+        if let Err(why) = flushed.and_then(|()| self.watch_room(token)) {
+            self.leave(token, &why);
         }
+    }
+
+    /// Has epoll tell of room in a client's socket, but only while packets wait for it: it would wake the loop each time a client reads.
+    fn watch_room(&mut self, token: usize) -> Result<(), String> {
+        let Some(client) = self.clients.get_mut(&token) else { return Ok(()) };
+        let blocked = client.endpoint.queued() > 0;
+        if std::mem::replace(&mut client.blocked, blocked) == blocked {
+            return Ok(());
+        }
+        let room = if blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let socket = client.endpoint.as_fd().as_raw_fd();
+        self.poll.registry().reregister(&mut SourceFd(&socket), Token(token), room).map_err(|e| e.to_string())
     }
 
     /// Sends a message; a client that can't be told is dropped.
@@ -284,8 +296,9 @@ impl Daemon {
 
     pub(super) fn send_with(&mut self, token: usize, message: &ToClient, fds: &[impl AsFd]) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        if let Err(e) = client.endpoint.send(message, fds) {
-            self.leave(token, &e.to_string());
+        let sent = client.endpoint.send(message, fds).map_err(|e| e.to_string());
+        if let Err(why) = sent.and_then(|()| self.watch_room(token)) {
+            self.leave(token, &why);
         }
     }
 

@@ -14,6 +14,8 @@ from .setting import Setting
 
 # The PyTorch that is measured.
 TORCH = "torch-2.4.0"
+# What is measured, and what measures it.
+PACKAGES = ("zerogpu", "zerogpu-shim", "zerogpu-nvml", "zerogpu-alias", "softcuda", "zerogpu-bench", "zerogpu-node-tests")
 
 
 def main(about):
@@ -43,12 +45,14 @@ def measured(options):
     """The rows of all parts that are asked for."""
     if not options.lib:
         subprocess.run([ROOT / "scripts" / "build"], check=True)
-    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "zerogpu-bench"], cwd=ROOT, check=True)
+    packages = [word for package in PACKAGES for word in ("-p", package)]
+    subprocess.run(["cargo", "build", "--release", "--locked", *packages], cwd=ROOT, check=True)
     environments.make(TORCH)
     with tempfile.TemporaryDirectory(prefix="zerogpu-bench-") as scratch:
         setting = Setting(
             lib=(options.lib or TARGET / "dist" / "lib" / "zerogpu").resolve(),
             program=TARGET / "release" / "zerogpu-bench",
+            node=TARGET / "release" / "zerogpu-node-bench",
             python=environments.interpreter(TORCH),
             scratch=pathlib.Path(scratch),
         )

@@ -126,6 +126,27 @@ def parks(setting):
     return rows
 
 
+def node(setting):
+    """Leases of the node broker, by 64 clients that speak the protocol by hand; and claims and parks through it."""
+    ask = lambda *words: setting.ask(setting.node, *words)
+    found = ask("rounds", 64, 4, 1_000_000)
+    rate, kept = found["rounds_per_s"], (found["resident_after"] - found["resident_before"]) / 2**20
+    warm = ask("warm", 2000)
+    rows = [
+        Row("lease round trips, 64 clients, 4 cards", "", "", f"{rate:.0f} /s", "at least 10000 /s", rate >= 10_000),
+        Row(f"broker's memory over {found['rounds']} leases", "", "", f"{kept:+.1f} MiB", "flat", kept < 4),
+        Row.absolute("what the broker adds to a warm claim of 256 MiB", "", 0, warm["median_us"], 200, "{:.0f} us"),
+    ]
+    for mib in (256, size(1024, 8)):
+        times = ask("memory", mib)["times"]
+        solo = times.pop("without a broker")
+        for name, ours in times.items():
+            for what in ("claim", "park"):
+                beside, here = solo[f"{what}_ms"], ours[f"{what}_ms"]
+                rows.append(Row.ratio(f"{what} with {mib} MiB, {name}", "without a broker", beside, here, None, "{:.1f} ms"))
+    return rows
+
+
 def size(mib, copies):
     """As many MiB as wished, or the largest half, quarter, ... of that of which `copies` fit into three quarters of the free memory."""
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
@@ -135,4 +156,4 @@ def size(mib, copies):
     return mib
 
 
-PARTS = {"import": imports, "calls": calls, "start": start, "copies": copies, "memory": memory, "park": parks}
+PARTS = {"import": imports, "calls": calls, "start": start, "copies": copies, "memory": memory, "park": parks, "node": node}

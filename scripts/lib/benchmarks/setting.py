@@ -13,10 +13,11 @@ PROFILE = "h100-80gb"
 
 @dataclasses.dataclass
 class Setting:
-    """The libraries under test, the program that measures calls, PyTorch's Python, and a folder for files."""
+    """The libraries under test, the programs that measure calls and leases, PyTorch's Python, and a folder for files."""
 
     lib: pathlib.Path
     program: pathlib.Path
+    node: pathlib.Path
     python: pathlib.Path
     scratch: pathlib.Path
 

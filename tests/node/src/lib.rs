@@ -6,9 +6,14 @@
 //! | [`node`] | a broker and its Spaces, in a folder and on cards of their own |
 //! | [`referee`] | reads the broker's log, and finds what breaks its promises |
 //! | [`witness`] | looks at the cards from outside: who is on them, what is left behind |
-//! | [`client`] | speaks the protocol by hand, well or badly |
-//! | [`run`] | many Spaces, kills and restarts, for as long as wished |
+//! | [`client`], [`hostile`] | speak the protocol by hand, well and badly |
+//! | [`run`](mod@run) | many Spaces, kills and restarts, for as long as wished |
+//! | [`measure`] | what leases cost |
+//! | [`kills`] | Spaces killed while they compute |
 pub mod client;
+pub mod hostile;
+pub mod kills;
+pub mod measure;
 pub mod node;
 pub mod program;
 pub mod random;

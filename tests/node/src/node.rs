@@ -3,7 +3,7 @@ use crate::referee::Referee;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -43,6 +43,8 @@ pub struct Node {
     /// Where the libraries and programs are: beside this one.
     built: PathBuf,
     log: Arc<Log>,
+    /// Whether the brokers' log is the usual one, in which the referee misses the claims.
+    quiet: bool,
 }
 
 /// The log of all brokers of a node.
@@ -109,6 +111,7 @@ impl Node {
             shape,
             built: built.to_owned(),
             log: Arc::new(Log { referee: Mutex::new(Referee::new(AGING)), news: Condvar::new() }),
+            quiet: false,
         };
         for file in ["zerogpu", "libzerogpu.so", "libsoftcuda.so", "zerogpu-node-space"] {
             ensure!(node.built.join(file).exists(), "{file} is missing: run cargo build --workspace first");
@@ -131,6 +134,11 @@ impl Node {
         );
         std::fs::write(node.path("broker.toml"), config)?;
         Ok(node)
+    }
+
+    /// A node whose brokers log as usual, to be measured.
+    pub fn quiet(shape: Shape) -> Result<Node> {
+        Ok(Node { quiet: true, ..Node::new(shape)? })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -182,7 +190,7 @@ impl Node {
             .args(["--cards", &self.shape.cards.to_string(), "--vram", &(OWN_CONTEXT + self.shape.room).to_string()])
             .arg("--lib")
             .arg(self.path("lib"))
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", if self.quiet { "info" } else { "debug" })
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -204,12 +212,24 @@ impl Node {
 
     /// Starts a Space. `words` are the command line behind the library's path.
     pub fn space(&self, mode: &str, words: &[String]) -> Result<Space> {
+        let mut command = self.space_command(mode, words);
+        command.env("ZEROGPU_SOCKET", self.socket());
+        Space::start(command)
+    }
+
+    /// One that has never heard of a broker, and does what it is told.
+    pub fn solo(&self, seed: u64, most: u64) -> Result<Space> {
+        let mut space = Space::start(self.space_command("obey", &[seed.to_string(), most.to_string()]))?;
+        space.line()?;
+        Ok(space)
+    }
+
+    fn space_command(&self, mode: &str, words: &[String]) -> Command {
         let mut command = self.command("zerogpu-node-space");
         command
             .arg(mode)
             .arg(self.path("lib").join("libcuda.so.1"))
             .args(words)
-            .env("ZEROGPU_SOCKET", self.socket())
             .env("ZEROGPU_DRIVER", self.path("lib").join("libsoftcuda.so"))
             .env("ZEROGPU_LIB", self.path("lib"))
             .env("ZEROGPU_VRAM", self.shape.vram.to_string())
@@ -218,7 +238,7 @@ impl Node {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Space::start(command)
+        command
     }
 
     /// A Space that carries out a plan of its own.
@@ -421,9 +441,4 @@ pub fn judge(faults: &[String], log: &Log) -> Result<()> {
         log.look().tail()
     );
     Ok(())
-}
-
-/// A path, for messages.
-pub fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -97,6 +97,16 @@ impl Program {
             self.take()?;
         }
         let (which, from, len) = self.part(8);
+        self.launch_on(which, from, len)
+    }
+
+    /// Has a kernel change so much of the first piece, from its begin on; with 0 it runs and changes nothing.
+    pub fn change(&mut self, percent: usize) -> Result<()> {
+        let len = self.pieces.first().context("there is no memory")?.bytes.len();
+        self.launch_on(0, 0, len / 100 * percent / 8 * 8)
+    }
+
+    fn launch_on(&mut self, which: usize, from: usize, len: usize) -> Result<()> {
         let (at, seed) = (self.pieces[which].at + from as u64, self.random.word());
         let mut words = [at, len as u64, seed];
         let mut params = words.each_mut().map(|word| from_mut(word).cast::<c_void>());

@@ -64,15 +64,17 @@ pub struct Tally {
 pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usage, Usage)> {
     let node = Node::new(plan.shape.clone())?;
     let mut random = Random::new(plan.seed);
+    // sizes are rounded up to pages
+    let most = plan.shape.vram * 2 / 3;
     let mut broker = node.broker()?;
     let witness = Witness::start(&node.cards())?;
     witness.broker_is(broker.pid());
     // once around, so that what is made at the first use is there
-    node.planned(random.word(), plan.shape.vram, 2)?.finish()?;
+    node.planned(random.word(), most, 2)?.finish()?;
     node.wait_for_empty_cards()?;
     let mut before = broker.usage()?;
     let start = Instant::now();
-    let mut soon = |every: Option<Duration>, random: &mut Random| {
+    let soon = |every: Option<Duration>, random: &mut Random| {
         every.map(|every| Instant::now() + every.mul_f64(random.between(1, 200) as f64 / 100.0))
     };
     let mut next_kill = soon(plan.kill_every, &mut random);
@@ -83,7 +85,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     loop {
         let over = start.elapsed() >= plan.time;
         while !over && spaces.len() < plan.spaces {
-            spaces.push(node.planned(random.word(), plan.shape.vram, plan.calls)?);
+            spaces.push(node.planned(random.word(), most, plan.calls)?);
             tally.started += 1;
         }
         let mut i = 0;
@@ -134,7 +136,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
         // the last broker is not the first: it is compared with itself after one Space
         broker.terminate()?;
         broker = node.broker()?;
-        node.planned(random.word(), plan.shape.vram, 2)?.finish()?;
+        node.planned(random.word(), most, 2)?.finish()?;
         node.wait_for_empty_cards()?;
         before = broker.usage()?;
     }

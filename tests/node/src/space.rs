@@ -69,6 +69,7 @@ fn obey(program: &mut Program) -> Result<()> {
             ["begin", seconds] => program.begin(seconds.parse()?)?,
             ["launch"] => program.launch()?,
             ["steps", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.step())?,
+            ["change", percent] => program.change(percent.parse()?)?,
             ["check"] => checked = program.check()?,
             ["end"] => program.end()?,
             ["quit"] => return Ok(()),

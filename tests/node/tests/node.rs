@@ -1,22 +1,214 @@
-//! The broker with real processes. Each test has cards of its own.
-use std::time::Duration;
-use zerogpu_node_tests::node::Shape;
-use zerogpu_node_tests::run::{run, Plan};
+//! The broker with real processes on software cards. Each test has cards of its own.
+//!
+//!     cargo build --workspace && cargo test -p zerogpu-node-tests
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use zerogpu_node_tests::client::Client;
+use zerogpu_node_tests::node::{judge, Node, Shape};
+use zerogpu_node_tests::run::{run, settled, Plan};
+use zerogpu_node_tests::witness::Witness;
+use zerogpu_node_tests::{hostile, kills};
 
-/// Three programs, and a card that holds one and a half of them.
-#[test]
-fn three_spaces_share_one_card() {
-    let plan = Plan {
+/// One at a time: each test has many processes, and some measure.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn plan(spaces: usize, calls: u64, seconds: f64) -> Plan {
+    Plan {
         shape: Shape::default(),
-        spaces: 3,
-        calls: 6,
-        time: Duration::from_millis(1),
+        spaces,
+        calls,
+        time: Duration::from_secs_f64(seconds),
         kill_every: None,
         restart_every: None,
         seed: 1,
+    }
+}
+
+#[test]
+fn three_spaces_share_a_card_that_holds_one_of_them() {
+    let _alone = alone();
+    let (tally, ..) = run(&plan(3, 6, 0.001), |_| {}).unwrap();
+    println!("{tally:?}");
+    assert_eq!((tally.started, tally.ended), (3, 3));
+    assert!(tally.checked > 0 && tally.grants >= 18);
+}
+
+#[test]
+fn twelve_spaces_on_four_cards_some_of_them_killed() {
+    let _alone = alone();
+    let plan = Plan {
+        shape: Shape { cards: 4, ..Shape::default() },
+        kill_every: Some(Duration::from_millis(300)),
+        ..plan(12, 6, 6.0)
     };
     let (tally, before, after) = run(&plan, |_| {}).unwrap();
     println!("{tally:?}\n{before:?}\n{after:?}");
-    assert_eq!((tally.started, tally.ended), (3, 3));
-    assert!(tally.checked > 0 && tally.grants >= 18);
+    assert!(tally.ended > 0 && tally.killed > 3);
+    assert!(after.resident < before.resident + (32 << 20), "{before:?} {after:?}");
+}
+
+#[test]
+fn spaces_outlive_brokers() {
+    let _alone = alone();
+    let plan = Plan {
+        shape: Shape { cards: 2, queue: "reconnect = \"500ms\"".into(), ..Shape::default() },
+        restart_every: Some(Duration::from_millis(1500)),
+        ..plan(4, 25, 5.0)
+    };
+    let (tally, ..) = run(&plan, |_| {}).unwrap();
+    println!("{tally:?}");
+    assert!(tally.restarts >= 2 && tally.ended >= 4);
+}
+
+#[test]
+fn a_killed_space_frees_its_card() {
+    let _alone = alone();
+    let found = kills::run(100, |_| {}).unwrap();
+    println!("{found}");
+    // the longest depends on what else runs on this machine
+    assert!(found.quantile(0.5) < 100.0, "{found}");
+}
+
+/// A call that has its card goes on without a broker, and without one brings its bytes home.
+#[test]
+fn a_claimed_call_ends_without_its_broker() {
+    let _alone = alone();
+    for (way, upgrade) in [("killed", false), ("asked to end", true)] {
+        let node = Node::new(Shape::default()).unwrap();
+        let broker = node.broker().unwrap();
+        let mut space = node.obedient(5, 16 << 20).unwrap();
+        space.tell("take 5000000").unwrap();
+        space.tell("begin 60").unwrap();
+        space.tell("steps 20").unwrap();
+        space.tell("launch").unwrap();
+        match upgrade {
+            true => broker.terminate().unwrap(),
+            false => broker.kill().unwrap(),
+        }
+        // on the card, with memory that is taken and freed without a broker
+        let state = space.tell("steps 30").unwrap();
+        assert_eq!(state["state"]["level"], "claimed", "{way}: {state}");
+        space.tell("check").unwrap();
+        space.tell("end").unwrap();
+        space.tell("check").unwrap();
+        // the next call waits for the next broker
+        space.tell("begin 60").unwrap();
+        space.begin("launch").unwrap();
+        let broker = node.broker().unwrap();
+        assert_eq!(space.line().unwrap()["state"]["level"], "claimed", "{way}");
+        space.tell("steps 10").unwrap();
+        space.tell("end").unwrap();
+        space.tell("check").unwrap();
+        space.finish().unwrap();
+        node.wait_for_empty_cards().unwrap();
+        judge(&node.log().look().faults.clone(), node.log()).unwrap();
+        broker.terminate().unwrap();
+    }
+}
+
+/// A new broker hears of a call that goes on, and gives its card to nobody else.
+#[test]
+fn a_new_broker_takes_a_lease_over() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let witness = Witness::start(&node.cards()).unwrap();
+    let mut first = node.obedient(1, 16 << 20).unwrap();
+    first.tell("take 3000000").unwrap();
+    first.tell("begin 60").unwrap();
+    first.tell("launch").unwrap();
+    broker.kill().unwrap();
+    let broker = node.broker().unwrap();
+    witness.broker_is(broker.pid());
+    node.log().wait("the lease is taken over", |log| log.adopted == 1).unwrap();
+    let mut second = node.obedient(2, 16 << 20).unwrap();
+    second.tell("begin 60").unwrap();
+    second.begin("launch").unwrap();
+    node.log().wait("the other waits", |log| log.waiting() == 1).unwrap();
+    first.tell("steps 20").unwrap();
+    first.tell("check").unwrap();
+    assert_eq!(node.log().look().waiting(), 1, "the other still waits");
+    first.tell("end").unwrap();
+    assert_eq!(second.line().unwrap()["state"]["level"], "claimed");
+    second.tell("end").unwrap();
+    for mut space in [first, second] {
+        space.tell("check").unwrap();
+        space.finish().unwrap();
+    }
+    node.wait_for_empty_cards().unwrap();
+    judge(&node.log().look().faults.clone(), node.log()).unwrap();
+    judge(&witness.faults(), node.log()).unwrap();
+}
+
+/// Bytes that travel home while the broker is killed are kept.
+#[test]
+fn brokers_killed_while_bytes_go_home() {
+    let _alone = alone();
+    let node = Node::new(Shape { room: 128 << 20, vram: 96 << 20, ..Shape::default() }).unwrap();
+    let mut broker = node.broker().unwrap();
+    let mut space = node.obedient(3, 80 << 20).unwrap();
+    space.tell("take 64000000").unwrap();
+    for round in 0..6 {
+        space.tell("begin 60").unwrap();
+        space.tell("steps 3").unwrap();
+        space.tell("launch").unwrap();
+        space.begin("end").unwrap();
+        std::thread::sleep(Duration::from_millis(round * 4));
+        broker.kill().unwrap();
+        space.line().unwrap();
+        space.tell("check").unwrap();
+        broker = node.broker().unwrap();
+    }
+    space.finish().unwrap();
+    node.wait_for_empty_cards().unwrap();
+    judge(&node.log().look().faults.clone(), node.log()).unwrap();
+}
+
+/// Whoever breaks the rules is dropped, and others hardly notice.
+#[test]
+fn hostile_clients_cost_the_others_nothing() {
+    let _alone = alone();
+    let node = Node::new(Shape { cards: 2, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let good: Vec<_> = (0..2).map(|seed| node.planned(seed, 16 << 20, 40).unwrap()).collect();
+    let start = Instant::now();
+    hostile::all(&node.socket()).unwrap();
+    hostile::all(&node.socket()).unwrap();
+    println!("{} bad clients in {:?}", 2 * hostile::DEEDS.len(), start.elapsed());
+    for space in good {
+        println!("{}", space.finish().unwrap());
+    }
+    let log = node.log();
+    assert!(log.look().longest_wait < 5.0, "{}", log.look().longest_wait);
+    node.wait_for_empty_cards().unwrap();
+    judge(&log.look().faults.clone(), log).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// A thousand leases by hand leave nothing behind.
+#[test]
+fn leases_by_hand_leave_nothing() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    Client::join(&node.socket(), "first", 64 << 20).unwrap().round(&[]).unwrap();
+    node.log().wait("it left", |log| log.held() == 0).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let before = broker.usage().unwrap();
+    let slab = zerogpu_protocol::Range::new(2 << 20, 4 << 20);
+    for _ in 0..50 {
+        let mut client = Client::join(&node.socket(), "by hand", 64 << 20).unwrap();
+        for _ in 0..10 {
+            client.round(&[]).unwrap();
+            client.round(&[slab]).unwrap();
+        }
+    }
+    let after = settled(&broker, before).unwrap();
+    println!("{before:?} {after:?}");
+    assert!(after.resident < before.resident + (8 << 20), "{before:?} {after:?}");
+    judge(&node.log().look().faults.clone(), node.log()).unwrap();
 }
