@@ -419,7 +419,12 @@ impl Daemon {
                 let _who_does_not_read_sees_the_end = client.endpoint.send(&message, &[] as &[std::os::fd::OwnedFd]);
             }
         }
-        self.clients.clear();
+        for client in std::mem::take(&mut self.clients).into_values() {
+            if let Role::Space(space) = client.role {
+                // unpinning takes a context, which this thread lacks; the end of the process does it
+                std::mem::forget(space.backing);
+            }
+        }
         !held
     }
 
