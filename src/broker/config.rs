@@ -285,13 +285,19 @@ mod tests {
         policy.tenants.clear();
         let usual = TenantPolicy::default();
         // these have no default to show
-        (policy.warm_for, policy.default_tenant.vram, policy.default_tenant.gpu_seconds_per_day) = (None, usual.vram, None);
+        (policy.warm_for, policy.default_tenant.vram, policy.default_tenant.gpu_seconds_per_day) =
+            (None, usual.vram, None);
         assert_eq!(policy, Policy::default());
         assert_eq!((config.socket_mode().unwrap(), config.reconnect().unwrap()), (0o600, Duration::from_secs(3)));
-        let fields = include_str!("config.rs").lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
+        let fields =
+            include_str!("config.rs").lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
         for (field, _) in fields.filter(|(field, _)| !field.contains('(')) {
             let key = field.replace('_', "-");
-            let is_it = |line: &str| line == format!("[{key}]") || line.starts_with(&format!("{key} =")) || line.starts_with(&format!("[{key}."));
+            let is_it = |line: &str| {
+                line == format!("[{key}]")
+                    || line.starts_with(&format!("{key} ="))
+                    || line.starts_with(&format!("[{key}."))
+            };
             assert!(shown.lines().any(is_it), "{key} is not in the example");
         }
     }

@@ -95,7 +95,12 @@ impl Default for Metrics {
         r.register_with_unit("card", "Memory of a card by use", Unit::Bytes, all.card_bytes.clone());
         r.register("spaces", "Attached Spaces by what they do", all.spaces.clone());
         r.register("claims_waiting", "Claims in the queue", all.waiting.clone());
-        r.register_with_unit("tenant_used", "GPU time of a tenant within 24 hours", Unit::Seconds, all.tenant_seconds.clone());
+        r.register_with_unit(
+            "tenant_used",
+            "GPU time of a tenant within 24 hours",
+            Unit::Seconds,
+            all.tenant_seconds.clone(),
+        );
         r.register("leases", "Leases given", all.granted.clone());
         r.register_with_unit("claim_wait", "Time of claims in the queue", Unit::Seconds, all.wait.clone());
         r.register_with_unit("lease_held", "Time from grant to release", Unit::Seconds, all.held.clone());
@@ -214,7 +219,10 @@ fn answer(mut stream: TcpStream, ask: &impl Fn() -> Option<String>) -> std::io::
         _ => ("404 Not Found", "text/plain", "metrics are at /metrics\n".into()),
     };
     let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ impl Daemon {
                 _ => None,
             })
             .collect();
-        let name = |card: &super::CardOfNode| CardName { name: card.name.clone(), uuid: uuid(&card.uuid), bytes: card.bytes };
+        let name =
+            |card: &super::CardOfNode| CardName { name: card.name.clone(), uuid: uuid(&card.uuid), bytes: card.bytes };
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
             broker: self.id,

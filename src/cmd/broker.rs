@@ -73,8 +73,10 @@ pub fn run(args: Args) -> Result<()> {
         anyhow::bail!("--cards and --vram make software cards; add --driver soft");
     }
     let install = args.lib.install()?;
-    let path = driver_path::find(&driver, Some(&install.lib), Some(&install.objects()[0])).map_err(anyhow::Error::msg)?;
-    let path = path.context("this machine has no CUDA driver; install NVIDIA's, or use --driver soft for software cards")?;
+    let path =
+        driver_path::find(&driver, Some(&install.lib), Some(&install.objects()[0])).map_err(anyhow::Error::msg)?;
+    let path =
+        path.context("this machine has no CUDA driver; install NVIDIA's, or use --driver soft for software cards")?;
     let announce = || {
         if args.announce {
             println!("{READY}");

@@ -57,7 +57,10 @@ impl Watcher {
         let hello = Hello { name: "zerogpu status".into(), vram: 0, cc: (0, 0), role: Role::Observer, holds: None };
         let connected = Connection::connect(socket, until).and_then(|c| c.hello(&hello, None, until).map(|_| c));
         let advice = || {
-            format!("no broker answers on {}; start one with zerogpu broker, or name its socket with --socket", socket.display())
+            format!(
+                "no broker answers on {}; start one with zerogpu broker, or name its socket with --socket",
+                socket.display()
+            )
         };
         Ok(Watcher(connected.with_context(advice)?))
     }
@@ -106,7 +109,11 @@ pub fn text(status: &Status) -> String {
         status.driver
     );
     if status.scheduler.held > 0.0 {
-        let _ = writeln!(out, "no card is leased for {} more: programs of an earlier broker may hold some", time(status.scheduler.held));
+        let _ = writeln!(
+            out,
+            "no card is leased for {} more: programs of an earlier broker may hold some",
+            time(status.scheduler.held)
+        );
     }
     for card in &status.scheduler.cards {
         let label = status.cards.get(card.card.0 as usize).map_or("", |card| card.name.as_str());
@@ -121,10 +128,22 @@ pub fn text(status: &Status) -> String {
         for holder in &card.holders {
             let left = if holder.overdue { "over its time".into() } else { format!("{} left", time(holder.left)) };
             let kind = if holder.borrowed { " (borrowed)" } else { "" };
-            let _ = writeln!(out, "  claimed  {:<32} {:>10}  for {}, {left}{kind}", name(holder.space), mib(holder.bytes), time(holder.seconds));
+            let _ = writeln!(
+                out,
+                "  claimed  {:<32} {:>10}  for {}, {left}{kind}",
+                name(holder.space),
+                mib(holder.bytes),
+                time(holder.seconds)
+            );
         }
         for resident in &card.residents {
-            let _ = writeln!(out, "  warm     {:<32} {:>10}  for {}", name(resident.space), mib(resident.bytes), time(resident.seconds));
+            let _ = writeln!(
+                out,
+                "  warm     {:<32} {:>10}  for {}",
+                name(resident.space),
+                mib(resident.bytes),
+                time(resident.seconds)
+            );
         }
     }
     if !status.scheduler.queue.is_empty() {

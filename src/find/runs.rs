@@ -32,9 +32,11 @@ impl Runs {
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let cards = software_cards(&path);
         let texts = [Some(path.as_path()), cards.as_deref()];
-        let key = texts.into_iter().flatten().flat_map(|path| path.as_os_str().as_bytes()).fold(FNV, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let key = texts
+            .into_iter()
+            .flatten()
+            .flat_map(|path| path.as_os_str().as_bytes())
+            .fold(FNV, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         Ok(Runs { folder, key })
     }
 

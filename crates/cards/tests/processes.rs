@@ -61,7 +61,8 @@ fn worker(path: &Path) {
             "open" => show(Cards::open(path, 1, number, NAME)),
             "remake" => {
                 let wish = Wish { vram: Some(number), ..Wish::default() };
-                Cards::remake(path, wish, 1, SIZE, NAME).map_or_else(|e| e.to_string(), |cards| cards.vram().to_string())
+                Cards::remake(path, wish, 1, SIZE, NAME)
+                    .map_or_else(|e| e.to_string(), |cards| cards.vram().to_string())
             }
             "join" => match Cards::open(path, 1, SIZE, NAME).and_then(|cards| cards.join()) {
                 Ok(joined) => {

@@ -38,11 +38,7 @@ impl Request {
 }
 
 /// The packets that say which slabs a lease wants, and what was written on the host: one at least.
-pub fn request_packets<'a>(
-    lease: u64,
-    slabs: &'a [Range],
-    dirty: &'a [Range],
-) -> impl Iterator<Item = ToBroker> + 'a {
+pub fn request_packets<'a>(lease: u64, slabs: &'a [Range], dirty: &'a [Range]) -> impl Iterator<Item = ToBroker> + 'a {
     let mut left = Some((slabs, dirty));
     std::iter::from_fn(move || {
         let (slabs, dirty) = left.take()?;

@@ -72,8 +72,12 @@ fn to_client() -> impl Strategy<Value = ToClient> {
             of,
             seconds
         }),
-        (any::<u32>(), lease(), any::<Uuid>(), seconds())
-            .prop_map(|(id, lease, card, seconds)| Granted { id, lease, card, seconds }),
+        (any::<u32>(), lease(), any::<Uuid>(), seconds()).prop_map(|(id, lease, card, seconds)| Granted {
+            id,
+            lease,
+            card,
+            seconds
+        }),
         (lease(), 0..SPACE_SLABS as u32).prop_map(|(lease, first)| SlabFds { lease, first }),
         four().prop_map(|(lease, bytes, warm, micros)| Ready { lease, bytes, warm, micros }),
         (any::<u32>(), reason(), text()).prop_map(|(id, reason, text)| Denied { id, reason, text }),

@@ -20,7 +20,9 @@ pub fn findings(settings: &Settings) -> Vec<Finding> {
     }
     let own = match default_socket() {
         Ok(own) => own,
-        Err(error) => return vec![Finding::problem(TOPIC, "the usual place of a broker can't be trusted", error.to_string())],
+        Err(error) => {
+            return vec![Finding::problem(TOPIC, "the usual place of a broker can't be trusted", error.to_string())]
+        }
     };
     let places = [own.clone(), PathBuf::from(SYSTEM_SOCKET)];
     match places.iter().find(|place| place.exists()) {
@@ -58,7 +60,14 @@ fn refusal(socket: &Path, named: bool, error: &anyhow::Error) -> Finding {
         Some(Error::Io(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let whose = std::fs::metadata(socket).map_or_else(
                 |_| String::new(),
-                |file| format!(" (it is of user {} and group {}, {:03o})", file.uid(), file.gid(), file.permissions().mode() & 0o777),
+                |file| {
+                    format!(
+                        " (it is of user {} and group {}, {:03o})",
+                        file.uid(),
+                        file.gid(),
+                        file.permissions().mode() & 0o777
+                    )
+                },
             );
             let text = format!("this user may not connect to the broker on {shown}{whose}");
             let remedy = "have the administrator add the user to the socket's group; see docs/operations.md";
@@ -81,7 +90,13 @@ fn answer(socket: &Path, status: &Status, peer: Option<i32>) -> Vec<Finding> {
     let names: Vec<&str> = status.cards.iter().map(|card| card.name.as_str()).collect();
     let mut findings = vec![Finding::ok(
         TOPIC,
-        format!("zerogpu {} answers on {}, pid {}, driver {}", status.version, socket.display(), status.pid, status.driver),
+        format!(
+            "zerogpu {} answers on {}, pid {}, driver {}",
+            status.version,
+            socket.display(),
+            status.pid,
+            status.driver
+        ),
     )];
     findings.push(Finding::ok(TOPIC, format!("{} cards: {}", names.len(), names.join(", "))));
     if status.version != env!("CARGO_PKG_VERSION") {
@@ -90,7 +105,8 @@ fn answer(socket: &Path, status: &Status, peer: Option<i32>) -> Vec<Finding> {
     }
     // with a socket of systemd the peer is systemd, which is where the broker is
     if peer == Some(0) {
-        let text = "the broker is outside this container's pid namespace: it calls processes by other numbers than here";
+        let text =
+            "the broker is outside this container's pid namespace: it calls processes by other numbers than here";
         findings.push(Finding::note(TOPIC, text));
     }
     findings

@@ -76,7 +76,8 @@ pub fn draw(frame: &mut Frame, seen: &Seen) {
 fn share(height: u16, needs: [usize; 3]) -> [u16; 3] {
     let border = 2;
     let need = |lines: usize| u16::try_from(lines.max(1)).unwrap_or(u16::MAX).saturating_add(border);
-    let cards = need(needs[0]).min((height / 2).max(height.saturating_sub(need(needs[1])).saturating_sub(need(needs[2]))));
+    let cards =
+        need(needs[0]).min((height / 2).max(height.saturating_sub(need(needs[1])).saturating_sub(need(needs[2]))));
     let left = height - cards.min(height);
     let queue = need(needs[1]).min((left / 2).max(left.saturating_sub(need(needs[2]))));
     [cards, queue, left - queue]
@@ -102,9 +103,11 @@ fn title(status: &Status, seen: &Seen) -> Vec<Line<'static>> {
     );
     let second = match (&seen.trouble, &seen.rates) {
         (Some(trouble), _) => Line::from(trouble.clone()).red(),
-        _ if status.scheduler.held > 0.0 => {
-            Line::from(format!("no card is leased for {} more: programs of an earlier broker may hold some", time(status.scheduler.held))).yellow()
-        }
+        _ if status.scheduler.held > 0.0 => Line::from(format!(
+            "no card is leased for {} more: programs of an earlier broker may hold some",
+            time(status.scheduler.held)
+        ))
+        .yellow(),
         (None, Some(rates)) => Line::from(format!(
             "in {:.2} GB/s   out {:.2} GB/s   {:.1} leases/s   {} leases, {} denied, {} ended",
             rates.bytes_in / 1e9,
@@ -133,7 +136,8 @@ fn cards(status: &Status, width: usize) -> Vec<Line<'static>> {
             let left = if holder.overdue { "over its time".into() } else { format!("{} left", time(holder.left)) };
             let kind = if holder.borrowed { ", borrowed" } else { "" };
             let name = name_of(status, holder.space);
-            let text = format!("   {name:<32.32} {:>10}  for {}, {left}{kind}", mib(holder.bytes), time(holder.seconds));
+            let text =
+                format!("   {name:<32.32} {:>10}  for {}, {left}{kind}", mib(holder.bytes), time(holder.seconds));
             lines.push(Line::from(text).style(if holder.overdue { Style::new().red() } else { Style::new() }));
         }
     }
@@ -193,7 +197,8 @@ fn spaces(status: &Status) -> Vec<Line<'static>> {
     for space in status.scheduler.spaces.iter().filter(|space| space.state == State::Parked) {
         let program = status.programs.iter().find(|program| program.space == space.space.0);
         let bytes = mib(program.map_or(0, |program| program.host_bytes));
-        lines.push(Line::from(format!("   {:<32.32} {bytes:>10}  parked in host memory", name_of(status, space.space))));
+        lines
+            .push(Line::from(format!("   {:<32.32} {bytes:>10}  parked in host memory", name_of(status, space.space))));
     }
     lines
 }

@@ -36,7 +36,15 @@ pub fn to_broker() -> Vec<(&'static str, ToBroker)> {
     let slab = Range::new(256 * MIB, 64 * MIB);
     let slabs = vec![Range::new(0, 256 * MIB), slab];
     vec![
-        ("slabs", ToBroker::Slabs { lease: 300, slabs: slabs.clone(), dirty: vec![Range::new(2 * MIB, 4 * MIB)], more: false }),
+        (
+            "slabs",
+            ToBroker::Slabs {
+                lease: 300,
+                slabs: slabs.clone(),
+                dirty: vec![Range::new(2 * MIB, 4 * MIB)],
+                more: false,
+            },
+        ),
         ("slabs-more", ToBroker::Slabs { lease: 300, slabs: vec![], dirty: slabs.clone(), more: true }),
         ("claim", ToBroker::Claim { id: 1, seconds: 60.0, wait_seconds: 0.0, borrowed: false, bytes: 16 << 30 }),
         ("cancel", ToBroker::Cancel { id: 1 }),
