@@ -13,7 +13,7 @@
  * no setting, and is without effect in a process that has no shim. All calls may be made from any thread and are safe
  * with one another; none may be made from a signal handler or from a CUDA host callback. A call may block (a claim in
  * progress elsewhere, a park): release your interpreter's lock around it. In a child made by fork() the regions of
- * the parent are unknown and zerogpu_region_begin() fails.
+ * the parent are unknown, and if the parent had called cuInit, zerogpu_region_begin() fails.
  */
 #ifndef ZEROGPU_H
 #define ZEROGPU_H
@@ -44,7 +44,8 @@ uint64_t zerogpu_region_begin(double seconds);
  * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns.
  *
  * Returns 0, or nonzero if no such region is open (it has ended, its thread has ended, or the process is a fork of the
- * one that opened it); then nothing has changed. A park that fails is not an error of this call: bytes are kept, and
+ * one that opened it); then nothing has changed. After 0, zerogpu_reason() says why the last attempt to claim a GPU in
+ * the regions open until now failed, if it did: what to tell the user whose call ended with a CUDA error. A park that fails is not an error of this call: bytes are kept, and
  * zerogpu_state() and the trace say what is left on the card and why.
  */
 int zerogpu_region_end(uint64_t region);
@@ -65,7 +66,7 @@ int zerogpu_region_expired(uint64_t region);
  *
  * In a process that has opened no region and called no CUDA function yet the text is "{}". Keys that hooks and tests
  * may rely on (others may be added; times in milliseconds, sizes in bytes):
- *   "level"          "parked", "warm" or "claimed"
+ *   "level"          "parked", "warm", "claimed", or "lost" once the device has failed for good
  *   "regions"        number of open regions
  *   "claims"         claims since the process started, borrows among them
  *   "parks"          parks since the process started
@@ -73,12 +74,14 @@ int zerogpu_region_expired(uint64_t region);
  *   "last_claim_ms"  duration of the latest claim, null before the first
  *   "last_park_ms"   duration of the latest park, null before the first
  *   "bound_by"       list of texts: each object that binds the process to its context (a live graph, ...), [] if none
+ *   "left"           list of texts: what the last park could not give back to the card (it is tried again), [] if nothing
+ *   "last_error"     the last sentence that was told on standard error, null before the first
  */
 int zerogpu_state(char *buf, size_t n);
 
 /*
- * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, "" if it did not. UTF-8, one
- * line. Valid until the thread's next call of either. Never null.
+ * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, or why the region that it ended
+ * had no GPU; "" if neither. UTF-8, one line. Valid until the thread's next call of either. Never null.
  */
 const char *zerogpu_reason(void);
 

@@ -1,6 +1,6 @@
 //! The exports: every declared symbol, traced if asked, never letting a panic out.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments, unsafe_op_in_unsafe_fn, missing_docs)]
-use crate::{fault, report, start};
+use crate::{detail, fault, report, start};
 use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
 use zerogpu_trace::{raw, records, traced};
@@ -18,7 +18,8 @@ macro_rules! call {
             start::once();
             if records($id) {
                 // guarded inside too: a call that fails has an end in the trace
-                return CUresult(traced($id, [$(raw($arg)),*], || guarded(|| $imp($($arg),*)).0));
+                let args = [$(raw($arg)),*];
+                return CUresult(traced($id, args, || guarded(|| $imp($($arg),*)).0, detail::of));
             }
             $imp($($arg),*)
         })
@@ -26,11 +27,18 @@ macro_rules! call {
 }
 
 macro_rules! missing {
-    ($id:literal, $name:ident) => {
+    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*]) => {
         guarded(|| {
             start::once();
-            report::unsupported($id, stringify!($name));
-            CUresult::NOT_SUPPORTED
+            let body = || {
+                report::unsupported($id, stringify!($name));
+                CUresult::NOT_SUPPORTED
+            };
+            if records($id) {
+                return CUresult(traced($id, [$(raw($arg)),*], || guarded(body).0, detail::of));
+            }
+            let _ = ($($arg,)*);
+            body()
         })
     };
 }

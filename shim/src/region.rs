@@ -18,7 +18,7 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
     contained(|| {
         start::once();
         report::set_reason("");
-        match engine::engine().map(|e| e.regions.begin(seconds)) {
+        match engine::engine().map(|e| e.begin_region(seconds)) {
             Some(Ok(id)) => id,
             Some(Err(reason)) => {
                 report::set_reason(&reason);
@@ -38,8 +38,12 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
 pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
     contained(|| {
         report::set_reason("");
-        if own_engine().is_some_and(|e| e.end_region(id)) {
-            return 0;
+        if let Some(engine) = own_engine() {
+            let refusal = engine.regions.refusal();
+            if engine.end_region(id) {
+                report::set_reason(refusal.as_deref().unwrap_or_default());
+                return 0;
+            }
         }
         report::set_reason("there is no such region: it has ended, or was never begun");
         1

@@ -9,9 +9,18 @@ use zerogpu_trace::{message, on, Message};
 /// Messages printed so far; a few hundred at most, since each text is fixed but for names.
 static PRINTED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
-/// One sentence with a remedy, on stderr (once) and in the trace.
+/// The last of them, for `zerogpu_state`.
+static LAST: Mutex<Option<String>> = Mutex::new(None);
+
+/// The last sentence that [`error`] was given.
+pub fn last_error() -> Option<String> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// One sentence with a remedy, on stderr (once), in the trace, and in the state.
 pub fn error(text: &str) {
     message(Message::Warning, text);
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_string());
     // a stderr that can't be written is no reason to fail a call; the trace has the sentence
     if first(text) && !write(&format!("zerogpu: {text}\n")) {
         forget(text);
@@ -96,7 +105,7 @@ pub fn unsupported(id: usize, name: &str) {
 }
 
 /// Bytes of a reason, its NUL included; a longer one is cut.
-const LONGEST: usize = 256;
+const LONGEST: usize = 1024;
 
 thread_local! {
     /// The thread's last failure, for `zerogpu_reason`. No destructor: it is asked for while a thread ends, too.

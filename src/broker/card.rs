@@ -26,8 +26,8 @@ pub enum Job {
     Home { space: SpaceId, backing: Arc<Backing>, lease: LeaseId },
     /// Unpin a range and, if asked, drop the slabs that touch it.
     Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
-    /// Drop all slabs of a Space.
-    Evict { space: SpaceId },
+    /// Drop all slabs of a Space. `let_go`: it has said that it uses none of them.
+    Evict { space: SpaceId, let_go: bool },
     /// Drop all slabs of a Space that is gone, and let go of its backing.
     Leave { space: SpaceId, backing: Option<Arc<Backing>> },
 }
@@ -44,8 +44,9 @@ pub enum Done {
     Home { space: SpaceId, lease: LeaseId, moved: Moved, resident: u64, took: Duration },
     /// A range may be punched; `dropped` bytes have left the card.
     Forgotten { space: SpaceId, range: Range, dropped: u64 },
-    /// Nothing of the Space is on the card any more.
-    Evicted { space: SpaceId },
+    /// Nothing of the Space is on the card any more, as far as the broker can tell: `withheld` bytes did not come free,
+    /// since the Space has kept what it must not.
+    Evicted { space: SpaceId, withheld: u64 },
     /// A job failed. Bytes are where they were.
     Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
 }
@@ -67,7 +68,10 @@ impl Worker {
         let run = move || match retain(driver, device) {
             Ok(()) => {
                 let hasher = Hasher::new(driver, device).inspect_err(|e| {
-                    tracing::warn!(code = e.0, "the hash kernel can't be loaded on card {device}: each park copies everything");
+                    tracing::warn!(
+                        code = e.0,
+                        "the hash kernel can't be loaded on card {device}: each park copies everything"
+                    );
                 });
                 let card = Card { driver, device, hasher: hasher.ok() };
                 let _daemon_is_there = ready.send(Ok(()));
@@ -77,10 +81,15 @@ impl Worker {
                 let _daemon_is_there = ready.send(Err(e));
             }
         };
-        std::thread::Builder::new().name(format!("card {device}")).spawn(run).map_err(|e| format!("no thread for card {device}: {e}"))?;
+        std::thread::Builder::new()
+            .name(format!("card {device}"))
+            .spawn(run)
+            .map_err(|e| format!("no thread for card {device}: {e}"))?;
         match started.recv() {
             Ok(Ok(())) => Ok(Worker { jobs }),
-            Ok(Err(code)) => Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0)),
+            Ok(Err(code)) => {
+                Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0))
+            }
             Err(_) => Err(format!("the thread of card {device} ended")),
         }
     }
@@ -116,6 +125,8 @@ impl Room {
 
     fn act(&mut self, job: Job) {
         match job {
+            // whoever is gone waits for nothing
+            Job::Fill { backing, .. } | Job::Home { backing, .. } if backing.is_gone() => {}
             Job::Fill { space, backing, lease, slabs, dirty } => self.fill(space, &backing, lease, &slabs, &dirty),
             Job::Grow { space, lease, slab } => {
                 let of_space = self.spaces.entry(space).or_default();
@@ -149,9 +160,9 @@ impl Room {
                 };
                 (self.tell)(done);
             }
-            Job::Evict { space } => self.evict(space),
+            Job::Evict { space, let_go } => self.evict(space, let_go),
             Job::Leave { space, backing } => {
-                self.evict(space);
+                self.evict(space, false);
                 drop(backing);
             }
         }
@@ -173,12 +184,29 @@ impl Room {
         (self.tell)(done);
     }
 
-    fn evict(&mut self, space: SpaceId) {
+    /// Bytes that are free on the card.
+    fn free(&self) -> u64 {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers; the card's context is current.
+        match unsafe { (self.card.driver.cuMemGetInfo_v2)(&mut free, &mut total) }.ok() {
+            true => free as u64,
+            // unknown: nobody is suspected
+            false => u64::MAX,
+        }
+    }
+
+    fn evict(&mut self, space: SpaceId, let_go: bool) {
         let Some(mut slabs) = self.spaces.remove(&space) else {
-            return (self.tell)(Done::Evicted { space });
+            return (self.tell)(Done::Evicted { space, withheld: 0 });
         };
+        let (bytes, before) = (slabs.bytes(), self.free());
         match slabs.clear(&self.card) {
-            Ok(()) => (self.tell)(Done::Evicted { space }),
+            Ok(()) => {
+                // contexts of others come and go meanwhile, so only what can't be theirs counts
+                let withheld = bytes.saturating_sub(self.free().saturating_sub(before));
+                let withheld = if let_go && withheld > bytes / 2 { withheld } else { 0 };
+                (self.tell)(Done::Evicted { space, withheld });
+            }
             Err(code) => {
                 self.spaces.insert(space, slabs);
                 (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });

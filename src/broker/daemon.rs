@@ -294,7 +294,9 @@ impl Daemon {
         let Some(client) = self.clients.remove(&token) else { return };
         let registry = self.poll.registry();
         // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
-        for fd in std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd())) {
+        for fd in
+            std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd()))
+        {
             let _closed_below = registry.deregister(&mut SourceFd(&fd));
         }
         let Role::Space(space) = client.role else {
@@ -310,6 +312,7 @@ impl Daemon {
             self.lease_ended(&space, lease, ended, why);
         }
         tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        space.backing.leave();
         let mut backing = Some(space.backing);
         let last = self.workers.len().saturating_sub(1);
         for (i, worker) in self.workers.iter().enumerate() {
@@ -419,12 +422,9 @@ impl Daemon {
                 let _who_does_not_read_sees_the_end = client.endpoint.send(&message, &[] as &[std::os::fd::OwnedFd]);
             }
         }
-        for client in std::mem::take(&mut self.clients).into_values() {
-            if let Role::Space(space) = client.role {
-                // unpinning takes a context, which this thread lacks; the end of the process does it
-                std::mem::forget(space.backing);
-            }
-        }
+        // host memory is unpinned by the workers, which have contexts
+        let tokens: Vec<usize> = self.clients.keys().copied().collect();
+        tokens.into_iter().for_each(|token| self.leave(token, "the broker ends"));
         !held
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use zerogpu_lease::{Claim, Denial, Reason as Why, SpaceSpec};
 use zerogpu_protocol::{
     check_backing, clamp_seconds, clip, report_packets, Answer, Hello, Range, Reason, Refused, Role as Kind, ToBroker,
-    ToClient, Welcome, TEXT_BYTES, VERSIONS,
+    ToClient, Welcome, SECONDS, TEXT_BYTES, VERSIONS,
 };
 
 /// What a lease may hold beyond the quota: slabs are whole, and memory freed inside a lease may stay in one.
@@ -100,14 +100,16 @@ impl Daemon {
         let now = self.now();
         let adopted = match card {
             Some(card) => self.scheduler.adopt(now, space, card, holds.seconds_left, holds.bytes).map(|id| (id, card)),
-            None => Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() }),
+            None => {
+                Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() })
+            }
         };
         match adopted {
             Ok((id, card)) => {
                 if let Some(space) = self.space_mut(token) {
                     space.lease = Some(Lease::new(id, card, 0, Stage::Adopted, 0.0));
                 }
-                tracing::info!(space = space.0, lease = id.0, "lease taken over from an earlier broker");
+                tracing::info!(space = space.0, lease = id.0, card = card.0, "lease taken over from an earlier broker");
                 let seconds = clamp_seconds(holds.seconds_left);
                 self.send(token, &ToClient::Granted { id: 0, lease: id.0, card: holds.card, seconds });
             }
@@ -133,6 +135,8 @@ impl Daemon {
         }
         match message {
             ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes } => {
+                // who sets no limit gets the longest lease that there is
+                let seconds = if seconds >= SECONDS { self.scheduler.policy().max_seconds } else { seconds };
                 let wait = (wait_seconds > 0.0).then(|| Duration::from_secs_f64(wait_seconds));
                 self.claim(token, id, Claim { seconds, bytes, wait, borrowed })
             }
@@ -153,14 +157,19 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (number, vram) = (space.id, space.vram);
+        let (seconds, bytes) = (claim.seconds, claim.bytes);
         let asked = if claim.bytes > vram.saturating_add(SLACK) {
-            let text = format!("{} bytes were claimed by a program that was shown {vram}: it breaks its own quota", claim.bytes);
+            let text = format!(
+                "{} bytes were claimed by a program that was shown {vram}: it breaks its own quota",
+                claim.bytes
+            );
             Err(Denial { reason: Why::TooLarge, text })
         } else {
             self.scheduler.claim(now, number, claim)
         };
         match asked {
             Ok(request) => {
+                tracing::debug!(space = number.0, request = request.0, seconds, bytes, "claim");
                 if let Some(space) = self.space_mut(token) {
                     (space.claim, space.told) = (Some((id, request)), 0);
                 }
@@ -175,6 +184,7 @@ impl Daemon {
         // a grant may be on its way: then there is nothing to cancel
         let Some((_, request)) = space.claim.take_if(|(waiting, _)| *waiting == id) else { return Ok(()) };
         self.scheduler.cancel(request);
+        tracing::debug!(request = request.0, "claim ended: taken back");
         let text = "the program took the claim back".to_string();
         self.send(token, &ToClient::Denied { id, reason: Reason::Cancelled, text });
         Ok(())
@@ -184,7 +194,8 @@ impl Daemon {
     fn slabs(&mut self, token: usize, number: u64, slabs: &[Range], dirty: &[Range], more: bool) -> Dropped {
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (size, vram, id, backing) = (space.backing.size(), space.vram, space.id, space.backing.clone());
-        let lease = space.lease_mut(number).filter(|l| l.stage == Stage::Granted).ok_or("it listed slabs without a lease")?;
+        let lease =
+            space.lease_mut(number).filter(|l| l.stage == Stage::Granted).ok_or("it listed slabs without a lease")?;
         lease.request.push(slabs, dirty, more).map_err(|e| e.to_string())?;
         let Some(request) = lease.request.take() else { return Ok(()) };
         if !in_order(&request.slabs, size) || !in_order(&request.dirty, size) {
@@ -192,7 +203,8 @@ impl Daemon {
         }
         lease.slabs = request.slabs;
         lease.stage = Stage::Filling;
-        let (bytes, claim, lease_id, card, slabs) = (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
+        let (bytes, claim, lease_id, card, slabs) =
+            (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
         space.home = Some(card);
         if bytes > vram.saturating_add(SLACK) {
             return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}"));
@@ -301,7 +313,7 @@ impl Daemon {
         let ended = self.scheduler.release(now, lease, warm);
         if warm == 0 && held.stage != Stage::Adopted {
             // bytes that did not go home were of no use to it
-            self.give(held.card, Job::Evict { space: id })?;
+            self.give(held.card, Job::Evict { space: id, let_go: true })?;
         }
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, "released");

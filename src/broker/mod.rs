@@ -92,7 +92,11 @@ impl Node {
 
     /// What the scheduler has to know, once the broker's contexts are there.
     fn specs(&self) -> Result<Vec<CardSpec>> {
-        Ok(self.cards.iter().map(|card| CardSpec { kind: card.kind, bytes: card.bytes.saturating_sub(OWN_CONTEXT) }).collect())
+        Ok(self
+            .cards
+            .iter()
+            .map(|card| CardSpec { kind: card.kind, bytes: card.bytes.saturating_sub(OWN_CONTEXT) })
+            .collect())
     }
 }
 
@@ -135,7 +139,8 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl F
     };
     let listener = match activated {
         Some(listener) => listener,
-        None => Listener::bind(&path, config.socket_mode()?).with_context(|| format!("no socket can be made at {}", path.display()))?,
+        None => Listener::bind(&path, config.socket_mode()?)
+            .with_context(|| format!("no socket can be made at {}", path.display()))?,
     };
     let mark = Mark::at(&path);
     let hold = if mark.is_set() { config.reconnect()? } else { Duration::ZERO };
@@ -182,7 +187,10 @@ impl Mark {
 
     fn clear(&self) {
         if let Err(e) = std::fs::remove_file(&self.0) {
-            tracing::warn!("{} can't be removed ({e}): the next broker waits for Spaces that hold nothing", self.0.display());
+            tracing::warn!(
+                "{} can't be removed ({e}): the next broker waits for Spaces that hold nothing",
+                self.0.display()
+            );
         }
     }
 }
@@ -190,7 +198,8 @@ impl Mark {
 /// As many descriptors as may be: a slab has one, a Space three.
 fn raise_limits() {
     use nix::sys::resource::{getrlimit, setrlimit, Resource};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(e) = raised {
         tracing::warn!("the limit of open files can't be raised ({e}): few Spaces fit");
     }

@@ -14,7 +14,10 @@ impl Daemon {
         for action in self.scheduler.poll(now) {
             match action {
                 Action::Grant(grant) => self.granted(grant),
-                Action::TimedOut { space, .. } => self.timed_out(space),
+                Action::TimedOut { space, request } => {
+                    tracing::debug!(request = request.0, "claim ended: it waited too long");
+                    self.timed_out(space);
+                }
                 Action::Overdue { lease, space } => self.overdue(lease, space),
                 Action::Kill { space, .. } => self.kill(space),
                 Action::Evict(evict) => self.evict(&[evict]),
@@ -28,6 +31,13 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return };
         let Some((id, _)) = space.claim.take() else { return };
+        tracing::debug!(
+            space = grant.space.0,
+            request = grant.request.0,
+            lease = grant.lease.0,
+            card = grant.card.0,
+            "granted"
+        );
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
         let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };
@@ -62,9 +72,9 @@ impl Daemon {
             // SAFETY: a descriptor of ours, and numbers; no signal information.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) == 0 }
         });
-        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept its card beyond the grace time: its process is ended");
+        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept what is not its own: its process is ended");
         self.metrics.killed();
-        self.leave(token, "it kept its card beyond the grace time");
+        self.leave(token, "it kept a card, or memory of one, beyond its time");
     }
 
     /// Has warm bytes leave.
@@ -74,7 +84,7 @@ impl Daemon {
             if let Some(space) = token.and_then(|token| self.space_mut(token)) {
                 space.home = space.home.filter(|&home| home != evict.card);
             }
-            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space }) {
+            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space, let_go: true }) {
                 tracing::error!("{e}; restart the broker");
             }
         }
@@ -83,7 +93,13 @@ impl Daemon {
     /// A worker's result.
     pub(super) fn result(&mut self, card: CardId, done: Done) {
         match done {
-            Done::Evicted { space } => self.scheduler.evicted(space, card),
+            Done::Evicted { space, withheld } => {
+                self.scheduler.evicted(space, card);
+                if withheld > 0 {
+                    tracing::warn!(space = space.0, withheld, "kept card memory that it has no lease for");
+                    self.kill(space);
+                }
+            }
             Done::Slabs { space, lease, fds } => {
                 let Some(token) = self.holder(space, lease) else { return };
                 for (i, part) in fds.chunks(PACKET_FDS).enumerate() {
@@ -110,7 +126,10 @@ impl Daemon {
                         if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
                             held.remove(slab);
                         }
-                        let text = format!("the card has no room for {} bytes more (CUDA error {}): free memory", slab.len, code.0);
+                        let text = format!(
+                            "the card has no room for {} bytes more (CUDA error {}): free memory",
+                            slab.len, code.0
+                        );
                         self.send(token, &ToClient::NotGrown { lease: lease.0, slab, text });
                     }
                 }
@@ -146,8 +165,11 @@ impl Daemon {
         match held.map(|held| (held.stage, held.claim)) {
             Some((Stage::Filling, id)) => {
                 self.give_up(token, what);
-                let text = sentence(&format!("{what} failed (CUDA error {code}): the bytes are kept in host memory; call again"));
-                let reason = if code == zerogpu_abi::CUresult::OUT_OF_MEMORY.0 { Reason::Memory } else { Reason::Internal };
+                let text = sentence(&format!(
+                    "{what} failed (CUDA error {code}): the bytes are kept in host memory; call again"
+                ));
+                let reason =
+                    if code == zerogpu_abi::CUresult::OUT_OF_MEMORY.0 { Reason::Memory } else { Reason::Internal };
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason, text });
             }
@@ -163,7 +185,7 @@ impl Daemon {
         let (id, Some(held)) = (space.id, space.lease.take()) else { return };
         space.home = None;
         let ended = self.scheduler.release(now, held.id, 0);
-        if let Err(e) = self.give(held.card, Job::Evict { space: id }) {
+        if let Err(e) = self.give(held.card, Job::Evict { space: id, let_go: false }) {
             tracing::error!("{e}; restart the broker");
         }
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {

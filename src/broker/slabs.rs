@@ -62,17 +62,19 @@ impl Slabs {
         self.0.values().map(|slab| slab.len).sum()
     }
 
-
     /// Drops what is not wanted, makes what is missing (zeroed, so that nothing of others is ever seen), and gives a
     /// descriptor for each slab wanted, in order. The new slabs have no bytes yet: see [`Slabs::fill`].
     pub fn prepare(&mut self, card: &Card, wanted: &[Range]) -> Res<Vec<OwnedFd>> {
-        let kept = |off: u64, len: u64| wanted.binary_search_by_key(&off, |w| w.off).is_ok_and(|i| wanted[i].len == len);
+        let kept =
+            |off: u64, len: u64| wanted.binary_search_by_key(&off, |w| w.off).is_ok_and(|i| wanted[i].len == len);
         let old: Vec<u64> = self.0.iter().filter(|(&off, slab)| !kept(off, slab.len)).map(|(&off, _)| off).collect();
         old.into_iter().try_for_each(|off| self.drop_one(card, off))?;
         for range in wanted {
             self.make(card, *range)?;
         }
-        let share = |range: &Range| self.0.get(&range.off).ok_or(CUresult::UNKNOWN)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY);
+        let share = |range: &Range| {
+            self.0.get(&range.off).ok_or(CUresult::UNKNOWN)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY)
+        };
         wanted.iter().map(share).collect()
     }
 
@@ -156,8 +158,12 @@ impl Slabs {
 
     /// Drops the slabs that touch a range; how many bytes that were.
     pub fn drop_range(&mut self, card: &Card, range: Range) -> Res<u64> {
-        let touched: Vec<(u64, u64)> =
-            self.0.iter().filter(|(&off, slab)| Range::new(off, slab.len).overlaps(&range)).map(|(&off, slab)| (off, slab.len)).collect();
+        let touched: Vec<(u64, u64)> = self
+            .0
+            .iter()
+            .filter(|(&off, slab)| Range::new(off, slab.len).overlaps(&range))
+            .map(|(&off, slab)| (off, slab.len))
+            .collect();
         let mut bytes = 0;
         for (off, len) in touched {
             self.drop_one(card, off)?;
@@ -169,7 +175,12 @@ impl Slabs {
     /// Gives everything back. What the driver refuses to take stays in the table, and is the error.
     pub fn clear(&mut self, card: &Card) -> Res {
         let all: Vec<u64> = self.0.keys().copied().collect();
-        all.into_iter().fold(Ok(()), |result, off| result.and(self.drop_one(card, off)))
+        let mut result = Ok(());
+        for off in all {
+            // each is given back, also behind one that could not be
+            result = result.and(self.drop_one(card, off));
+        }
+        result
     }
 
     fn drop_one(&mut self, card: &Card, off: u64) -> Res {
@@ -203,7 +214,8 @@ impl Slabs {
 
     /// What the host has written is not what the card holds.
     fn make_stale(&mut self, range: Range) {
-        for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off) {
+        for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off)
+        {
             let first = range.off.saturating_sub(off) / CHUNK as u64;
             let last = (range.end().min(off + slab.len) - off).div_ceil(CHUNK as u64);
             slab.chunks[first as usize..last as usize].fill(Chunk::STALE);

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::Res;
 use zerogpu_below::{copy, Copied, Driver, Pinning, Pins, Trip, Way};
@@ -21,7 +21,12 @@ pub struct Backing {
     pins: Mutex<Pins>,
     /// Bytes that are page-locked, for whoever must not wait for a copy to end.
     pinned: AtomicU64,
+    /// Whether its Space is gone: then nothing has to be copied any more.
+    gone: AtomicBool,
 }
+
+/// Bytes that are copied between two looks at whether the Space is still there: 20 ms on an H100.
+const STRIDE: u64 = 1 << 30;
 
 // SAFETY: the address is that of a shared mapping, used by one worker at a time or for disjoint ranges, and freed once.
 unsafe impl Send for Backing {}
@@ -35,7 +40,14 @@ impl Backing {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a fresh mapping where the kernel likes, of a file whose size can't change.
         let base = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
-        Ok(Backing { driver, base, size, pins: Mutex::new(Pins::new(base.as_ptr() as u64)), pinned: AtomicU64::new(0) })
+        Ok(Backing {
+            driver,
+            base,
+            size,
+            pins: Mutex::new(Pins::new(base.as_ptr() as u64)),
+            pinned: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+        })
     }
 
     /// Bytes of the file.
@@ -49,12 +61,32 @@ impl Backing {
         Trip { device, host: self.base.as_ptr() as u64 + range.off, len: range.len }
     }
 
-    /// Copies, and keeps page-locked what it copies from or to.
+    /// The Space is gone: copies of its bytes end early.
+    pub fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether the Space is gone.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Copies, and keeps page-locked what it copies from or to. Fails early when the Space is gone.
     pub fn travel(&self, way: Way, trips: &[Trip]) -> Res<Copied> {
         let mut pins = self.pins();
-        let copied = copy(self.driver, way, trips, Pinning::Kept(&mut pins));
-        self.pinned.store(pins.bytes(), Ordering::Relaxed);
-        copied
+        let mut all = Copied::default();
+        for stride in strides(trips) {
+            if self.is_gone() {
+                return Err(zerogpu_abi::CUresult::DEINITIALIZED);
+            }
+            let copied = copy(self.driver, way, &stride, Pinning::Kept(&mut pins));
+            self.pinned.store(pins.bytes(), Ordering::Relaxed);
+            let copied = copied?;
+            all.bytes += copied.bytes;
+            all.pageable += copied.pageable;
+            all.refused = all.refused.or(copied.refused);
+        }
+        Ok(all)
     }
 
     /// Bytes that are page-locked.
@@ -75,10 +107,34 @@ impl Backing {
     }
 }
 
+/// Trips of at most [`STRIDE`] bytes together, in order.
+fn strides(trips: &[Trip]) -> Vec<Vec<Trip>> {
+    let mut all: Vec<Vec<Trip>> = Vec::new();
+    let mut room = 0;
+    for trip in trips {
+        let mut at = 0;
+        while at < trip.len {
+            if room == 0 {
+                all.push(Vec::new());
+                room = STRIDE;
+            }
+            let len = room.min(trip.len - at);
+            if let Some(last) = all.last_mut() {
+                last.push(Trip { device: trip.device + at, host: trip.host + at, len });
+            }
+            (at, room) = (at + len, room - len);
+        }
+    }
+    all
+}
+
 impl Drop for Backing {
     fn drop(&mut self) {
         if let Err(e) = self.pins().clear(self.driver) {
-            tracing::error!(code = e.0, "a Space's host memory could not be unpinned; restart the broker if memory stays in use");
+            tracing::error!(
+                code = e.0,
+                "a Space's host memory could not be unpinned; restart the broker if memory stays in use"
+            );
             // the card may still write there: the pages must stay what they are
             return;
         }
@@ -86,5 +142,22 @@ impl Drop for Backing {
         if let Err(e) = unsafe { munmap(self.base, self.size as usize) } {
             tracing::error!("a Space's host memory could not be unmapped: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_hold_every_byte_in_order() {
+        let trip = |at: u64, len: u64| Trip { device: at, host: at + 7, len };
+        assert!(strides(&[]).is_empty());
+        let cut = strides(&[trip(0, STRIDE / 2), trip(STRIDE, STRIDE), trip(4 * STRIDE, 3)]);
+        let expected = [
+            vec![trip(0, STRIDE / 2), trip(STRIDE, STRIDE / 2)],
+            vec![trip(STRIDE + STRIDE / 2, STRIDE / 2), trip(4 * STRIDE, 3)],
+        ];
+        assert_eq!(cut, expected);
     }
 }

@@ -59,8 +59,12 @@ fn size(text: &str) -> Result<String, String> {
 /// Runs the daemon.
 pub fn run(args: Args) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let mut config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     config.socket = args.socket.or(config.socket);
     config.driver = args.driver.or(config.driver);

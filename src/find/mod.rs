@@ -111,7 +111,10 @@ fn start(path: &Path, install: &Install, runs: &Runs) -> Result<PathBuf> {
     }
     match output.read_exact(&mut word) {
         Ok(()) => {
-            eprintln!("zerogpu: started a broker, since another program uses the same driver; its log is {}", log.display());
+            eprintln!(
+                "zerogpu: started a broker, since another program uses the same driver; its log is {}",
+                log.display()
+            );
             Ok(socket)
         }
         Err(_) => {

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def engine(worlds):
-    return worlds("engine").run("engine.py", SOFTCUDA_LAUNCH_US=1000)
+    return worlds("engine").run("engine.py", SOFTCUDA_LAUNCH_US=1001)
 
 
 @each_check("engine.py")
@@ -102,3 +102,113 @@ thread.join()
 assert 400 < told[0] < 600, told
 """
     run(world, script, SOFTCUDA_LAUNCH_US=500000).require_end()
+
+
+def test_a_child_has_no_regions_of_its_parent(world):
+    """Forked before CUDA was started, it may use it, but no region is open in it."""
+    script = """
+import os
+interface = spaces._shim.find()
+region = interface.begin(600.0)
+child = os.fork()
+if child == 0:
+    assert interface.state()["regions"] == 0 and interface.end(region) != 0
+    driver.start()
+    empty = driver.made("cuModuleGetFunction", driver.image(), b"empty")
+    own = interface.begin(60.0)
+    driver.launch(empty)
+    interface.end(own)
+    assert shim.parked()
+    shim.require_empty()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert interface.state()["regions"] == 1 and interface.end(region) == 0
+"""
+    code = START.split("context =")[0] + script
+    world.run([sys.executable, "-c", code], PYTHONPATH=PROGRAMS, timeout=60).require_end()
+
+
+@pytest.mark.parametrize(
+    "function, left", [("cuMemRelease", "ranges of memory"), ("cuDevicePrimaryCtxRelease_v2", "context")]
+)
+def test_what_a_park_leaves_behind_is_given_back_later(world, function, left):
+    script = f"""
+memory = driver.made("cuMemAlloc_v2", 4096)
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+state = shim.state()
+assert state["level"] == "parked" and {left!r} in state["left"][0], state
+assert "could not be" in state["last_error"], state
+checks.until(lambda: not shim.state()["left"], "the rest is given back")
+shim.require_empty()
+"""
+    faults = ",".join(f"{function}:{nth}=999" for nth in range(1, 15))
+    run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)
+
+
+def test_addresses_that_the_driver_does_not_give_at_once(world):
+    script = """
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+"""
+    run(world, script, SOFTCUDA_FAULT="cuMemAddressReserve:1=2,cuMemAddressReserve:2=2").require_end()
+
+
+def test_the_state_says_why_a_claim_failed_and_that_the_device_is_lost(world):
+    script = """
+region = interface.begin(60.0)
+assert launch() == 2
+assert "no GPU could be claimed for kernel empty" in shim.state()["last_error"]
+assert launch() == 0
+interface.end(region)
+assert shim.state()["level"] == "lost"
+"""
+    faults = "cuMemCreate:1=2,cuCtxSynchronize=700"
+    script = 'memory = driver.made("cuMemAlloc_v2", 4096)\n' + script
+    run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)
+
+
+def test_what_can_not_be_made_anew_binds_the_context(world):
+    """It stays, with its streams, events and modules; memory parks as ever."""
+    script = """
+table = ctypes.c_void_p()
+driver.call("cuGetExportTable", ctypes.byref(table), bytes.fromhex("1734DC26800D47458726C0F1E7DD8BCA"))
+slots = ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))
+call = lambda slot: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(slots[slot])(None, None, None, 16)
+module = driver.image()
+address, size = ctypes.c_uint64(), ctypes.c_size_t()
+driver.call("cuModuleGetGlobal_v2", ctypes.byref(address), ctypes.byref(size), module, b"table")
+of_module = driver.made("cuModuleGetFunction", module, b"empty")
+memory = driver.made("cuMemAlloc_v2", 4096)
+stream, event = driver.made("cuStreamCreate", 1), driver.made("cuEventCreate", 0)
+bound = ["what export table 1734DC26 slot 5 made"]
+for turn, slot in enumerate([4, 13, 5, None, 5, None]):
+    told = bytes([turn]) * 16
+    driver.upload(memory, told)
+    driver.upload(address.value, told)
+    region = interface.begin(60.0)
+    driver.launch(of_module, stream)
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuEventSynchronize", event)
+    if slot is not None:
+        call(slot)
+    assert driver.download(memory, 16) == driver.download(address.value, 16) == told
+    driver.upload(address.value + 16, told)
+    interface.end(region)
+    state, card = shim.state(), shim.card()
+    assert state["level"] == "parked" and state["bound_by"] == (bound if turn >= 2 else []), state
+    assert card["contexts"] == (turn >= 2) and not state["left"], card
+    assert driver.download(memory, 16) == driver.download(address.value + 16, 16) == told
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuEventSynchronize", event)
+driver.call("cuStreamDestroy_v2", stream)
+driver.call("cuModuleUnload", module)
+stream = driver.made("cuStreamCreate", 1)
+region = interface.begin(60.0)
+driver.launch(empty, stream)
+interface.end(region)
+"""
+    # softcuda has no such slot and notes each call of it
+    run(world, script, SOFTCUDA_STRICT_LOG="").require_end()

@@ -17,6 +17,18 @@ def test_libraries(libraries, check):
     libraries.require(check)
 
 
+@pytest.fixture(scope="module")
+def triton(worlds):
+    pytest.importorskip("triton")
+    world = worlds("triton")
+    return world.run("triton_kernel.py", TRITON_CACHE_DIR=world.folder / "triton")
+
+
+@each_check("triton_kernel.py")
+def test_a_triton_kernel_is_compiled_and_launched(triton, check):
+    triton.require(check)
+
+
 FILL = re.compile(r"vectorized_elementwise_kernel.*FillFunctorIf")
 ADD = re.compile(r"vectorized_elementwise_kernel.*CUDAFunctorOnSelf_addIf")
 

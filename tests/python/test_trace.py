@@ -1,12 +1,13 @@
 """Traces: each call once, with bytes and durations, in each form, whatever ends the process."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
-from world import CLI, OBJECTS, PROGRAMS
+from world import CLI, OBJECTS, PROGRAMS, ROOT
 
 pytestmark = pytest.mark.once
 
@@ -97,6 +98,61 @@ def test_a_claim_and_a_park_are_spans(world):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     spans = [(record["kind"], record["bytes"]) for record in records if record["type"] == "span"]
     assert [kind for kind, _ in spans if kind in ("claim", "park")] == ["claim", "park"]
-    assert all(moved >= 72 for _, moved in spans), spans
+    assert all(moved >= 72 for kind, moved in spans if kind in ("claim", "park")), spans
+    (region,) = [record for record in records if record.get("kind") == "region"]
+    (claim,) = [record for record in records if record.get("kind") == "claim"]
+    assert region["at_ns"] <= claim["at_ns"] and region["dur_ns"] >= claim["dur_ns"]
     (launch,) = [record for record in records if record["type"] == "launch"]
     assert "CUDAFunctorOnSelf_add" in launch["kernel"]
+
+
+def test_names_deferred_kernels_and_what_is_borrowed(world):
+    path = world.folder / "trace.jsonl"
+    script = "import torch\nx = torch.arange(9).to('cuda')\n(x + 1).cpu()\n" + (
+        "import shim, time\nwhile not shim.parked(): time.sleep(0.01)"
+    )
+    options = ["--trace", f"json,file={path}"]
+    world.run(
+        [sys.executable, "-c", script], options=options, PYTHONPATH=PROGRAMS, ZEROGPU_IDLE="100ms"
+    ).require_end()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    details = [record["text"] for record in records if record.get("kind") == "detail"]
+    assert "cuGetExportTable" in details
+    assert any(re.search("kernel .*CUDAFunctorOnSelf_add.* is deferred", text) for text in details)
+    asked = [record for record in records if record.get("name") in ("cuGetProcAddress", "cuGetProcAddress_v2")]
+    assert len(asked) <= sum(text.startswith("cu") for text in details)
+    (borrow,) = [record for record in records if record.get("kind") == "borrow"]
+    (claim,) = [record for record in records if record.get("kind") == "claim"]
+    assert borrow["at_ns"] == claim["at_ns"] and borrow["dur_ns"] > claim["dur_ns"]
+
+
+def test_bytes_of_shaped_copies(world):
+    path = world.folder / "trace.jsonl"
+    world.run("shaped.py", driver="none", options=["--trace", f"json,file={path}"]).require_end()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    moved = [(record["name"], record["bytes"]) for record in records if record["type"] == "call" and "bytes" in record]
+    assert moved == [("cuMemAllocPitch_v2", 512 * 10), ("cuMemcpy2D_v2", 100 * 10)]
+
+
+def not_implemented():
+    """Exported names that have no implementation: the rule of crates/abi/src/codegen.rs."""
+    sources = "".join(path.read_text() for path in (ROOT / "crates" / "device" / "src" / "api").rglob("*.rs"))
+    known = set(re.findall(r"^pub (?:unsafe )?fn (cu[A-Z]\w*)", sources, re.M))
+    names = []
+    for line in (ROOT / "crates" / "abi" / "driver.abi").read_text().splitlines():
+        if match := re.match(r"(\w+)@\S+(?: (\w+)@\d+)? \(", line):
+            twin = [f"{match[1]}_{match[2]}"] if match[2] else []
+            names += [name for name in [match[1], *twin] if name not in known and match[1] not in known]
+    return names
+
+
+def test_what_is_not_implemented_says_so_once_and_writes_nothing(world):
+    names = not_implemented()
+    assert len(names) > 50 and "cuGraphicsMapResources" in names, names
+    path = world.folder / "trace.jsonl"
+    world.run("unsupported.py", *names, driver="none", options=["--trace", f"json,file={path}"]).require_end()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    said = [record["text"].split()[0] for record in records if record.get("kind") == "unsupported"]
+    assert sorted(said) == sorted(names)
+    calls = [record["name"] for record in records if record["type"] == "call" and record["result"] == 801]
+    assert sorted(calls) == sorted(names * 2)

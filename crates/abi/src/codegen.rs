@@ -18,7 +18,7 @@ pub struct Source<'a> {
 }
 
 /// Generates the exports. `macro_name!(ID, symbol_name, [(param, type)...], path::to::implementation)` wraps each call,
-/// `default_name!(ID, symbol_name)` gives the body of what is not implemented.
+/// `default_name!(ID, symbol_name, [(param, type)...])` gives the body of what is not implemented.
 pub fn exports(sources: &[Source], call_macro: &str, default_macro: &str) -> String {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     for s in sources.iter().rev() {
@@ -78,21 +78,16 @@ fn emit(
         "#[no_mangle]\n#[doc = \"`{name}`\"]\npub unsafe extern \"C\" fn {name}({}) -> CUresult {{",
         params.join(", ")
     );
+    let args: Vec<String> = s.params.iter().map(|(n, t)| format!("({n}, {t})")).collect();
     match imp {
         Some(path) => {
             for (n, _) in s.params.iter().filter(|(_, t)| as_twin && *t == "CUstream") {
                 let _ = writeln!(out, "    let {n} = if {n}.0 == 0 {{ CU_STREAM_PER_THREAD }} else {{ {n} }};");
             }
-            let args: Vec<String> = s.params.iter().map(|(n, t)| format!("({n}, {t})")).collect();
             let _ = writeln!(out, "    {call}!({id}, {name}, [{}], {path})", args.join(", "));
         }
         None => {
-            let args: Vec<&str> = s.params.iter().map(|(n, _)| *n).collect();
-            let _ = writeln!(
-                out,
-                "    let _ = ({});\n    {default}!({id}, {name})",
-                args.iter().map(|a| format!("{a},")).collect::<String>()
-            );
+            let _ = writeln!(out, "    {default}!({id}, {name}, [{}])", args.join(", "));
         }
     }
     out.push_str("}\n");

@@ -87,6 +87,7 @@ functions! {
     cuDeviceGetUuid_v2(uuid: *mut CUuuid, device: CUdevice);
     cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
     cuDeviceGetAttribute(value: *mut i32, attribute: u32, device: CUdevice);
+    cuDevicePrimaryCtxSetFlags_v2(device: CUdevice, flags: u32);
     cuDevicePrimaryCtxRetain(ctx: *mut CUcontext, device: CUdevice);
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut u32, active: *mut i32);
@@ -94,6 +95,7 @@ functions! {
     cuCtxGetCurrent(ctx: *mut CUcontext);
     cuCtxSetCurrent(ctx: CUcontext);
     cuCtxSynchronize();
+    cuCtxSetCacheConfig(config: u32);
     cuCtxSetLimit(limit: u32, value: usize);
     cuStreamCreateWithPriority(stream: *mut CUstream, flags: u32, priority: i32);
     cuStreamDestroy_v2(stream: CUstream);
@@ -115,6 +117,7 @@ functions! {
     cuModuleUnload(module: CUmodule);
     cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
     cuModuleGetGlobal_v2(address: *mut CUdeviceptr, bytes: *mut usize, module: CUmodule, name: *const c_char);
+    cuFuncSetCacheConfig(function: CUfunction, config: u32);
     cuFuncSetAttribute(function: CUfunction, attribute: u32, value: i32);
     cuLaunchKernel(
         function: CUfunction, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,

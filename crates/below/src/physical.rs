@@ -8,17 +8,22 @@ use zerogpu_abi::*;
 
 /// CU_MEM_ACCESS_FLAGS_PROT_READWRITE.
 pub const READ_WRITE: u32 = 3;
-/// CU_MEM_ALLOCATION_TYPE_PINNED, and CU_MEM_LOCATION_TYPE_DEVICE.
+/// CU_MEM_LOCATION_TYPE_DEVICE.
+pub const ON_DEVICE: u32 = 1;
+/// CU_MEM_ALLOCATION_TYPE_PINNED.
 const PINNED: u32 = 1;
-const ON_DEVICE: u32 = 1;
 /// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR.
 const AS_FD: u32 = 1;
 
 fn prop(device: CUdevice, handle_types: u32) -> CUmemAllocationProp {
+    prop_at(CUmemLocation { kind: ON_DEVICE, id: device }, handle_types)
+}
+
+fn prop_at(location: CUmemLocation, handle_types: u32) -> CUmemAllocationProp {
     CUmemAllocationProp {
         kind: PINNED,
         requestedHandleTypes: handle_types,
-        location: CUmemLocation { kind: ON_DEVICE, id: device },
+        location,
         win32HandleMetaData: std::ptr::null_mut(),
         compressionType: 0,
         gpuDirectRDMACapable: 0,
@@ -38,6 +43,11 @@ pub fn granularity(d: &Driver, device: CUdevice) -> Res<u64> {
 /// Makes memory on a card, for this process alone.
 pub fn create(d: &Driver, device: CUdevice, len: u64) -> Res<u64> {
     make(d, len, &prop(device, 0))
+}
+
+/// Makes memory where a location says, which may be in the host: for this process alone.
+pub fn create_at(d: &Driver, location: CUmemLocation, len: u64) -> Res<u64> {
+    make(d, len, &prop_at(location, 0))
 }
 
 /// Makes memory on a card that [`export`] can share.

@@ -3,6 +3,7 @@
 //! Bytes move at the call. What a stream would still be busy with is a moment in time (`busy_until`), so that events and
 //! queries answer as a device of the given speed would. Host functions run on a thread of their own, in stream order.
 use crate::exec::{self, now};
+use crate::objects::graph::GraphLaunch;
 use crate::objects::{Stream, StreamKind};
 use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch, Value};
 use crate::runtime::{lock, Guard, Scope, State};
@@ -41,9 +42,20 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
     // a wait for a value that is not there yet blocks the stream, not its caller, who may be the one to write it
     let blocks = matches!(op, Op::Await(v) if !holds_now(&st, v)?);
     if (blocks || !worker::is_done(ticket)) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
+        if let Op::Graph(g) = op {
+            // as it is now: the app may change or end it before its turn
+            let launch = st.exec_launch(*g)?;
+            find(&mut st, stream)?.host_ticket =
+                worker::queue(worker::Job::Graph(stream, launch.clone(), card), ticket)?;
+            st.hold_launch(&launch);
+            return Ok(());
+        }
         if let Some(owned) = own(&mut st, op) {
             find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card), ticket)?;
             return Ok(());
+        }
+        if worker::is_this_thread() {
+            return Err(FROM_A_HOST_FUNCTION);
         }
         drop(st);
         worker::wait(ticket);
@@ -71,14 +83,13 @@ fn own(st: &mut State, op: &Op) -> Option<Owned> {
         Op::Fill(f) => Some(Owned::Plain(Op::Fill(*f))),
         Op::Write(v) => Some(Owned::Plain(Op::Write(*v))),
         Op::Await(v) => Some(Owned::Plain(Op::Await(*v))),
-        Op::Graph(g) => Some(Owned::Plain(Op::Graph(*g))),
         Op::Launch(l) => {
             let params = st.pack_params(l.func, &l.params).ok()?;
             let (func, grid, block, shared, cooperative) = (l.func, l.grid, l.block, l.shared, l.cooperative);
             let attrs = l.attrs.to_vec();
             Some(Owned::Launch(OwnedLaunch { func, grid, block, shared, params, attrs, cooperative }))
         }
-        Op::Host(_) | Op::Record(_) | Op::Wait(_) => None,
+        Op::Graph(_) | Op::Host(_) | Op::Record(_) | Op::Wait(_) => None,
     }
 }
 
@@ -150,17 +161,19 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
             let s = find(&mut st, stream)?;
             s.host_ticket = worker::queue(worker::Job::Call(*call, end), s.host_ticket)?;
         }
+        // the stream or the event of a graph that had to wait may have ended meanwhile: then nobody can ask
         Op::Record(event) => {
-            let ticket = find(&mut st, stream)?.host_ticket;
-            let e = st.event(*event)?;
-            (e.done_at, e.ticket, e.captured) = (Some(end), ticket, None);
+            let ticket = st.streams.get(&stream).map_or(0, |s| s.host_ticket);
+            if let Ok(e) = st.event(*event) {
+                (e.done_at, e.ticket, e.captured) = (Some(end), ticket, None);
+            }
         }
         Op::Wait(event) => {
-            let e = st.event(*event)?;
-            let (until, ticket) = (e.done_at.unwrap_or(0), e.ticket);
-            let s = find(&mut st, stream)?;
-            s.busy_until = s.busy_until.max(until);
-            s.host_ticket = both(s.host_ticket, ticket);
+            let (until, ticket) = st.event(*event).map_or((0, 0), |e| (e.done_at.unwrap_or(0), e.ticket));
+            if let Some(s) = st.streams.get_mut(&stream) {
+                s.busy_until = s.busy_until.max(until);
+                s.host_ticket = both(s.host_ticket, ticket);
+            }
         }
         Op::Write(v) => write(&st, v)?,
         Op::Await(v) => {
@@ -225,6 +238,10 @@ pub fn drain() {
     }
 }
 
+/// A host function that waits for what comes after itself would wait for ever; cuda.h lets a driver refuse any call from
+/// one with this error.
+const FROM_A_HOST_FUNCTION: CUresult = CUresult::NOT_PERMITTED;
+
 fn find(st: &mut State, stream: usize) -> Res<&mut Stream> {
     st.streams.get_mut(&stream).ok_or(CUresult::INVALID_HANDLE)
 }
@@ -253,6 +270,9 @@ pub fn wait(scope: Scope, wait: bool) -> Res {
         }
     };
     if wait {
+        if worker::is_this_thread() && !worker::is_done(ticket) {
+            return Err(FROM_A_HOST_FUNCTION);
+        }
         worker::wait(ticket);
         sleep_until(until);
     } else if now() < until || !worker::is_done(ticket) {
@@ -322,6 +342,8 @@ mod worker {
         Call(HostCall, u64),
         /// A command of a stream behind one.
         Op(usize, Owned, &'static dyn Card),
+        /// A graph of a stream behind one.
+        Graph(usize, GraphLaunch, &'static dyn Card),
     }
 
     struct Queue {
@@ -460,6 +482,13 @@ mod worker {
         }
     }
 
+    /// Nobody waits for the answer to a command whose turn has come late.
+    fn tell(done: Res) {
+        if let (Err(e), Ok(b)) = (done, crate::runtime::backend()) {
+            b.tell(&format!("a command behind a host function failed with CUDA error {}", e.0));
+        }
+    }
+
     fn serve() {
         HERE.set(true);
         let mut jobs = Vec::new();
@@ -472,10 +501,15 @@ mod worker {
                     call_host(call);
                 }
                 Job::Op(stream, owned, card) => {
-                    let done = lock().and_then(|st| run_now(st, stream, &owned.as_op(), card));
-                    if let (Err(e), Ok(b)) = (done, crate::runtime::backend()) {
-                        b.tell(&format!("a command behind a host function failed with CUDA error {}", e.0));
-                    }
+                    tell(lock().and_then(|st| run_now(st, stream, &owned.as_op(), card)));
+                }
+                Job::Graph(stream, launch, card) => {
+                    let each = |op: &Owned| run_now(lock()?, stream, &op.as_op(), card);
+                    tell(launch.ops.iter().try_for_each(each));
+                    tell(crate::api::change(|st| {
+                        st.release_launch(&launch);
+                        Ok(())
+                    }));
                 }
             }));
             if let (Err(_), Ok(b)) = (ran, crate::runtime::backend()) {

@@ -77,6 +77,10 @@ pub trait Backend: Sync {
     fn stream_attribute(&self, _stream: usize, _attr: u32, _value: &CUlaunchAttributeValue) -> Res {
         Ok(())
     }
+    /// The cache that a context prefers was set; called with the state's lock held.
+    fn cache(&self, _config: u32) -> Res {
+        Ok(())
+    }
     /// This process is a fresh child of fork. May only touch atomics.
     fn forked(&self) {}
     /// Milliseconds between two events; None: answer from the recorded times.

@@ -33,7 +33,7 @@ pub unsafe fn open(image: *const u8) -> Result<Source, Error> {
     // SAFETY: the caller's promise is this function's.
     let source = unsafe { locate(image) }?;
     Ok(match source {
-        Located::Wrapper(content) => Source::preserved(content, image),
+        Located::Wrapper(content) => Source::preserved(content),
         Located::Bytes(bytes) => Source::from_bytes(bytes)?,
     })
 }
@@ -51,7 +51,7 @@ pub unsafe fn open_preserved(image: *const u8) -> Result<Source, Error> {
         Located::Bytes(bytes) if bytes.starts_with(&cubin::MAGIC) => Content::Cubin(Bytes::from_static(bytes)),
         Located::Bytes(bytes) => Content::Ptx(Bytes::from_static(bytes)),
     };
-    Ok(Source::preserved(content, image))
+    Ok(Source::preserved(content))
 }
 
 enum Located {

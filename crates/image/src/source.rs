@@ -38,8 +38,8 @@ impl<'a> Input<'a> {
 #[derive(Debug)]
 pub struct Source {
     content: Content,
-    /// Where the app's own bytes lie, if they stay there.
-    preserved_at: Option<usize>,
+    /// Whether the bytes are the app's own and stay where they are.
+    preserved: bool,
 }
 
 #[derive(Debug)]
@@ -80,25 +80,25 @@ impl Source {
                 Content::Ptx(bytes.into())
             }
         };
-        Ok(Source { content, preserved_at: None })
+        Ok(Source { content, preserved: false })
     }
 
     /// A source whose bytes belong to the app and stay where they are.
-    pub(crate) fn preserved(content: Content, at: *const u8) -> Source {
-        Source { content, preserved_at: Some(at as usize) }
+    pub(crate) fn preserved(content: Content) -> Source {
+        Source { content, preserved: true }
     }
 
-    /// What to hand to a driver that is to load this source: what the app gave if that memory stays valid, else a copy
-    /// that lives as long as the source.
+    /// What to hand to a driver that is to load this source: the image that the app gave, without the wrapper that only
+    /// the runtime knows, if that memory stays valid; else a copy that lives as long as the source.
     pub fn as_ptr(&self) -> *const u8 {
-        self.preserved_at.map_or_else(|| self.content.bytes().as_ptr(), |at| at as *const u8)
+        self.content.bytes().as_ptr()
     }
 
     /// Bytes copied from the app.
     pub fn copied_bytes(&self) -> usize {
-        match self.preserved_at {
-            Some(_) => 0,
-            None => self.content.bytes().len(),
+        match self.preserved {
+            true => 0,
+            false => self.content.bytes().len(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Source {
 
     /// Frees what of a copied fat binary is not for devices of compute capability `cc`.
     pub fn keep_only(&mut self, cc: (u32, u32)) -> Result<(), Error> {
-        if let (Content::Fatbin { main, .. }, None) = (&mut self.content, self.preserved_at) {
+        if let (Content::Fatbin { main, .. }, false) = (&mut self.content, self.preserved) {
             *main = fatbin::of_entries(&best(main, cc)?);
         }
         Ok(())

@@ -69,7 +69,7 @@ fn each_setting_arrives() {
         ("ZEROGPU_IDLE", "2s"),
         ("ZEROGPU_SOCKET", "/run/zerogpu.sock"),
         ("ZEROGPU_WAIT", "5min"),
-        ("ZEROGPU_NAME", "chat"),
+        ("ZEROGPU_NAME", "demo"),
         ("ZEROGPU_LIB", "/opt/zerogpu/lib"),
     ]);
     assert_eq!(complaints, Vec::<String>::new());
@@ -84,7 +84,7 @@ fn each_setting_arrives() {
         idle: Duration::from_secs(2),
         socket: Some("/run/zerogpu.sock".into()),
         wait: Duration::from_secs(300),
-        name: Some("chat".into()),
+        name: Some("demo".into()),
         lib: Some("/opt/zerogpu/lib".into()),
     };
     assert_eq!(settings, expected);

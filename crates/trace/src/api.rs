@@ -125,13 +125,21 @@ pub fn call(id: u32, args: &[u64], start_ns: u64, end_ns: u64, result: u32, byte
 }
 
 /// Runs `body`, a driver function with the arguments `args` (as [`raw`] makes them), and records the call: [`enter`] and
-/// [`call`] in one, kept out of line so that the untraced path stays free of it.
+/// [`call`] in one, kept out of line so that the untraced path stays free of it. `detail`, given number, arguments and
+/// result, may record more of the call and gives its bytes; 0 where the arguments say so themselves.
 #[cold]
 #[inline(never)]
-pub fn traced<const N: usize>(id: u32, args: [u64; N], body: impl FnOnce() -> u32) -> u32 {
+pub fn traced<const N: usize>(
+    id: u32,
+    args: [u64; N],
+    body: impl FnOnce() -> u32,
+    detail: fn(u32, &[u64], u32) -> u64,
+) -> u32 {
     let start = enter();
     let result = body();
-    call(id, &args, start, now(), result, 0);
+    let end = now();
+    let bytes = detail(id, &args, result);
+    call(id, &args, start, end, result, bytes);
     result
 }
 
@@ -222,7 +230,7 @@ mod tests {
     #[test]
     fn without_a_trace_nothing_happens() {
         assert!(!on() && !records(0));
-        assert_eq!(traced(0, [1], || 42), 42);
+        assert_eq!(traced(0, [1], || 42, |_, _, _| 0), 42);
         message(Message::Warning, "nobody hears this");
         assert!(finish());
         assert_eq!(output(), None);

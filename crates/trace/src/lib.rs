@@ -15,7 +15,7 @@
 //! # fn implementation(_: u64) -> u32 { 0 }
 //! # let argument = 5u64;
 //! let result = if trace::records(17) {
-//!     trace::traced(17, [trace::raw(argument)], move || implementation(argument))
+//!     trace::traced(17, [trace::raw(argument)], move || implementation(argument), |_, _, _| 0)
 //! } else {
 //!     implementation(argument)
 //! };

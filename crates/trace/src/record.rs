@@ -43,7 +43,7 @@ named! {
         Unsupported = "unsupported",
         /// Why something happened: what made a claim necessary, what binds the process, which launch failed.
         Explain = "explain",
-        /// More of a call's arguments or results: a name asked for, a kernel's attributes.
+        /// More of a call's arguments: a name asked for, the kernel that is deferred.
         Detail = "detail",
         /// Something the user should change.
         Warning = "warning",
@@ -54,20 +54,14 @@ named! {
     Span {
         /// From the request for a GPU until the process may use it.
         Claim = "claim",
+        /// In the queue of the broker, as a part of a claim.
+        Wait = "wait",
         /// From the decision to leave the GPU until nothing is on it.
         Park = "park",
-        /// Bytes moved between host and card.
-        Copy = "copy",
-        /// Waiting: for a lease, a stream, an event.
-        Wait = "wait",
         /// A GPU held outside any region.
         Borrow = "borrow",
         /// Deferred work run.
         Replay = "replay",
-        /// Objects made again in the real driver.
-        Rebuild = "rebuild",
-        /// Chunks hashed to find what changed.
-        Hash = "hash",
         /// A region, from its begin to its end.
         Region = "region",
     }

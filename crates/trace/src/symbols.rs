@@ -144,6 +144,9 @@ impl<'a> Args<'a> {
         if let Some(bytes) = count("ByteCount").or_else(|| count("bytesize")) {
             return bytes;
         }
+        if name == "cuMemCreate" {
+            return count("size").unwrap_or(0);
+        }
         if !name.starts_with("cuMemset") {
             return 0;
         }
@@ -213,6 +216,8 @@ mod tests {
             ("cuMemcpyDtoH_v2", &[1, 2, 77][..], 77),
             ("cuMemcpyDtoH", &[1, 2, 77], 77),
             ("cuMemAlloc_v2", &[1, 5], 5),
+            ("cuMemCreate", &[1, 2 << 20, 3, 0], 2 << 20),
+            ("cuMemHostRegister_v2", &[1, 4096, 0], 4096),
             ("cuMemsetD8_v2", &[1, 2, 3], 3),
             ("cuMemsetD32Async", &[1, 2, 3, 4], 12),
             ("cuMemsetD2D16_v2", &[1, 2, 3, 4, 5], 40),

@@ -60,8 +60,10 @@ def checks():
             "scripts/check-kernels",
             str(environments.folder(ANY) / "lib" / "python3.10" / "site-packages"),
             str(TARGET / "release" / "examples" / "kernels"),
+            "--shim",
+            str(SHIM / "libcuda.so.1"),
         ],
-        needs=(environment(ANY).name,),
+        needs=(environment(ANY).name, BUILD),
         about="kernel attributes against cuobjdump",
     )
     return [

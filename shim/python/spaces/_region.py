@@ -39,9 +39,12 @@ class Region:
 
     def __exit__(self, kind, error, trace):
         expired = self.expired()
-        self._end()
+        refusal = self._end()
         if expired and (error is None or isinstance(error, Exception)):
             raise _error("GPU task aborted") from error
+        # what CUDA says of it is a number; a caught one, or another error, stays what it is
+        if refusal and isinstance(error, RuntimeError) and not isinstance(error, type(_error(refusal))):
+            raise _error(refusal) from error
 
     def expired(self):
         """Whether the deadline has passed."""
@@ -49,10 +52,15 @@ class Region:
 
     # Bound at definition: at interpreter exit a dropped generator may end its region after `os` has been torn down.
     def _end(self, getpid=os.getpid):
+        """Ends the region, if it is open; why it had no GPU, "" if it had one or needed none."""
         number, self._number = self._number, 0
         # A fork of the process inherits this object, but not the region.
-        if number and getpid() == self._process and self._shim.end(number):
+        if not number or getpid() != self._process:
+            return ""
+        if self._shim.end(number):
             warnings.warn("spaces.GPU: the GPU was given up during the call: " + self._shim.reason(), RuntimeWarning)
+            return ""
+        return self._shim.reason()
 
     __del__ = _end
 

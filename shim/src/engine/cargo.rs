@@ -2,11 +2,11 @@
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip.
-use super::live::Live;
+use super::live::{aside, Live};
 use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::{close_window, open_window, READ_WRITE};
-use zerogpu_below::{copy, Driver, Pinning, Trip, Way};
+use zerogpu_below::{copy, ok, Driver, Pinning, Trip, Way};
 use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::State;
 
@@ -28,9 +28,10 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way, whose: W
         trips.extend(parts.into_iter().map(|(at, len)| Trip { device: at, host: host + (at - va), len }));
     }
     let mut windows = Vec::new();
-    let moved = own_memory(live, d, st, whose, &mut trips, &mut windows)
-        .and_then(|()| copy(d, way, &trips, Pinning::Transient))
-        .map(|copied| copied.bytes);
+    let moved = own_memory(live, d, st, whose, &mut trips, &mut windows).and_then(|()| match way {
+        Way::In => bring_in(d, st, &trips),
+        Way::Out => copy(d, way, &trips, Pinning::Transient).map(|copied| copied.bytes),
+    });
     // each is closed, also behind one that could not be
     let mut closed = Ok(());
     for (va, len) in windows {
@@ -38,6 +39,31 @@ pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way, whose: W
     }
     let moved = moved?;
     closed.map(|()| moved)
+}
+
+/// Memory that the host never wrote needs no copy, nor memory of the host: the card zeroes its own.
+fn bring_in(d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
+    let backing = st.memory.backing()?;
+    let base = backing.at(0) as u64;
+    let (mut full, mut empty) = (Vec::new(), Vec::new());
+    for &Trip { device: va, host, len } in trips {
+        let mut at = host;
+        for (off, n) in backing.data(host - base, len) {
+            let start = base + off;
+            empty.push((va + (at - host), start - at));
+            full.push(Trip { device: va + (start - host), host: start, len: n });
+            at = start + n;
+        }
+        empty.push((va + (at - host), host + len - at));
+    }
+    empty.retain(|&(_, n)| n > 0);
+    if !empty.is_empty() {
+        // SAFETY: ranges that are mapped on the card, and nobody's yet.
+        let zero = |s, (va, n): (u64, u64)| ok(unsafe { (d.cuMemsetD8Async)(va, 0, n as usize, s) });
+        aside(d, |s| empty.iter().try_for_each(|&part| zero(s, part)))?;
+    }
+    let copied = copy(d, Way::In, &full, Pinning::Transient)?;
+    Ok(copied.bytes + empty.iter().map(|(_, n)| n).sum::<u64>())
 }
 
 /// The app's physical handles, each once, however often it is mapped.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, twice, Driver, Way};
 use zerogpu_device::exec::now;
+use zerogpu_device::handle;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;
 use zerogpu_device::runtime::{config, lock, State};
@@ -24,6 +25,8 @@ struct Failed {
     code: CUresult,
     /// What to do, if something can be done.
     remedy: Cow<'static, str>,
+    /// Whether the broker went away meanwhile.
+    gone: bool,
 }
 
 /// What to do where a driver has no card.
@@ -32,15 +35,20 @@ pub(super) const NO_CARD: &str =
 
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
-        move |code| Failed { step, code, remedy: "call it again; the bytes are kept in host memory".into() }
+        move |code| Failed {
+            gone: false,
+            step,
+            code,
+            remedy: "call it again; the bytes are kept in host memory".into(),
+        }
     }
 
     /// A broker that said no, or is not there.
     fn by(trouble: Trouble) -> Failed {
         let step = "asking the broker for a GPU";
         match trouble {
-            Trouble::Denied(code, text) => Failed { step, code, remedy: text.into() },
-            Trouble::Gone(text) => Failed { step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
+            Trouble::Denied(code, text) => Failed { gone: false, step, code, remedy: text.into() },
+            Trouble::Gone(text) => Failed { gone: true, step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
         }
     }
 }
@@ -55,13 +63,25 @@ impl Engine {
             Phase::Parked => {}
         }
         let start = now();
-        match self.claim_now(borrowed, why) {
+        let patience = start.saturating_add(self.settings.wait.as_nanos() as u64);
+        let claimed = loop {
+            match self.claim_now(borrowed, why) {
+                // the next broker begins anew; nothing of this attempt is left
+                Err(f) if f.gone && now() < patience => {
+                    report::explain("the broker went away during a claim: it is tried again")
+                }
+                claimed => break claimed,
+            }
+        };
+        match claimed {
             Ok(bytes) => {
                 *phase = Phase::Claimed { borrowed };
+                self.regions.note_claim(Ok(()));
                 let took = now() - start;
                 self.tally.claims.fetch_add(1, Ordering::Relaxed);
                 self.tally.borrows.fetch_add(borrowed as u64, Ordering::Relaxed);
                 self.tally.last_claim.store(took + 1, Ordering::Relaxed);
+                self.tally.claimed_at.store(start, Ordering::Relaxed);
                 zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
                 zerogpu_trace::counter("bytes on the card", bytes);
                 self.replay();
@@ -73,12 +93,9 @@ impl Engine {
                 self.owed()
             }
             Err(f) => {
-                report::error(&format!(
-                    "no GPU could be claimed for {why}: {} failed ({}); {}",
-                    f.step,
-                    name(f.code),
-                    f.remedy
-                ));
+                let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
+                report::error(&format!("no GPU could be claimed for {why}: {failed}"));
+                self.regions.note_claim(Err(format!("No GPU could be claimed: {failed}")));
                 Err(f.code)
             }
         }
@@ -88,6 +105,7 @@ impl Engine {
     fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
         let none = "open the driver";
         let d = self.below.driver().map_err(|_| Failed {
+            gone: false,
             step: none,
             code: CUresult::NO_DEVICE,
             remedy: "see above".into(),
@@ -96,7 +114,7 @@ impl Engine {
         let card = self.lease(borrowed, why)?;
         let claimed = find_card(d, card).and_then(|device| {
             check_card(d, device)?;
-            locked(&self.live).device = device;
+            self.settle_on(device)?;
             self.bring_in(d, device)
         });
         if let Some(lender) = self.lender.as_ref().filter(|_| claimed.is_err()) {
@@ -105,12 +123,29 @@ impl Engine {
         claimed
     }
 
+    /// The card of the claim. A process that something binds to a context on another can't move.
+    fn settle_on(&self, device: CUdevice) -> Result<(), Failed> {
+        let mut live = locked(&self.live);
+        if live.kept && live.device != device {
+            return Err(Failed {
+                gone: false,
+                step: "moving to another card",
+                code: CUresult::DEVICE_UNAVAILABLE,
+                remedy: "something binds the program to the card that it had (zerogpu_state names it): call it again"
+                    .into(),
+            });
+        }
+        live.device = device;
+        Ok(())
+    }
+
     /// Waits for a lease, if there is a broker to ask; its card. The time of the app's calls does not run meanwhile.
     fn lease(&'static self, borrowed: bool, why: &str) -> Result<Option<Uuid>, Failed> {
         let Some(lender) = &self.lender else { return Ok(None) };
         let bytes = {
             let mut st = lock().map_err(Failed::at("locking"))?;
-            let wanted = Wanted::of(&mut st.memory, &lender.shape()).map_err(Failed::at("listing the memory in use"))?;
+            let wanted =
+                Wanted::of(&mut st.memory, &lender.shape()).map_err(Failed::at("listing the memory in use"))?;
             wanted.bytes()
         };
         let seconds = match self.regions.latest_deadline() {
@@ -134,12 +169,13 @@ impl Engine {
         if !live.ready {
             // SAFETY: no preconditions.
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
+                gone: false,
                 step: "cuInit of the driver",
                 code,
                 remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
             })?;
             let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?;
-            hand_over(d, base, ARENA_BYTES)?;
+            live.hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;
         }
         if st.memory.vmm().has_reservations() {
@@ -154,20 +190,14 @@ impl Engine {
         // copies of other threads that were planned on the host copy: their bytes have to be in it before it is read
         zerogpu_device::exec::settle();
         let lent = self.list_slabs(&mut st)?;
+        set_flags(d, &st, device);
         let mut ctx = CUcontext::NULL;
         // SAFETY: writes the context.
         ok(unsafe { (d.cuDevicePrimaryCtxRetain)(&mut ctx, device) }).map_err(Failed::at("making the context"))?;
+        locked(&self.live).retained += 1;
         let claimed = self.populate(d, &mut st, ctx, lent);
-        drop(st);
         if claimed.is_err() {
-            self.let_go(d);
-            // SAFETY: retained above.
-            if let Err(e) = unsafe { twice(|| (d.cuDevicePrimaryCtxRelease_v2)(device)) } {
-                report::error(&format!(
-                    "the context of a failed claim stays on the card ({}); end the program to free it",
-                    name(e)
-                ));
-            }
+            self.leave_card(d);
         }
         claimed
     }
@@ -181,8 +211,16 @@ impl Engine {
     }
 
     /// Physical memory, mappings, bytes, pins.
-    fn populate(&'static self, d: &Driver, st: &mut State, ctx: CUcontext, lent: Option<Wanted>) -> Result<u64, Failed> {
-        let epoch = self.epoch.load(Ordering::Acquire) + 1;
+    fn populate(
+        &'static self,
+        d: &Driver,
+        st: &mut State,
+        ctx: CUcontext,
+        lent: Option<Wanted>,
+    ) -> Result<u64, Failed> {
+        // in a context that stayed the twins are still good
+        let kept = std::mem::take(&mut locked(&self.live).kept);
+        let epoch = self.epoch.load(Ordering::Acquire) + !kept as u32;
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
@@ -212,8 +250,14 @@ impl Engine {
         for (at, len, flags) in pinned(st) {
             live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
-        live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        if live.base.is_none() {
+            live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        }
+        let modules = live.modules.clone();
         drop(live);
+        for (ours, real) in modules {
+            self.restore_variables(d, st, ours, real).map_err(Failed::at("restoring module variables"))?;
+        }
         self.claimed.store(true, Ordering::Release);
         Ok(bytes)
     }
@@ -223,15 +267,16 @@ impl Engine {
     /// itself does not wait: its caller may hold a lock that a host function wants.
     fn hold_back_default_streams(&self) {
         use zerogpu_device::objects::StreamKind::Created;
+        let epoch = self.epoch.load(Ordering::Acquire);
         let Ok(st) = lock() else { return };
-        let ticket = st
-            .streams
-            .values()
-            .filter(|s| s.kind != Created)
-            .map(|s| s.host_ticket)
-            .fold(0, zerogpu_device::host::both);
+        let tickets = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket);
+        let ticket = tickets.fold(0, zerogpu_device::host::both);
+        // in a context that stayed, created ones have their twins already
+        let twin = |h| handle::twin(h, handle::Kind::Stream, epoch).map(|twin| CUstream(twin as usize));
+        let mut held: Vec<_> = st.streams.iter().filter_map(|(&h, s)| Some((twin(h)?, s.host_ticket))).collect();
         drop(st);
-        if let Err(e) = self.hold_back(CU_STREAM_LEGACY, ticket) {
+        held.push((CU_STREAM_LEGACY, ticket));
+        if let Err(e) = held.into_iter().try_for_each(|(stream, ticket)| self.hold_back(stream, ticket)) {
             report::error(&format!(
                 "work behind a host function may run before it: its stream can't be held back ({})",
                 name(e)
@@ -248,12 +293,53 @@ impl Engine {
     }
 }
 
+/// How often a driver is asked for the addresses, and how long it is left to itself in between: what is in the way may be
+/// a mapping that another thread is about to end.
+const TURNS: u32 = 3;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl Live {
+    /// Gives a placeholder's addresses to the driver. They stay ours whatever happens, unless another thread's mapping
+    /// takes them in between: then no claim is possible any more, since what lies there is not ours to unmap.
+    fn hand_over(&mut self, d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
+        let step = "reserving the arena's addresses in the driver";
+        let taken = Failed {
+            gone: false,
+            step,
+            code: CUresult::OUT_OF_MEMORY,
+            remedy: "the addresses were taken by another mapping of the process: start it again".into(),
+        };
+        if self.taken.contains(&base) {
+            return Err(taken);
+        }
+        let mut code = CUresult::OUT_OF_MEMORY;
+        for turn in 0..TURNS {
+            if turn > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            backing::unreserve(base, len);
+            match reserve(d, base, len) {
+                Ok(()) => return Ok(()),
+                Err(e) => code = e,
+            }
+            let way = in_the_way(base, len);
+            report::explain(&format!("the driver did not give the addresses {base:#x}+{len:#x} ({}){way}", name(code)));
+            if backing::reserve(Some(base), len).is_err() {
+                self.taken.push(base);
+                report::error(&format!("the addresses {base:#x}+{len:#x} are gone{way}"));
+                return Err(taken);
+            }
+        }
+        let remedy =
+            "other addresses than the app's pointers would be no use: call it again, and report it if it stays";
+        Err(Failed { gone: false, step, code, remedy: remedy.into() })
+    }
+
     /// Gives the addresses of the app's own reservations to the driver, once.
     fn hand_over_window(&mut self, d: &Driver) -> Result<(), Failed> {
         if !self.window {
             let (base, len) = crate::start::WINDOW;
-            hand_over(d, base, len)?;
+            self.hand_over(d, base, len)?;
             self.window = true;
         }
         Ok(())
@@ -294,11 +380,13 @@ fn find_card(d: &Driver, wanted: Option<Uuid>) -> Result<CUdevice, Failed> {
         }
     }
     Err(Failed {
+        gone: false,
         step: "finding the card of the lease",
         code: CUresult::NO_DEVICE,
-        remedy: "this process does not see the broker's card: give it the same devices (and, for software cards, the same \
+        remedy:
+            "this process does not see the broker's card: give it the same devices (and, for software cards, the same \
                  SOFTCUDA settings) as the broker"
-            .into(),
+                .into(),
     })
 }
 
@@ -316,6 +404,7 @@ fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
         return Ok(());
     }
     Err(Failed {
+        gone: false,
         step: "matching the card with the profile",
         code: CUresult::NO_DEVICE,
         remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \
@@ -323,35 +412,51 @@ fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
     })
 }
 
-/// Gives a placeholder's addresses to the driver; they stay ours whatever happens.
-fn hand_over(d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
-    let step = "reserving the arena's addresses in the driver";
-    backing::unreserve(base, len);
+/// Reserves exactly these addresses in the driver.
+fn reserve(d: &Driver, base: u64, len: u64) -> Res {
     let mut got = 0;
     // SAFETY: a range of addresses that nobody has mapped; the answer is checked.
-    let r = ok(unsafe { (d.cuMemAddressReserve)(&mut got, len as usize, 0, base, 0) });
-    if r.is_ok() && got == base {
+    ok(unsafe { (d.cuMemAddressReserve)(&mut got, len as usize, 0, base, 0) })?;
+    if got == base {
         return Ok(());
     }
-    let code = r.err().unwrap_or(CUresult::OUT_OF_MEMORY);
-    if code == CUresult::OUT_OF_MEMORY && got != 0 {
-        // SAFETY: the driver reserved another range than we asked for; it is given back whole.
-        if let Err(e) = unsafe { twice(|| (d.cuMemAddressFree)(got, len as usize)) } {
-            report::explain(&format!("a range of addresses in the wrong place could not be freed ({})", name(e)));
-        }
+    // SAFETY: the driver reserved another range than we asked for; it is given back whole.
+    if let Err(e) = unsafe { twice(|| (d.cuMemAddressFree)(got, len as usize)) } {
+        report::explain(&format!("a range of addresses in the wrong place could not be freed ({})", name(e)));
     }
-    let kept = backing::reserve(Some(base), len).is_ok();
-    let remedy = if kept {
-        "other addresses than the app's pointers would be no use: call it again, and report it if it stays"
-    } else {
-        "the addresses were taken by another mapping of the process: start it again"
+    Err(CUresult::OUT_OF_MEMORY)
+}
+
+/// What the process has mapped in a range, as the end of a sentence.
+fn in_the_way(base: u64, len: u64) -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let overlaps = |line: &&str| {
+        let ends = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let ends = ends.and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)));
+        ends.is_some_and(|(start, end)| start < base + len && base < end)
     };
-    Err(Failed { step, code, remedy: remedy.into() })
+    maps.lines().find(overlaps).map_or_else(String::new, |line| format!(": {line} is in the way"))
+}
+
+/// How the app wants its threads to wait, which a context knows from its making.
+fn set_flags(d: &Driver, st: &State, device: CUdevice) {
+    let context = st.primary(0).ok().and_then(|primary| st.contexts.get(&primary.0));
+    let Some(flags) = context.map(|c| c.flags).filter(|&f| f != 0) else { return };
+    // SAFETY: plain numbers.
+    if let Err(e) = ok(unsafe { (d.cuDevicePrimaryCtxSetFlags_v2)(device, flags) }) {
+        report::error(&format!("the card refuses the context's flags {flags:#x} ({}): it has its usual ones", name(e)));
+    }
 }
 
 /// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
 fn set_limits(d: &Driver, st: &State) {
     let Some(c) = st.primary(0).ok().and_then(|primary| st.contexts.get(&primary.0)) else { return };
+    if c.cache != 0 {
+        // SAFETY: a plain number. A preference: what comes of it is the card's to say.
+        if let Err(e) = ok(unsafe { (d.cuCtxSetCacheConfig)(c.cache) }) {
+            report::error(&format!("the card refuses to prefer cache configuration {} ({})", c.cache, name(e)));
+        }
+    }
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
         if value != usual {
             // SAFETY: plain numbers.
@@ -370,7 +475,7 @@ fn set_limits(d: &Driver, st: &State) {
 fn map_all(live: &mut Live, d: &Driver, st: &State) -> Res {
     for (h, p) in st.memory.vmm().handles() {
         if !live.physical.contains_key(&h) {
-            live.create(d, h, Range::new(p.off, p.len), p.prop.location.kind != 1)?;
+            live.create(d, h, Range::new(p.off, p.len), p.prop.location)?;
         }
     }
     for r in st.memory.regions() {

@@ -5,9 +5,11 @@ use super::live::LiveFunction;
 use super::Engine;
 use std::ffi::c_void;
 use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::ok;
 use zerogpu_device::api::{extra_buffer, pack_into};
+use zerogpu_device::objects::ADDRESSES_TOLD;
 use zerogpu_device::op::{Launch, Params};
 use zerogpu_image::Kernel;
 
@@ -140,6 +142,9 @@ fn words(kernel: &Kernel) -> impl Iterator<Item = usize> + '_ {
 /// Whether an address of a module variable is among the parameters.
 #[inline]
 fn names_global(kernel: &Kernel, params: &Params) -> Res<bool> {
+    if !ADDRESSES_TOLD.load(Ordering::Acquire) {
+        return Ok(false);
+    }
     let bytes = match *params {
         Params::Pointers(p) => {
             return Ok(!p.is_null()

@@ -136,8 +136,13 @@ impl Lender {
 
     fn claim_once(&self, ask: &Ask, deadline: Instant) -> Result<Lease, Trouble> {
         let connection = self.connect()?;
+        // a new broker has to know what this process uses
+        self.reserve(0)?;
         let id = {
             let mut state = self.locked();
+            if let Some(link) = &mut state.link {
+                link.inbox.retain(|(answer, _)| !is_of_a_lease(answer));
+            }
             state.claims = state.claims.wrapping_add(1).max(1);
             state.claims
         };
@@ -179,7 +184,10 @@ impl Lender {
         let (connection, lease) = self.leased()?;
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
-            let mine = |m: &ToClient| matches!(m, ToClient::SlabFds { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+            let mine = |m: &ToClient| {
+                matches!(m, ToClient::SlabFds { lease: of, .. } if *of == lease.number)
+                    || matches!(m, ToClient::Denied { .. })
+            };
             match self.receive(&connection, mine, Instant::now() + COPY)? {
                 (ToClient::SlabFds { first, .. }, fds) if first as usize == all.len() => all.extend(fds),
                 (ToClient::Denied { reason, text, .. }, _) => return self.denied(code(reason), text),
@@ -192,7 +200,10 @@ impl Lender {
     /// Waits until all bytes are on the card; how many were copied, and how many were there.
     pub fn ready(&self) -> Result<(u64, u64), Trouble> {
         let (connection, lease) = self.leased()?;
-        let mine = |m: &ToClient| matches!(m, ToClient::Ready { lease: of, .. } if *of == lease.number) || matches!(m, ToClient::Denied { .. });
+        let mine = |m: &ToClient| {
+            matches!(m, ToClient::Ready { lease: of, .. } if *of == lease.number)
+                || matches!(m, ToClient::Denied { .. })
+        };
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Ready { bytes, warm, .. } => Ok((bytes, warm)),
             ToClient::Denied { reason, text, .. } => self.denied(code(reason), text),
@@ -234,7 +245,9 @@ impl Lender {
         }
         drop(state);
         let mut parts = slabs.chunks(PACKET_RANGES);
-        parts.try_for_each(|part| self.send(&connection, &ToBroker::Shrink { lease: lease.number, slabs: part.to_vec() }))
+        parts.try_for_each(|part| {
+            self.send(&connection, &ToBroker::Shrink { lease: lease.number, slabs: part.to_vec() })
+        })
     }
 
     /// The streams are idle: has the host copy made complete. How many bytes were copied.
@@ -353,7 +366,8 @@ impl Lender {
                 self.path.display()
             )),
         };
-        let config = runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
+        let config =
+            runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
         let holds = state.lease.map(|lease| Holding {
             card: lease.card,
             broker: lease.broker,
@@ -364,7 +378,8 @@ impl Lender {
         let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
         let orphan = holds.is_some();
         let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
-        let file = backing::file().ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
+        let file = backing::file()
+            .ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
         let until = Some(Instant::now() + ANSWER);
         let connection = Connection::connect(&self.path, until).map_err(gone)?;
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
@@ -386,7 +401,11 @@ impl Lender {
         if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
             return Err(self.hang_up("no thread could be made; raise the process limit"));
         }
-        report::explain(&format!("connected to the broker on {}{}", self.path.display(), if orphan { ", with a lease of an earlier one" } else { "" }));
+        report::explain(&format!(
+            "connected to the broker on {}{}",
+            self.path.display(),
+            if orphan { ", with a lease of an earlier one" } else { "" }
+        ));
         Ok(connection)
     }
 
@@ -396,14 +415,19 @@ impl Lender {
         while let Ok((message, fds)) = connection.recv(&mut packet, None) {
             match message {
                 ToClient::Revoked { text, .. } => {
-                    report::error(&format!("the broker takes the GPU back: {text}"));
                     if let Some(engine) = super::engine() {
-                        engine.revoked();
+                        engine.revoked(&text);
                     }
                 }
                 ToClient::Extended { lease, seconds } => {
                     if let Some(held) = self.locked().lease.as_mut().filter(|held| held.number == lease) {
                         held.until = now().saturating_add((seconds * 1e9) as u64);
+                    }
+                }
+                // a broker that can't take a lease over gives the card to others: it has to be left
+                ToClient::Denied { id: 0, text, .. } => {
+                    if let Some(engine) = super::engine() {
+                        engine.revoked(&text);
                     }
                 }
                 // a lease that was taken over has another number
@@ -425,7 +449,9 @@ impl Lender {
         }
         self.forget_link(connection);
         if let Some(engine) = super::engine().filter(|_| self.is_orphan()) {
-            report::explain("the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it");
+            report::explain(
+                "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
+            );
             engine.watch.look_again(engine);
         }
     }
@@ -453,7 +479,9 @@ impl Lender {
     }
 
     fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
-        connection.send(message, Some(Instant::now() + ANSWER)).map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
+        connection
+            .send(message, Some(Instant::now() + ANSWER))
+            .map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
     }
 
     /// Waits for an answer.
@@ -479,6 +507,11 @@ impl Lender {
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Whether an answer is about a lease, and so of no use after it.
+fn is_of_a_lease(answer: &ToClient) -> bool {
+    !matches!(answer, ToClient::Forgotten { .. } | ToClient::Reserved { .. } | ToClient::NotReserved { .. })
 }
 
 /// The CUDA error that stands for a refusal.

@@ -33,7 +33,8 @@ impl Wanted {
         own.sort();
         slabs.extend(own);
         let written = memory.backing()?.written();
-        let dirty = slabs.iter().flat_map(|slab| written.marked(slab.off, slab.len)).map(|(off, len)| Range::new(off, len));
+        let dirty =
+            slabs.iter().flat_map(|slab| written.marked(slab.off, slab.len)).map(|(off, len)| Range::new(off, len));
         let dirty = dirty.collect();
         Ok(Wanted { slabs, dirty })
     }

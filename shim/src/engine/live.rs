@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerogpu_abi::*;
-use zerogpu_below::{ok, Driver};
+use zerogpu_below::{ok, twice, Driver};
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::Change;
 use zerogpu_device::objects::StreamKind;
@@ -22,10 +22,16 @@ pub struct Live {
     pub ready: bool,
     /// Addresses reserved in the driver for the app's own reservations.
     pub window: bool,
+    /// Ranges of addresses that another mapping of the process took before the driver had them.
+    pub taken: Vec<u64>,
     /// The card of the claim: its ordinal in the driver.
     pub device: CUdevice,
     /// The primary context.
     pub ctx: CUcontext,
+    /// Whether a park left it there, with all twins, since something binds the process to it.
+    pub kept: bool,
+    /// How often it was retained and not released yet.
+    pub retained: u32,
     /// Who lends physical memory, while claimed with a lease.
     pub(super) lender: Option<&'static Lender>,
     /// Physical handles that are lent, and the slab behind each.
@@ -55,12 +61,21 @@ pub struct Live {
 }
 
 /// A variable of a live module.
-#[derive(Clone, Copy)]
 pub struct LiveGlobal {
-    size: u64,
-    real: u64,
+    pub(super) size: u64,
+    pub(super) real: u64,
     /// Our module: with it the addresses end, ours for the next variable and the real one.
-    module: CUmodule,
+    pub(super) module: CUmodule,
+    /// What was in it once the module was loaded, if the loader writes addresses into it.
+    pub(super) loaded: Vec<u64>,
+}
+
+impl Live {
+    /// The real address of `len` bytes of a module variable.
+    pub(super) fn real_of(&self, at: u64, len: u64) -> Option<u64> {
+        let (&base, &LiveGlobal { size, real, .. }) = self.globals.range(..=at).next_back()?;
+        (at - base < size && len <= size - (at - base)).then_some(real + (at - base))
+    }
 }
 
 /// A real function, with what a launch of it needs to know.
@@ -212,6 +227,9 @@ impl Engine {
             for &(attribute, value) in &f.set {
                 ok((d.cuFuncSetAttribute)(real, attribute, value))?;
             }
+            if f.cache != 0 {
+                ok((d.cuFuncSetCacheConfig)(real, f.cache))?;
+            }
         }
         let mut live = locked(&self.live);
         let kept: &'static LiveFunction = live
@@ -236,47 +254,19 @@ impl Engine {
         let mut real = CUmodule::NULL;
         // SAFETY: the image that the app gave, or a copy, valid as long as the source.
         ok(unsafe { (d.cuModuleLoadData)(&mut real, source.as_ptr().cast()) })?;
-        let globals: Vec<(std::ffi::CString, u64, u64)> = {
-            let m = st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?;
-            let named = |(name, &(at, size)): (&Arc<str>, &(u64, u64))| {
-                std::ffi::CString::new(name.as_bytes()).ok().map(|n| (n, at, size))
-            };
-            m.globals.iter().filter_map(named).collect()
-        };
-        let filled = globals.into_iter().map(|(name, at, size)| {
-            let (mut address, mut bytes) = (0, 0);
-            let host = st.memory.arena_host(at)?;
-            // SAFETY: a live module; the backing holds `size` bytes of the variable.
-            unsafe {
-                ok((d.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, name.as_ptr()))?;
-                let n = (bytes as u64).min(size) as usize;
-                ok((d.cuMemcpyHtoD_v2)(address, host as *const _, n))?;
-            }
-            Ok((at, LiveGlobal { size, real: address, module }))
-        });
-        let globals: Vec<(u64, LiveGlobal)> = match filled.collect::<Res<_>>() {
-            Ok(globals) => globals,
-            Err(e) => {
-                // SAFETY: the module just loaded, which nobody knows.
-                let _first_error_counts = unsafe { (d.cuModuleUnload)(real) };
-                return Err(e);
-            }
-        };
-        let mut live = locked(&self.live);
-        live.globals.extend(globals);
-        live.modules.push((module, real));
-        drop(live);
+        if let Err(e) = self.restore_variables(d, st, module, real) {
+            // SAFETY: the module just loaded, which nobody knows.
+            let _first_error_counts = unsafe { (d.cuModuleUnload)(real) };
+            return Err(e);
+        }
+        locked(&self.live).modules.push((module, real));
         handle::set_twin(module.0, epoch, real.0 as u64);
         Ok(real)
     }
 
     /// Makes a module's twin because its variable was asked for by address while claimed.
     pub(super) fn live_global(&self, at: u64, len: u64) -> Res<Option<u64>> {
-        let find = |live: &Live| {
-            let (&base, &LiveGlobal { size, real, .. }) = live.globals.range(..=at).next_back()?;
-            (at - base < size && len <= size - (at - base)).then_some(real + (at - base))
-        };
-        if let Some(real) = find(&locked(&self.live)) {
+        if let Some(real) = locked(&self.live).real_of(at, len) {
             return Ok(Some(real));
         }
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -287,15 +277,16 @@ impl Engine {
         });
         let Some((module, name, base, size)) = owner else { return Ok(None) };
         let real = self.live_module(&mut st, module, epoch)?;
-        if find(&locked(&self.live)).is_none() {
+        if locked(&self.live).real_of(at, len).is_none() {
             // the variable was first asked for after its module was loaded
             let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| CUresult::INVALID_VALUE)?;
             let (mut address, mut bytes) = (0, 0);
             // SAFETY: a live module and a NUL-terminated name.
             ok(unsafe { (self.driver()?.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, name.as_ptr()) })?;
-            locked(&self.live).globals.insert(base, LiveGlobal { size, real: address, module });
+            let global = LiveGlobal { size, real: address, module, loaded: Vec::new() };
+            locked(&self.live).globals.insert(base, global);
         }
-        Ok(find(&locked(&self.live)))
+        Ok(locked(&self.live).real_of(at, len))
     }
 
     /// Frees the functions that have ended. The gate must be closed, so that nobody holds one.
@@ -329,6 +320,7 @@ impl Engine {
                     let mut live = locked(&self.live);
                     live.modules.retain(|m| m.0 .0 != h);
                     live.globals.retain(|_, g| g.module.0 != h);
+                    drop(live);
                     (d.cuModuleUnload)(CUmodule(twin as usize))
                 }
                 _ => CUresult::SUCCESS,
@@ -354,6 +346,13 @@ impl Engine {
         ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
     }
 
+    /// The cache that the context prefers, set while claimed.
+    pub(super) fn cache_live(&self, config: u32) -> Res {
+        self.bind()?;
+        // SAFETY: a plain number.
+        ok(unsafe { (self.driver()?.cuCtxSetCacheConfig)(config) })
+    }
+
     /// A change of memory while claimed, with the state's lock held.
     pub(super) fn change_live(&self, change: Change) -> Res {
         self.bind()?;
@@ -362,7 +361,9 @@ impl Engine {
         let done = match change {
             Change::Take { va, len, .. } => live.grow(d, va, len),
             Change::Give { va, len, .. } => live.shrink(d, va, len),
-            Change::Create { physical, off, len, host, .. } => live.create(d, physical, Range::new(off, len), host),
+            Change::Create { physical, off, len, location, .. } => {
+                live.create(d, physical, Range::new(off, len), location)
+            }
             Change::Destroy { physical, .. } => live.destroy(d, physical),
             Change::Map { va, len, physical, offset } => {
                 live.want_window(d)?;
@@ -378,4 +379,15 @@ impl Engine {
         live.give_back();
         done
     }
+}
+
+/// Runs work on a stream of its own, which waits for no other, to its end.
+pub(super) fn aside<T>(d: &Driver, work: impl FnOnce(CUstream) -> Res<T>) -> Res<T> {
+    let mut own = CUstream::NULL;
+    // SAFETY: writes the new stream.
+    ok(unsafe { (d.cuStreamCreateWithPriority)(&mut own, 1, 0) })?;
+    let done = work(own);
+    // SAFETY: the stream just made.
+    let ended = unsafe { ok((d.cuStreamSynchronize)(own)).and(twice(|| (d.cuStreamDestroy_v2)(own))) };
+    done.and_then(|done| ended.map(|()| done))
 }

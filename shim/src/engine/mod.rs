@@ -9,15 +9,16 @@
 mod cargo;
 mod claim;
 mod forward;
+mod launch;
 mod lender;
 mod lent;
-mod launch;
 mod live;
 mod park;
 mod physical;
 mod record;
 mod regions;
 mod slots;
+mod variables;
 mod watch;
 
 use crate::report;
@@ -60,6 +61,8 @@ struct Tally {
     /// Nanoseconds, plus 1; 0: none yet.
     last_claim: AtomicU64,
     last_park: AtomicU64,
+    /// When the last claim began.
+    claimed_at: AtomicU64,
 }
 
 /// The engine of the process.
@@ -79,6 +82,10 @@ pub struct Engine {
     /// The error that lost the device, 0 while it is not lost; changes with `phase` and the state's lock held.
     lost: AtomicU32,
     live: Mutex<Live>,
+    /// What a park or a failed claim left on the card, in words; the watcher tries to give it back.
+    left: Mutex<Vec<String>>,
+    /// What binds the process to its context, in words: objects in it that can't be made anew. It stays at a park.
+    bound: Mutex<Vec<String>>,
     record: Mutex<Record>,
     /// Error of a replayed command, due at the next call.
     owed: Mutex<Option<CUresult>>,
@@ -105,6 +112,8 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         claimed: AtomicBool::new(false),
         lost: AtomicU32::new(0),
         live: Mutex::new(Live::default()),
+        left: Mutex::default(),
+        bound: Mutex::default(),
         record: Mutex::new(Record::default()),
         owed: Mutex::new(None),
         tally: Tally::default(),
@@ -138,6 +147,15 @@ fn launch_id() -> u32 {
 const OVER: CUresult = CUresult::LAUNCH_TIMEOUT;
 
 impl Engine {
+    /// Opens a region; the number that ends it. A lease that is there lasts as long as the region may.
+    pub fn begin_region(&'static self, seconds: f64) -> Result<u64, String> {
+        let region = self.regions.begin(seconds)?;
+        if self.lender.is_some() && self.claimed.load(Ordering::Acquire) {
+            self.watch.look_again(self);
+        }
+        Ok(region)
+    }
+
     /// Ends a region; false: there is no such region. The last one out parks.
     pub fn end_region(&self, id: u64) -> bool {
         let Some(last) = self.regions.end(id) else { return false };
@@ -168,13 +186,19 @@ impl Engine {
         };
         let count = |t: &AtomicU64| t.load(Ordering::Relaxed);
         let t = &self.tally;
-        let on_card = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        let level = if on_card { "claimed" } else { "parked" };
+        let level = match (self.lost.load(Ordering::Acquire), self.claimed.load(Ordering::Acquire)) {
+            (0, true) => "claimed",
+            (0, false) => "parked",
+            _ => "lost",
+        };
+        let list =
+            |texts: &Mutex<Vec<String>>| locked(texts).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
+        let last_error = report::last_error().map_or_else(|| "null".into(), |text| quoted(&text));
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
             "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
              \"last_claim_ms\": {}, \"last_park_ms\": {}, \"deferred\": {pending}, \"deferred_bytes\": {pending_bytes}, \
-             \"bytes\": {}, \"bound_by\": []}}",
+             \"bytes\": {}, \"bound_by\": [{}], \"left\": [{}], \"last_error\": {last_error}}}",
             self.regions.count(),
             count(&t.claims),
             count(&t.parks),
@@ -182,18 +206,22 @@ impl Engine {
             ms(&t.last_claim),
             ms(&t.last_park),
             crate::region::zerogpu_memory_used(),
+            list(&self.bound),
+            list(&self.left),
         )
     }
 
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
-        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d)) {
+        let inside = self.regions.any();
+        // a claim asks for the card itself, and tells why there is none
+        let there = |d| if inside { Ok(()) } else { self.cards_there(d) };
+        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(there) {
             let what = what(&mut st, op);
             drop(st);
             report::error(&format!("{what} can't run: {e}"));
             return Run::Done(Err(CUresult::NO_DEVICE));
         }
-        let inside = self.regions.any();
         if !inside {
             match self.settings.outside {
                 Outside::Error => {
@@ -205,6 +233,10 @@ impl Engine {
                 // what waits behind a host function comes first, and is in no record
                 Outside::Defer if !host::pending() => {
                     if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
+                        if zerogpu_trace::on() {
+                            let text = format!("{} is deferred", what(&mut st, op));
+                            zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
+                        }
                         return Run::Done(Ok(()));
                     }
                 }
@@ -255,6 +287,17 @@ impl Engine {
         }
     }
 
+    /// Binds the process to its context: something in it can't be made anew.
+    fn bind_by(&self, what: String) {
+        let mut bound = locked(&self.bound);
+        if !bound.contains(&what) {
+            report::explain(&format!(
+                "the context stays on the card from now on, memory does not: it is bound by {what}"
+            ));
+            bound.push(what);
+        }
+    }
+
     /// An error that deferred work left behind, told once.
     fn owed(&self) -> Res {
         locked(&self.owed).take().map_or(Ok(()), Err)
@@ -267,6 +310,16 @@ fn outside(what: &str) -> String {
         "{what} was called outside any @spaces.GPU function; mark the function that calls it, or set \
          ZEROGPU_OUTSIDE=defer or borrow"
     )
+}
+
+/// A text as JSON has it.
+fn quoted(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if (c as u32) < 0x20 => format!("\\u{:04x}", c as u32),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 /// A command in words, for messages.
@@ -363,7 +416,8 @@ impl Engine {
 
     /// Host memory for what the app takes, where a broker counts it.
     fn reserve(&self, change: &Change) -> Res {
-        let (Some(lender), Change::Take { len, .. } | Change::Create { len, host: false, .. }) = (&self.lender, change) else {
+        let (Some(lender), Change::Take { len, .. } | Change::Create { len, host: false, .. }) = (&self.lender, change)
+        else {
             return Ok(());
         };
         lender.reserve(*len).map_err(|trouble| match trouble {
@@ -448,7 +502,8 @@ impl Backend for Engine {
         if kind == Kind::Function {
             self.end_function(handle);
         }
-        if self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0 {
+        let there = self.claimed.load(Ordering::Acquire) || locked(&self.live).kept;
+        if there && self.lost.load(Ordering::Acquire) == 0 {
             self.end_live(kind, handle);
         }
     }
@@ -487,6 +542,15 @@ impl Backend for Engine {
         let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
         if live {
             self.attribute_live(stream, attr, value)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn cache(&self, config: u32) -> Res {
+        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
+        if live {
+            self.cache_live(config)
         } else {
             Ok(())
         }

@@ -2,8 +2,9 @@
 //!
 //! The order makes every failure harmless: bytes are copied out before anything is let go, so that a failed copy leaves
 //! the process claimed with its bytes on the card, and a later park tries again.
-use super::claim::name;
 use super::cargo::{self, Whose};
+use super::claim::name;
+use super::live::Live;
 use super::{locked, Engine, Phase};
 use crate::report;
 use std::sync::atomic::Ordering;
@@ -36,11 +37,16 @@ impl Engine {
         }
         match self.park_now() {
             Ok(bytes) => {
+                let borrowed = matches!(*phase, Phase::Claimed { borrowed: true });
                 *phase = Phase::Parked;
                 let took = now() - start;
                 self.tally.parks.fetch_add(1, Ordering::Relaxed);
                 self.tally.last_park.store(took + 1, Ordering::Relaxed);
                 zerogpu_trace::span(zerogpu_trace::Span::Park, "park", start, start + took, bytes);
+                if borrowed {
+                    let since = self.tally.claimed_at.load(Ordering::Relaxed);
+                    zerogpu_trace::span(zerogpu_trace::Span::Borrow, "outside any region", since, start + took, 0);
+                }
                 zerogpu_trace::counter("bytes on the card", 0);
                 Ok(())
             }
@@ -87,8 +93,7 @@ impl Engine {
         let bytes = self.bring_home(d, &mut st)?;
         // from here on the host copy is the truth, and letting go can only leave something behind, not lose it
         self.claimed.store(false, Ordering::Release);
-        self.let_go(d);
-        self.leave_context(d);
+        self.leave_card(d);
         self.end_lease();
         self.free_ended_functions();
         Ok(bytes)
@@ -99,8 +104,7 @@ impl Engine {
         let (Ok(d), Ok(_st)) = (self.driver(), lock()) else { return };
         // under the state's lock: from here on no change of memory and no end of an object reaches the driver
         self.lost.store(code.0, Ordering::Release);
-        self.let_go(d);
-        self.leave_context(d);
+        self.leave_card(d);
         self.end_lease();
     }
 
@@ -108,7 +112,7 @@ impl Engine {
     fn bring_home(&self, d: &Driver, st: &mut State) -> Res<u64> {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.note_times(d, st, epoch);
-        self.save_globals(d, st)?;
+        self.save_variables(d, st)?;
         let lent = self.lender.as_ref().filter(|_| locked(&self.live).lender.is_some());
         match lent.map(|lender| lender.home()) {
             Some(Ok(bytes)) => {
@@ -125,7 +129,8 @@ impl Engine {
         let Some(lender) = &self.lender else { return Ok(()) };
         let base = st.memory.arena()?;
         let in_use: Vec<(u64, u64)> = st.memory.in_use().into_iter().map(|(va, len)| (va - base, len)).collect();
-        let slabs: Vec<Range> = locked(&self.live).lent.values().filter(|slab| slab.off < ARENA_BYTES).copied().collect();
+        let slabs: Vec<Range> =
+            locked(&self.live).lent.values().filter(|slab| slab.off < ARENA_BYTES).copied().collect();
         for slab in slabs {
             let mut at = slab.off;
             for &(off, len) in in_use.iter().filter(|(off, len)| off + len > slab.off && *off < slab.end()) {
@@ -178,38 +183,48 @@ impl Engine {
                 }
                 _ => now(),
             });
+            // its time is known: the driver need not be asked again, should the context stay
+            if let Some(slot) = handle::slot(h) {
+                slot.aux.store(0, Ordering::Release);
+            }
         }
     }
 
-    /// Brings home the variables of every module that was live, also those that nobody asked for: kernels change them.
-    fn save_globals(&self, d: &Driver, st: &mut State) -> Res {
-        let modules = locked(&self.live).modules.clone();
-        for (ours, real) in modules {
-            if !st.modules.modules.contains_key(&ours.0) {
-                continue;
-            }
-            let image = st.module_image(ours)?;
-            let names: Vec<_> =
-                image.globals().iter().filter(|g| !g.managed && !g.relocated).map(|g| g.name.clone()).collect();
-            for global in names {
-                let Ok(text) = std::ffi::CString::new(global.as_bytes()) else { continue };
-                let (mut address, mut bytes) = (0, 0);
-                // SAFETY: a live module and a NUL-terminated name; a variable that was optimised away has no address.
-                if !unsafe { (d.cuModuleGetGlobal_v2)(&mut address, &mut bytes, real, text.as_ptr()) }.ok() {
-                    continue;
-                }
-                let (at, size) = st.global(ours, &global)?;
-                let host = st.memory.arena_host(at)?;
-                let n = size.min(bytes as u64) as usize;
-                // SAFETY: the backing holds `size` bytes of the variable.
-                ok(unsafe { (d.cuMemcpyDtoH_v2)(host as *mut _, address, n) })?;
-            }
+    /// Gives back all that the process has on the card. What stays is said, shown in the state, and tried again by the
+    /// watcher.
+    pub(super) fn leave_card(&self, d: &Driver) {
+        if !self.give_back(d) {
+            self.watch.look_again(self);
         }
-        Ok(())
     }
 
-    /// Gives back memory, mappings and pins. What can't be given back is said, and tried again at the next park.
-    pub(super) fn let_go(&self, d: &Driver) {
+    /// Whether all could be given back.
+    fn give_back(&self, d: &Driver) -> bool {
+        self.let_go(d);
+        let bound = !locked(&self.bound).is_empty() && self.lost.load(Ordering::Acquire) == 0;
+        locked(&self.live).kept = bound;
+        let context = if bound { Ok(()) } else { self.leave_context(d) };
+        let left: Vec<String> = locked(&self.live).left().into_iter().chain(context.err()).collect();
+        let all = left.is_empty();
+        *locked(&self.left) = left;
+        all
+    }
+
+    /// Tries again to give back what a park or a failed claim left behind; whether there is nothing left.
+    pub(super) fn leave_again(&self) -> bool {
+        // no claim in between: what it makes must stay
+        let phase = locked(&self.phase);
+        if locked(&self.left).is_empty() || matches!(*phase, Phase::Claimed { .. }) {
+            return true;
+        }
+        match (self.driver(), lock()) {
+            (Ok(d), Ok(_st)) => self.give_back(d),
+            _ => true,
+        }
+    }
+
+    /// Gives back memory, mappings and pins.
+    fn let_go(&self, d: &Driver) {
         let mut live = locked(&self.live);
         // at the end of a lease the broker keeps what it lent, or gives it away
         live.lent_by(None);
@@ -228,9 +243,6 @@ impl Engine {
             note(live.drop_extent(d, at));
         }
         note(live.release_unmapped(d));
-        live.modules.clear();
-        live.globals.clear();
-        live.base = None;
         live.returned.clear();
         if let Some(code) = left.first() {
             report::error(&format!(
@@ -242,24 +254,46 @@ impl Engine {
     }
 
     /// Releases the context, and looks whether it is gone.
-    fn leave_context(&self, d: &Driver) {
+    fn leave_context(&self, d: &Driver) -> Result<(), String> {
         let (mut flags, mut active) = (0, 0);
-        let device = locked(&self.live).device;
-        // SAFETY: the context was retained by the claim; nothing of ours uses it any more.
+        let mut live = locked(&self.live);
+        let device = live.device;
+        live.ctx = CUcontext::NULL;
+        live.modules.clear();
+        live.globals.clear();
+        live.base = None;
+        // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {
-            ok((d.cuCtxSetCurrent)(CUcontext::NULL))
-                .and(twice(|| (d.cuDevicePrimaryCtxRelease_v2)(device)))
-                .and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(device, &mut flags, &mut active)))
+            let mut released = ok((d.cuCtxSetCurrent)(CUcontext::NULL));
+            while live.retained > 0 && released.is_ok() {
+                released = twice(|| (d.cuDevicePrimaryCtxRelease_v2)(device));
+                live.retained -= released.is_ok() as u32;
+            }
+            released.and_then(|()| ok((d.cuDevicePrimaryCtxGetState)(device, &mut flags, &mut active)))
         };
-        locked(&self.live).ctx = CUcontext::NULL;
         match gone {
-            Ok(()) if active == 0 => {}
-            Ok(()) => report::error(
-                "the context is still on the card after the park: another library of this process holds it",
-            ),
+            Ok(()) if active == 0 => {
+                // they went with it
+                live.pins.clear();
+                Ok(())
+            }
+            Ok(()) => {
+                let left = "the context is still on the card after the park: another library of this process holds it";
+                report::error(left);
+                Err(left.into())
+            }
             Err(e) => {
-                report::error(&format!("the context could not be released ({}); end the program if it stays", name(e)))
+                report::error(&format!("the context could not be released ({}); end the program if it stays", name(e)));
+                Err(format!("the context ({})", name(e)))
             }
         }
+    }
+}
+
+impl Live {
+    /// What a park could not give back, in words.
+    fn left(&self) -> Option<String> {
+        let ranges = self.extents.len() + self.mappings.len() + self.physical.len() + self.unmapped.len();
+        (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }

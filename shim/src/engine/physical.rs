@@ -81,11 +81,12 @@ impl Live {
         result
     }
 
-    pub(super) fn create(&mut self, d: &Driver, physical: u64, slab: Range, host: bool) -> Res {
-        if host {
-            return Err(CUresult::NOT_SUPPORTED);
-        }
-        let handle = self.obtain(d, slab)?;
+    /// Memory of the device, or of the host where the app asked for that (NCCL does).
+    pub(super) fn create(&mut self, d: &Driver, physical: u64, slab: Range, location: CUmemLocation) -> Res {
+        let handle = match location.kind {
+            physical::ON_DEVICE => self.obtain(d, slab)?,
+            _ => physical::create_at(d, location, slab.len)?,
+        };
         self.physical.insert(physical, (handle, slab.len));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The open regions of the process, and their deadlines.
 use crate::fault::contained;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_device::exec::now;
 use zerogpu_device::{runtime, thread};
@@ -10,6 +10,7 @@ use zerogpu_device::{runtime, thread};
 struct Region {
     /// Nanoseconds of the monotonic clock; None: no deadline.
     deadline: Option<u64>,
+    begun: u64,
     thread: u64,
     movable: bool,
 }
@@ -22,6 +23,8 @@ struct Open {
     paused: Option<u64>,
     /// Whether the broker has taken the card back from the regions that are open.
     revoked: bool,
+    /// Why the last claim for them failed.
+    refusal: Option<String>,
 }
 
 impl Open {
@@ -37,7 +40,8 @@ impl Open {
 /// All open regions.
 #[derive(Default)]
 pub struct Regions {
-    open: Mutex<Open>,
+    /// Null until the first; a child of fork begins anew, whoever held the parent's lock.
+    open: AtomicPtr<Mutex<Open>>,
     /// How many are open, for readers that take no lock.
     count: AtomicU64,
     /// Whether the latest deadline has passed with regions still open.
@@ -46,7 +50,28 @@ pub struct Regions {
 
 impl Regions {
     fn locked(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        let (ours, null) = (Ordering::AcqRel, std::ptr::null_mut());
+        let mut open = self.open.load(Ordering::Acquire);
+        if open.is_null() {
+            let new = Box::into_raw(Box::default());
+            open = match self.open.compare_exchange(null, new, ours, Ordering::Acquire) {
+                Ok(_) => new,
+                Err(other) => {
+                    // SAFETY: made above and given to nobody.
+                    drop(unsafe { Box::from_raw(new) });
+                    other
+                }
+            };
+        }
+        // SAFETY: made as above, and never freed.
+        unsafe { &*open }.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all regions, in a fresh child of fork: they are the parent's. May only touch atomics.
+    fn forget(&self) {
+        self.open.store(std::ptr::null_mut(), Ordering::Release);
+        self.count.store(0, Ordering::Release);
+        self.over.store(false, Ordering::Release);
     }
 
     /// Opens a region.
@@ -63,21 +88,38 @@ impl Regions {
         watch_this_thread();
         let mut open = self.locked();
         let deadline = (seconds < 1e9).then(|| open.clock() + (seconds * 1e9) as u64);
-        open.regions.insert(id, Region { deadline, thread: thread::id(), movable: false });
+        open.regions.insert(id, Region { deadline, begun: now(), thread: thread::id(), movable: false });
         self.count.store(open.regions.len() as u64, Ordering::Release);
         self.over.store(open.over(), Ordering::Release);
         Ok(id)
     }
 
+    /// Notes how a claim for the open regions ended; the error is why there is no GPU.
+    pub fn note_claim(&self, outcome: Result<(), String>) {
+        let mut open = self.locked();
+        open.refusal = outcome.err().filter(|_| !open.regions.is_empty());
+    }
+
+    /// Why the open regions have no GPU, if the last claim for them failed.
+    pub fn refusal(&self) -> Option<String> {
+        self.locked().refusal.clone()
+    }
+
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
-        open.regions.remove(&id)?;
+        let ended = open.regions.remove(&id)?;
+        if open.regions.is_empty() {
+            open.refusal = None;
+        }
         self.count.store(open.regions.len() as u64, Ordering::Release);
         open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
         self.over.store(open.over(), Ordering::Release);
-        Some(open.regions.is_empty())
+        let last = open.regions.is_empty();
+        drop(open);
+        zerogpu_trace::span(zerogpu_trace::Span::Region, "region", ended.begun, now(), 0);
+        Some(last)
     }
 
     /// Lets the clock of all regions stand still until [`Regions::resume`].
@@ -162,7 +204,8 @@ fn latest(open: &HashMap<u64, Region>) -> Option<u64> {
     open.values().map(|r| r.deadline).collect::<Option<Vec<u64>>>()?.into_iter().max()
 }
 
-/// The key whose destructor tells that a thread with a region has ended. Made at the first region.
+/// The key whose destructor tells that a thread with a region has ended. Made at the first region, which is also when forks
+/// begin to be watched: cuInit may come later, or never.
 static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
 
 extern "C" fn thread_ended(thread: *mut libc::c_void) {
@@ -179,8 +222,16 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
     });
 }
 
+extern "C" fn forked() {
+    if let Some(e) = super::engine() {
+        e.regions.forget();
+    }
+}
+
 fn watch_this_thread() {
     let key = KEY.get_or_init(|| {
+        // SAFETY: the handler is a plain function that lives as long as the library, which is never unloaded.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
         let mut key = 0;
         // SAFETY: writes the key; the destructor is a function of this library, which is never unloaded.
         (unsafe { libc::pthread_key_create(&mut key, Some(thread_ended)) } == 0).then_some(key)
@@ -247,6 +298,34 @@ mod tests {
         let c = r.begin(60.0).unwrap();
         assert!(!r.over() && !r.expired(c));
         r.end(c);
+    }
+
+    #[test]
+    fn a_child_has_no_regions() {
+        let r = Regions::default();
+        let a = r.begin(60.0).unwrap();
+        let held = r.locked();
+        r.forget();
+        assert!(!r.any() && r.end(a).is_none());
+        assert!(r.begin(60.0).is_ok() && r.count() == 1);
+        drop(held);
+    }
+
+    #[test]
+    fn why_there_is_no_gpu_is_known_until_there_is_one_or_nobody_asks_any_more() {
+        let r = Regions::default();
+        let no = || Err("all are taken".to_string());
+        r.note_claim(no());
+        assert_eq!(r.refusal(), None, "no region is open");
+        let (a, b) = (r.begin(60.0).unwrap(), r.begin(60.0).unwrap());
+        r.note_claim(no());
+        r.end(a);
+        assert_eq!(r.refusal().as_deref(), Some("all are taken"));
+        r.note_claim(Ok(()));
+        assert_eq!(r.refusal(), None);
+        r.note_claim(no());
+        r.end(b);
+        assert_eq!(r.refusal(), None);
     }
 
     #[test]

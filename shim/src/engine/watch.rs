@@ -20,7 +20,9 @@ pub struct Watch {
 
 /// How much longer borrowed work may go on at each look, in nanoseconds.
 const BORROWED: u64 = 10_000_000_000;
-/// How long after a failed park it is tried again.
+/// How far a lease's end may be before its regions', in nanoseconds.
+const CLOCKS: u64 = 500_000_000;
+/// How long after a failed park it is tried again, and a broker is looked for.
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Watch {
@@ -81,8 +83,10 @@ impl Engine {
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
-                self.keep_lease(self.regions.latest_deadline());
-                self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+                let deadline = self.regions.latest_deadline();
+                let orphan = self.keep_lease(deadline);
+                let over = deadline.map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
+                over.into_iter().chain(orphan).min()
             }
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
             // no region: borrowed, or left over from a park that failed
@@ -96,19 +100,28 @@ impl Engine {
                     Some(self.settings.idle)
                 }
             }
-            Phase::Parked | Phase::Lost(_) => None,
+            Phase::Parked | Phase::Lost(_) if self.leave_again() => None,
+            Phase::Parked | Phase::Lost(_) => Some(AGAIN),
         }
     }
 
-    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another.
-    fn keep_lease(&self, until: Option<u64>) {
-        let Some(lender) = &self.lender else { return };
+    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another, again and again.
+    /// How long to wait until the next look, at most.
+    fn keep_lease(&self, until: Option<u64>) -> Option<Duration> {
+        let lender = self.lender.as_ref()?;
         lender.reconnect();
         lender.extend(until.unwrap_or(u64::MAX));
+        lender.is_orphan().then_some(AGAIN)
     }
 
     /// The broker takes the card back.
-    pub(super) fn revoked(&self) {
+    pub(super) fn revoked(&self, why: &str) {
+        let text = format!("the broker takes the GPU back: {why}");
+        // the two clocks differ by the time of a message: a call whose time is over anyway is nothing to tell of
+        match self.regions.latest_deadline() {
+            Some(at) if at <= now().saturating_add(CLOCKS) => report::explain(&text),
+            _ => report::error(&text),
+        }
         if !self.regions.revoke() {
             self.watch.park.store(true, Ordering::Release);
         }

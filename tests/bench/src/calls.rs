@@ -1,5 +1,4 @@
 //! Nanoseconds of a call, in a loop on one core.
-use crate::driver::{must, Driver};
 use crate::median;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
@@ -7,6 +6,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 use zerogpu_abi::{CUcontext, CUresult, CUstream};
+use zerogpu_bench::driver::{must, Driver};
 
 /// Calls between two looks at the clock: some 10 to 200 microseconds, so that most batches are not interrupted.
 const BATCH: u32 = 1000;
@@ -22,7 +22,7 @@ pub fn measure(library: &Path) -> Result<Value> {
     must("cuStreamCreate", unsafe { (d.cuStreamCreate)(&mut stream, 1) })?;
     let memory = d.alloc(4096)?;
     let kernel = d.kernel()?;
-    let region = d.regions.as_ref().map(|r| r.begin()).transpose()?;
+    let region = d.regions.as_ref().map(|r| r.begin(600.0)).transpose()?;
     must("cuLaunchKernel", d.launch(kernel, stream, memory))?;
 
     let mut found = serde_json::Map::new();

@@ -13,7 +13,10 @@ macro_rules! functions {
         /// The functions of a driver library.
         #[allow(non_snake_case)]
         pub struct Driver {
-            $(pub $name: unsafe extern "C" fn($($ty),*) -> CUresult,)*
+            $(
+                #[doc = concat!("`", stringify!($name), "`")]
+                pub $name: unsafe extern "C" fn($($ty),*) -> CUresult,
+            )*
             /// The shim's region calls; None: it is another driver.
             pub regions: Option<Regions>,
         }
@@ -46,6 +49,16 @@ functions! {
         CUfunction, u32, u32, u32, u32, u32, u32, u32, CUstream, *mut *mut c_void, *mut *mut c_void
     );
     cuMemAlloc_v2(*mut CUdeviceptr, usize);
+    cuMemFree_v2(CUdeviceptr);
+    cuMemCreate(*mut CUmemGenericAllocationHandle, usize, *const CUmemAllocationProp, u64);
+    cuMemRelease(CUmemGenericAllocationHandle);
+    cuMemAddressReserve(*mut CUdeviceptr, usize, usize, CUdeviceptr, u64);
+    cuMemAddressFree(CUdeviceptr, usize);
+    cuMemMap(CUdeviceptr, usize, usize, CUmemGenericAllocationHandle, u64);
+    cuMemUnmap(CUdeviceptr, usize);
+    cuMemSetAccess(CUdeviceptr, usize, *const CUmemAccessDesc, usize);
+    cuMemsetD8_v2(CUdeviceptr, u8, usize);
+    cuMemcpyDtoD_v2(CUdeviceptr, CUdeviceptr, usize);
     cuMemsetD8Async(CUdeviceptr, u8, usize, CUstream);
     cuMemcpyHtoD_v2(CUdeviceptr, *const c_void, usize);
     cuMemcpyDtoH_v2(*mut c_void, CUdeviceptr, usize);
@@ -70,10 +83,13 @@ impl Regions {
         }
     }
 
-    /// Opens a region.
-    pub fn begin(&self) -> Result<u64> {
+    /// Opens a region that may last `seconds`.
+    ///
+    /// # Errors
+    /// If the shim refuses.
+    pub fn begin(&self, seconds: f64) -> Result<u64> {
         // SAFETY: takes a number.
-        let id = unsafe { (self.begin)(600.0) };
+        let id = unsafe { (self.begin)(seconds) };
         ensure!(id != 0, "zerogpu_region_begin failed");
         Ok(id)
     }
@@ -118,11 +134,16 @@ impl Driver {
 
     /// A kernel that takes an address and a number.
     pub fn kernel(&self) -> Result<CUfunction> {
+        self.kernel_of(CUBIN, c"probe")
+    }
+
+    /// A kernel of a module: machine code, or PTX with its NUL.
+    pub fn kernel_of(&self, image: &[u8], name: &CStr) -> Result<CUfunction> {
         let (mut module, mut function) = (CUmodule::NULL, CUfunction::NULL);
-        // SAFETY: an ELF image and a NUL-terminated name.
+        // SAFETY: an image that says where it ends, and a NUL-terminated name.
         unsafe {
-            must("cuModuleLoadData", (self.cuModuleLoadData)(&mut module, CUBIN.as_ptr().cast()))?;
-            must("cuModuleGetFunction", (self.cuModuleGetFunction)(&mut function, module, c"probe".as_ptr()))?;
+            must("cuModuleLoadData", (self.cuModuleLoadData)(&mut module, image.as_ptr().cast()))?;
+            must("cuModuleGetFunction", (self.cuModuleGetFunction)(&mut function, module, name.as_ptr()))?;
         }
         Ok(function)
     }

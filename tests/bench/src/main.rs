@@ -4,7 +4,6 @@
 //!     zerogpu-bench park LIBRARY MIB ROUNDS  milliseconds of claims and parks with so much device memory
 //!     zerogpu-bench start COUNT PRELOAD      microseconds of /bin/true, without and with LD_PRELOAD
 mod calls;
-mod driver;
 mod park;
 mod start;
 

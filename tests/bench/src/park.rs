@@ -1,10 +1,10 @@
 //! Milliseconds of claims and parks.
-use crate::driver::{must, Driver};
 use crate::median;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 use std::path::Path;
 use zerogpu_abi::CUstream;
+use zerogpu_bench::driver::{must, Driver};
 
 /// Claims and parks `rounds` times with `bytes` of device memory, all written, and checks that it is kept.
 pub fn measure(library: &Path, bytes: usize, rounds: usize) -> Result<Value> {
@@ -17,7 +17,7 @@ pub fn measure(library: &Path, bytes: usize, rounds: usize) -> Result<Value> {
     must("cuMemcpyHtoD", unsafe { (d.cuMemcpyHtoD_v2)(memory, given.as_ptr().cast(), bytes) })?;
     let (mut claims, mut parks) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
-        let region = regions.begin()?;
+        let region = regions.begin(600.0)?;
         must("cuLaunchKernel", d.launch(kernel, CUstream::NULL, memory))?;
         let state = regions.state()?;
         ensure!(state["level"] == "claimed", "no claim: {state}");

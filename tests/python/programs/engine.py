@@ -1,6 +1,7 @@
 """What the engine promises in details that no framework makes visible: by the driver API alone, without torch."""
 
 import ctypes
+import struct
 import threading
 import time
 
@@ -44,6 +45,33 @@ def a_variable_of_a_recorded_kernels_module_waits_for_the_kernel():
     assert shim.state()["deferred"] == before + 1
     assert driver.download(table, size) == bytes(range(size))
     assert shim.state()["borrows"] == 1
+    require_parked()
+
+
+@check
+def a_variable_with_an_address_in_it_keeps_what_is_written():
+    link, size = variable(b"pointer_to_counter")
+    counter, _ = variable(b"counter")
+    ours = counter.to_bytes(8, "little")
+    first = driver.download(link, size)
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    driver.upload(link, ours)
+    INTERFACE.end(region)
+    require_parked()
+    assert driver.download(link, size) == ours
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    # kernels follow it, so on the card it is the card's address
+    assert driver.download(link, size) not in (first, ours)
+    INTERFACE.end(region)
+    assert driver.download(link, size) == ours
+    driver.upload(link, b"ABCDEFGH")
+    for _ in range(2):
+        region = INTERFACE.begin(60.0)
+        driver.launch(EMPTY)
+        assert driver.download(link, size) == b"ABCDEFGH"
+        INTERFACE.end(region)
     require_parked()
 
 
@@ -97,6 +125,49 @@ def what_the_host_may_look_at_does_not_wait():
         assert ctypes.c_uint32.from_address(flag).value == write[-2], write
         assert shim.state()["deferred"] == 0
         require_parked()
+
+
+@check
+def times_keep_their_digits():
+    """Of two events of one claim, however old it is: the driver's own difference, not that of two large numbers."""
+    start, end = (driver.made("cuEventCreate", 0) for _ in range(2))
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    time.sleep(0.5)
+    times = []
+    for _ in range(20):
+        driver.launch(EMPTY)
+        driver.call("cuEventRecord", start, 0)
+        driver.launch(EMPTY)
+        driver.call("cuEventRecord", end, 0)
+        driver.call("cuEventSynchronize", end)
+        times.append(driver.made("cuEventElapsedTime", start, end, kind=ctypes.c_float))
+    # what a launch takes; more where this thread was held up between the calls
+    assert any(abs(ms - 1.001) < 1e-6 for ms in times), times
+    INTERFACE.end(region)
+    require_parked()
+
+
+@check
+def host_memory_by_the_drivers_handles():
+    """NCCL makes such: it is claimed and parked like any."""
+    size, address = 2 << 20, driver.made("cuMemAddressReserve", 2 << 20, 0, 0, 0)
+    numa_node = struct.pack("IIIiQBBHI", 1, 0, 3, 0, 0, 0, 0, 0, 0)
+    handle = driver.made("cuMemCreate", size, numa_node, 0)
+    driver.call("cuMemMap", address, size, 0, handle, 0)
+    driver.call("cuMemSetAccess", address, size, struct.pack("IiI", 1, 0, 3), 1)
+    driver.upload(address, b"before")
+    region = INTERFACE.begin(60.0)
+    driver.launch(EMPTY)
+    assert driver.download(address, 6) == b"before"
+    driver.upload(address, b"inside")
+    made_inside = driver.made("cuMemCreate", size, numa_node, 0)
+    INTERFACE.end(region)
+    assert driver.download(address, 6) == b"inside"
+    require_parked()
+    driver.call("cuMemUnmap", address, size)
+    for unused in (handle, made_inside):
+        driver.call("cuMemRelease", unused)
 
 
 checks.main()

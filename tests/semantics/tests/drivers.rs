@@ -115,6 +115,8 @@ fn run(subject: &Subject, topic: &Topic) -> Result<(), Failed> {
         .env("SOFTCUDA_PROFILE", PROFILE)
         // a card of its own: topics run side by side and look at its free memory
         .env("SOFTCUDA_CARDS", folder.path().join("cards"))
+        .env("SOFTCUDA_LAUNCH_LOG", folder.path().join("launches"))
+        .env("SOFTCUDA_STRICT_LOG", folder.path().join("violations"))
         .envs(subject.environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -2,7 +2,8 @@
 use crate::log::Log;
 use crate::pins::Pins;
 use crate::twins::{self, Params, Reach};
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -102,7 +103,8 @@ fn look(settings: &SoftSettings, usual: Profile) -> (Result<Cards, String>, Prof
             Some(kind) => (Ok(cards), kind.with_vram(cards.vram()), cards.count()),
             None if usual.name == cards.name() => (Ok(cards), usual.with_vram(cards.vram()), cards.count()),
             None => {
-                let why = format!("they are of an unknown kind, {}; choose another file with SOFTCUDA_CARDS", cards.name());
+                let why =
+                    format!("they are of an unknown kind, {}; choose another file with SOFTCUDA_CARDS", cards.name());
                 (Err(why), usual, count)
             }
         },
@@ -129,15 +131,16 @@ impl Card {
 
     /// The error that the settings inject into this call.
     pub fn fault(&self, name: &str) -> CUresult {
-        for (fault, count) in self.settings.faults.iter().zip(&self.counts) {
-            if fault.function == name {
-                let n = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if fault.nth.is_none_or(|nth| nth == n) {
-                    return CUresult(fault.code);
-                }
+        let mut code = CUresult::SUCCESS;
+        for (fault, count) in self.settings.faults.iter().zip(&self.counts).filter(|(fault, _)| fault.function == name)
+        {
+            // each counts every call, whichever of them fails it
+            let n = count.fetch_add(1, Ordering::Relaxed) + 1;
+            if code.ok() && fault.nth.is_none_or(|nth| nth == n) {
+                code = CUresult(fault.code);
             }
         }
-        CUresult::SUCCESS
+        code
     }
 
     /// Fails once a kernel has met an error that CUDA never recovers from.
@@ -204,10 +207,15 @@ fn refused(r: Refused) -> CUresult {
 
 /// The same in every process that has the file, and no other file's while it lives.
 fn identity(file: RawFd) -> Res<u64> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat(2) writes the struct we pass, and we look at it only if it did.
-    let inode = unsafe { (libc::fstat(file, stat.as_mut_ptr()) == 0).then(|| stat.assume_init().st_ino) };
-    inode.filter(|&inode| inode != 0).ok_or(CUresult::OPERATING_SYSTEM)
+    // libc's fstat asks for glibc 2.33
+    // SAFETY: the descriptor is the caller's, open during this call, and is not closed here.
+    let file = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(file) });
+    let inode = file.metadata().map_or(0, |data| data.ino());
+    if inode != 0 {
+        Ok(inode)
+    } else {
+        Err(CUresult::OPERATING_SYSTEM)
+    }
 }
 
 /// Fills a fresh file with what no program would take for its own bytes or for zeros.

@@ -19,9 +19,10 @@ macro_rules! call {
 }
 
 macro_rules! missing {
-    ($id:literal, $name:ident) => {
+    ($id:literal, $name:ident, [$(($arg:ident, $ty:ty)),*]) => {{
+        let _ = ($($arg,)*);
         guarded(stringify!($name), || CUresult::NOT_SUPPORTED)
-    };
+    }};
 }
 
 /// Runs a call: starts the driver if need be, fails on purpose if told to, notes what a program must not do.

@@ -102,8 +102,8 @@ pub unsafe fn cuArrayDestroy(hArray: CUarray) -> CUresult {
             st.current()?;
             st.array(hArray)?;
         }
-        // a driver waits for the work that may use the memory
-        runtime::backend()?.drain(runtime::Scope::Context)?;
+        // as for any memory: copies that wait for their turn may name it
+        end_work()?;
         let mut st = lock()?;
         let a = st.arrays.remove(&hArray.0).ok_or(CUresult::INVALID_HANDLE)?;
         st.end(Kind::Array, hArray.0);

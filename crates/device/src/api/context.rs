@@ -23,7 +23,7 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
         let primary = lock()?.primary(dev)?;
-        end_work(primary)?;
+        end_work_of(primary)?;
         let farewells = lock()?.release_primary(dev)?;
         farewells.run();
         Ok(())
@@ -38,7 +38,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
         let primary = lock()?.primary(dev)?;
-        end_work(primary)?;
+        end_work_of(primary)?;
         let farewells = lock()?.reset_primary(dev)?;
         farewells.run();
         Ok(())
@@ -79,7 +79,7 @@ pub unsafe fn cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut u32, active:
 }
 
 /// Work ends before what it uses does; where there is no such context, there is none to wait for.
-fn end_work(ctx: CUcontext) -> Res {
+fn end_work_of(ctx: CUcontext) -> Res {
     let backend = runtime::backend()?;
     match thread::within(ctx, || backend.drain(Scope::Context)) {
         Err(CUresult::INVALID_CONTEXT | CUresult::CONTEXT_IS_DESTROYED) => Ok(()),
@@ -132,7 +132,7 @@ pub unsafe fn cuCtxCreate_v4(
 
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     answer(|| {
-        end_work(ctx)?;
+        end_work_of(ctx)?;
         let farewells = lock()?.destroy_context(ctx)?;
         if thread::current() == ctx {
             thread::pop()?;
@@ -339,6 +339,7 @@ pub unsafe fn cuCtxSetCacheConfig(config: u32) -> CUresult {
         if config > 3 {
             return Err(CUresult::INVALID_VALUE);
         }
+        runtime::backend()?.cache(config)?;
         st.context(ctx)?.cache = config;
         Ok(())
     })

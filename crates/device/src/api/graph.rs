@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
 
 /// Changes graphs under the lock, then, without it, runs the destructors of user objects that nothing holds any more.
-pub(super) fn change<T>(body: impl FnOnce(&mut State) -> Res<T>) -> Res<T> {
+pub(crate) fn change<T>(body: impl FnOnce(&mut State) -> Res<T>) -> Res<T> {
     let (r, released) = {
         let mut st = lock()?;
         let r = body(&mut st);

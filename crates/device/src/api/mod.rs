@@ -109,6 +109,18 @@ unsafe fn text<'a>(s: *const std::ffi::c_char) -> Res<&'a str> {
     std::ffi::CStr::from_ptr(s).to_str().map_err(|_| CUresult::INVALID_VALUE)
 }
 
+/// Work ends before what it uses does; in a thread without a context, what waits behind host functions. Not to be called
+/// with the state's lock: host functions may want it.
+fn end_work() -> Res {
+    match runtime::backend()?.drain(runtime::Scope::Context) {
+        Err(CUresult::INVALID_CONTEXT | CUresult::CONTEXT_IS_DESTROYED) => {
+            crate::host::drain();
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Fails unless there is a device of this ordinal.
 fn the_device(dev: zerogpu_abi::CUdevice) -> Res {
     if u32::try_from(dev).is_ok_and(|dev| runtime::config().is_ok_and(|c| dev < c.devices)) {

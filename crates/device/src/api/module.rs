@@ -85,12 +85,17 @@ pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUres
     })
 }
 
+/// A launch that was accepted runs, also one that waits behind a host function, so the code stays until it has. As in
+/// `cuMemFree` the caller waits; that NVIDIA's driver waits here too is assumed, not recorded.
 pub unsafe fn cuModuleUnload(module: CUmodule) -> CUresult {
     answer(|| {
-        let mut st = lock()?;
-        st.current()?;
-        st.forbid_unsafe()?;
-        st.unload_module(module)
+        {
+            let mut st = lock()?;
+            st.current()?;
+            st.forbid_unsafe()?;
+        }
+        end_work()?;
+        lock()?.unload_module(module)
     })
 }
 
@@ -112,7 +117,9 @@ pub unsafe fn cuModuleGetFunction(func: *mut CUfunction, module: CUmodule, name:
 pub unsafe fn cuModuleGetFunctionCount(count: *mut u32, module: CUmodule) -> CUresult {
     answer(|| {
         wanted(count)?;
-        out(count, lock()?.module_image(module)?.kernels().len() as u32)
+        let mut st = lock()?;
+        st.module(module)?;
+        out(count, st.module_image(module)?.kernels().len() as u32)
     })
 }
 
@@ -120,6 +127,7 @@ pub unsafe fn cuModuleEnumerateFunctions(functions: *mut CUfunction, n: u32, mod
     answer(|| {
         wanted(functions)?;
         let mut st = lock()?;
+        st.module(module)?;
         let image = st.module_image(module)?;
         for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
             out(functions.add(i), st.function(module, &k.name)?)?;
@@ -139,7 +147,9 @@ unsafe fn global(
     if dptr.is_null() && bytes.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
+    st.module(module)?;
     let (at, size) = st.global(module, name)?;
+    crate::objects::ADDRESSES_TOLD.store(true, std::sync::atomic::Ordering::Release);
     out_opt(dptr, at);
     out_opt(bytes, size as usize);
     Ok(())
@@ -191,7 +201,11 @@ pub unsafe fn cuLibraryLoadFromFile(
 }
 
 pub unsafe fn cuLibraryUnload(library: CUlibrary) -> CUresult {
-    answer(|| lock()?.unload_library(library))
+    answer(|| {
+        lock()?.library(library)?;
+        end_work()?;
+        lock()?.unload_library(library)
+    })
 }
 
 pub unsafe fn cuLibraryGetModule(module: *mut CUmodule, library: CUlibrary) -> CUresult {
@@ -211,7 +225,9 @@ pub unsafe fn cuLibraryGetKernel(kernel: *mut CUkernel, library: CUlibrary, name
 pub unsafe fn cuLibraryGetKernelCount(count: *mut u32, lib: CUlibrary) -> CUresult {
     answer(|| {
         wanted(count)?;
-        out(count, lock()?.library_image(lib)?.kernels().len() as u32)
+        let mut st = lock()?;
+        st.library(lib)?;
+        out(count, st.library_image(lib)?.kernels().len() as u32)
     })
 }
 
@@ -219,6 +235,7 @@ pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut CUkernel, n: u32, lib: CUl
     answer(|| {
         wanted(kernels)?;
         let mut st = lock()?;
+        st.library(lib)?;
         let image = st.library_image(lib)?;
         for (i, k) in image.kernels().iter().take(n as usize).enumerate() {
             out(kernels.add(i), st.library_kernel(lib, &k.name)?)?;
@@ -286,12 +303,9 @@ pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: CUkernel, dev:
 pub unsafe fn cuKernelSetCacheConfig(kernel: CUkernel, config: u32, dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        lock()?.kernel(kernel)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
+        let mut st = lock()?;
+        st.kernel(kernel)?;
+        st.set_function_cache(kernel.0, config)
     })
 }
 
@@ -341,14 +355,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: CUfunction, attrib: u32, value: i32) -> 
 }
 
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: u32) -> CUresult {
-    answer(|| {
-        lock()?.any_function(hfunc.0)?;
-        if config > 3 {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
-        }
-    })
+    answer(|| lock()?.set_function_cache(hfunc.0, config))
 }
 
 pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: u32) -> CUresult {

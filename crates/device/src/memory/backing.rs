@@ -3,7 +3,7 @@
 //! The mapping is sparse: a byte costs memory from its first write until its range is punched. It is left out of forked
 //! children (their device is gone, and they must not write into the parent's). The file's size is sealed: a broker that maps
 //! it can't be hurt by a shorter one.
-use super::Written;
+use super::{Written, GRANULE};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -102,6 +102,34 @@ impl Backing {
     fn zero(&self, off: u64, len: u64) {
         // SAFETY: the range lies inside our mapping, and its owner has freed it.
         unsafe { std::ptr::write_bytes(self.at(off) as *mut u8, 0, len as usize) }
+    }
+
+    /// The parts of a range that have memory (offset, bytes); the rest reads as zeros. Holes smaller than a granule are not
+    /// worth telling apart.
+    pub fn data(&self, off: u64, len: u64) -> Vec<(u64, u64)> {
+        let seek = |at: u64, what| {
+            // SAFETY: our own descriptor, whose position nobody uses.
+            let found = unsafe { libc::lseek(self.fd.as_raw_fd(), at as libc::off_t, what) };
+            u64::try_from(found).ok()
+        };
+        let (mut at, end) = (off, off + len);
+        let mut out: Vec<(u64, u64)> = Vec::new();
+        while at < end {
+            let start = match seek(at, libc::SEEK_DATA) {
+                Some(start) if start < end => start,
+                Some(_) => break,
+                // no data behind it; any other refusal: all of it counts
+                None if std::io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => break,
+                None => at,
+            };
+            let stop = seek(start, libc::SEEK_HOLE).filter(|&stop| stop > start).unwrap_or(end).min(end);
+            match out.last_mut() {
+                Some((first, n)) if start - (*first + *n) < GRANULE => *n = stop - *first,
+                _ => out.push((start, stop - start)),
+            }
+            at = stop;
+        }
+        out
     }
 
     /// What fills ranges without memory, of the first `len` bytes.
@@ -211,4 +239,27 @@ pub fn anonymous(len: u64) -> std::io::Result<u64> {
         return Err(std::io::Error::last_os_error());
     }
     Ok(p as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_no_data() {
+        let b = Backing::new(64 << 20).unwrap();
+        let far = 16 * GRANULE;
+        assert_eq!(b.data(0, 64 << 20), []);
+        for at in [GRANULE, 2 * GRANULE, far] {
+            // SAFETY: inside the mapping.
+            unsafe { *(b.at(at + 5) as *mut u8) = 1 };
+        }
+        let found = b.data(GRANULE, 20 * GRANULE);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let holds = |at: u64| found.iter().any(|&(start, n)| (start..start + n).contains(&at));
+        assert!(holds(GRANULE + 5) && holds(2 * GRANULE + 5) && holds(far + 5) && !holds(8 * GRANULE));
+        assert_eq!(b.data(3 * GRANULE + 4096, GRANULE), []);
+        b.punch(far, GRANULE);
+        assert_eq!(b.data(GRANULE, 20 * GRANULE).len(), 1);
+    }
 }

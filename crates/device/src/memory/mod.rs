@@ -19,7 +19,7 @@ pub use written::Written;
 use crate::runtime::lacking;
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
-use zerogpu_abi::{CUcontext, CUdevice, CUmemoryPool, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUmemLocation, CUmemoryPool, CUresult, Res};
 
 /// Bytes of device address space that a device has in the arena: 128 GiB.
 pub const ARENA_BYTES: u64 = 128 << 30;
@@ -104,7 +104,7 @@ pub struct Layout {
 }
 
 /// A change of physical memory, told to the backend with the state's lock held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub enum Change {
     /// The heap took a range of the arena (whole granules). Refusing it makes the allocation fail.
@@ -112,7 +112,7 @@ pub enum Change {
     /// The heap gave a range back.
     Give { va: u64, len: u64, device: CUdevice },
     /// The app made a physical handle (`host`: in host memory, which costs the card nothing).
-    Create { physical: u64, off: u64, len: u64, host: bool, device: CUdevice },
+    Create { physical: u64, off: u64, len: u64, host: bool, location: CUmemLocation, device: CUdevice },
     /// A physical handle's last use ended.
     Destroy { physical: u64, off: u64, len: u64, host: bool, device: CUdevice },
     /// A shareable physical handle was made over a file, new or `imported`. Only where the app may share.

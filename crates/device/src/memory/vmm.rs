@@ -1,8 +1,8 @@
 //! The app's own virtual memory management: reservations, physical handles, mappings, access.
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
-use crate::runtime::lacking;
 use super::{backing, Change, Memory, Ranges, Region, RegionKind, SharedFile, GRANULE};
+use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
 use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUresult, Res};
 
@@ -159,9 +159,9 @@ impl Memory {
         }
         self.backing()?;
         let host = prop.location.kind != LOCATION_DEVICE;
-        let device = prop.location.id;
+        let (device, location) = (prop.location.id, prop.location);
         let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
-        if let Err(e) = told(Change::Create { physical: handle, off, len, host, device }) {
+        if let Err(e) = told(Change::Create { physical: handle, off, len, host, location, device }) {
             self.vmm.space.give(off, len);
             return Err(e);
         }
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_keeps_memory_changes_nothing_for_the_app() {
-        let mut m = Memory::new(Layout::default());
+        let mut m = Memory::new(Layout::default(), 1);
         let prop = CUmemAllocationProp {
             kind: 1,
             requestedHandleTypes: 0,
@@ -371,7 +371,7 @@ mod tests {
         }
         assert_eq!(m.release(3, &mut keeps), Ok(true));
         assert_eq!(m.unmap(at, 2 * GRANULE, &mut keeps), Ok(vec![1, 2]));
-        assert_eq!((m.used(), m.regions().count()), (0, 0));
+        assert_eq!((m.used(0), m.regions().count()), (0, 0));
         assert_eq!(m.unreserve(at, 2 * GRANULE), Ok(()));
     }
 }

@@ -5,8 +5,8 @@ use crate::runtime::{backend, config, State};
 use crate::thread;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 use std::sync::atomic::Ordering;
+use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 
 /// A context.
 pub struct Context {

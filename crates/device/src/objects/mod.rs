@@ -9,6 +9,6 @@ mod stream;
 pub use context::{is_active, Context, LIMITS};
 pub use event::{is_plain, Event, CAPTURED};
 pub use graph::{Capture, Graphs, CAPTURES};
-pub use module::{device, Function, Modules};
+pub use module::{device, Function, Modules, ADDRESSES_TOLD};
 pub use pool::{Pool, Pools};
 pub use stream::{Stream, StreamKind};

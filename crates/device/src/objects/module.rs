@@ -6,10 +6,14 @@ use crate::handle::{self, Kind};
 use crate::runtime::{backend, config, Map, State};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_image::occupancy::{Config as Occupancy, Device};
 use zerogpu_image::{Image, Kernel, Source};
+
+/// Whether the app was ever told the address of a module variable. Until then none can be among its parameters.
+pub static ADDRESSES_TOLD: AtomicBool = AtomicBool::new(false);
 
 /// All code objects.
 #[derive(Default)]
@@ -45,6 +49,9 @@ pub struct Module {
     functions: HashMap<Arc<str>, usize>,
     /// Variables that have an address: name, address, bytes.
     pub globals: HashMap<Arc<str>, (u64, u64)>,
+    /// Words of variables into which the loader writes addresses, as they stand on the host without the program's doing;
+    /// None: the program's own.
+    pub linked: HashMap<Arc<str>, Vec<Option<u64>>>,
 }
 
 /// Code loaded into no context.
@@ -78,6 +85,8 @@ pub struct Function {
     pub max_dynamic_shared: u32,
     /// Attributes that the app set: number and value.
     pub set: Vec<(u32, i32)>,
+    /// CUfunc_cache that the app prefers; 0: none.
+    pub cache: u32,
     /// The name, NUL-terminated, for those who ask.
     pub name: Arc<CString>,
 }
@@ -86,7 +95,8 @@ impl Function {
     fn new(module: CUmodule, kernel: &Kernel) -> Self {
         let name = CString::new(kernel.name.as_bytes()).unwrap_or_default();
         let kernel = Arc::new(kernel.clone());
-        Self { module, max_dynamic_shared: kernel.max_dynamic_shared(), kernel, set: Vec::new(), name: Arc::new(name) }
+        let (max_dynamic_shared, name) = (kernel.max_dynamic_shared(), Arc::new(name));
+        Self { module, max_dynamic_shared, kernel, set: Vec::new(), cache: 0, name }
     }
 
     /// What the app set that counts for occupancy.
@@ -193,8 +203,8 @@ impl State {
         image: Option<Arc<Image>>,
     ) -> Res<CUmodule> {
         let h = self.handle(Kind::Module)?;
-        let (functions, globals) = (HashMap::new(), HashMap::new());
-        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals });
+        let (functions, globals, linked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals, linked });
         Ok(CUmodule(h))
     }
 
@@ -271,14 +281,20 @@ impl State {
         }
     }
 
-    fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
+    /// A module, if the app has not unloaded it.
+    pub fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
         self.loaded(module.0)?;
+        self.recorded_module(module)
+    }
+
+    /// The same, for work that was recorded before the app unloaded it.
+    fn recorded_module(&mut self, module: CUmodule) -> Res<&mut Module> {
         self.modules.modules.get_mut(&module.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
-    /// The image of a module, unpacked at the first call.
+    /// The image of a module, unpacked at the first call; also of one that only recorded work still names.
     pub fn module_image(&mut self, module: CUmodule) -> Res<Arc<Image>> {
-        let m = self.module(module)?;
+        let m = self.recorded_module(module)?;
         if let Some(i) = &m.image {
             return Ok(i.clone());
         }
@@ -286,7 +302,7 @@ impl State {
             Some(lib) => self.library_image(lib)?,
             None => image(&m.source)?,
         };
-        self.module(module)?.image = Some(i.clone());
+        self.recorded_module(module)?.image = Some(i.clone());
         Ok(i)
     }
 
@@ -313,17 +329,19 @@ impl State {
         if let Some(k) = kernel.and_then(|k| self.modules.kernels.get(k)) {
             function.max_dynamic_shared = k.function.max_dynamic_shared;
             function.set.clone_from(&k.function.set);
+            function.cache = k.function.cache;
         }
     }
 
-    /// A global variable's address and bytes. NOT_FOUND if the image has none.
+    /// A global variable's address and bytes; also of a module that only recorded work still names. NOT_FOUND if the image
+    /// has none.
     pub fn global(&mut self, module: CUmodule, name: &str) -> Res<(u64, u64)> {
-        if let Some(&g) = self.module(module)?.globals.get(name) {
+        if let Some(&g) = self.recorded_module(module)?.globals.get(name) {
             return Ok(g);
         }
         let image = self.module_image(module)?;
         let global = image.global(name).ok_or(CUresult::NOT_FOUND)?;
-        let ctx = self.module(module)?.ctx;
+        let ctx = self.recorded_module(module)?.ctx;
         let size = global.size.max(1);
         let device = self.device_of(ctx)?;
         let at = self.memory.alloc_global(device, size, ctx)?;
@@ -331,7 +349,7 @@ impl State {
         let host = self.memory.segments(at, size)?[0].host;
         // SAFETY: `host` is the backing of the `size` bytes just allocated, and first contents are no longer than that.
         unsafe { std::ptr::copy_nonoverlapping(first.as_ptr(), host as *mut u8, first.len().min(size as usize)) };
-        self.module(module)?.globals.insert(global.name.clone(), (at, global.size));
+        self.recorded_module(module)?.globals.insert(global.name.clone(), (at, global.size));
         Ok((at, global.size))
     }
 
@@ -380,7 +398,7 @@ impl State {
 
     /// The image of a library, unpacked at the first call.
     pub fn library_image(&mut self, library: CUlibrary) -> Res<Arc<Image>> {
-        let l = self.library(library)?;
+        let l = self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)?;
         match &l.image {
             Some(i) => Ok(i.clone()),
             None => {
@@ -453,10 +471,25 @@ impl State {
     /// Sets an attribute of a function, or of a kernel and its functions. The live twins are looked up again at their next
     /// use, which gives them the attribute.
     pub fn set_function_attribute(&mut self, h: usize, attribute: u32, value: i32) -> Res {
+        self.set_function(h, |f| f.set_attribute(attribute, value))
+    }
+
+    /// The same for the cache that it prefers: one of the four of CUfunc_cache.
+    pub fn set_function_cache(&mut self, h: usize, config: u32) -> Res {
+        self.set_function(h, |f| {
+            if config > 3 {
+                return Err(CUresult::INVALID_VALUE);
+            }
+            f.cache = config;
+            Ok(())
+        })
+    }
+
+    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res) -> Res {
         let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
         let functions: Vec<usize> = of_kernel.unwrap_or_default();
         for f in std::iter::once(h).chain(functions) {
-            self.any_function(f)?.set_attribute(attribute, value)?;
+            set(self.any_function(f)?)?;
             handle::set_twin(f, 0, 0);
         }
         Ok(())

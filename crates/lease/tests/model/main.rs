@@ -48,6 +48,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn crowd() -> impl Strategy<Value = Op> {
+    let sizes = prop_oneof![1..4u64, 6..9u64];
+    prop_oneof![
+        8 => (ANY, 3..11u32, sizes).prop_map(|(space, seconds, units)| Op::Claim { space, seconds, units, wait: None }),
+        3 => (ANY, 0..9u64).prop_map(|(lease, warm)| Op::Release { lease, warm }),
+        2 => (ANY, 1..11u32).prop_map(|(lease, seconds)| Op::Extend { lease, seconds }),
+        1 => ANY.prop_map(Op::Cancel),
+        4 => (1..2000u64).prop_map(Op::Pass),
+    ]
+}
+
 fn policies() -> impl Strategy<Value = Policy> {
     let warm_for = prop::option::of((0..20u64).prop_map(Duration::from_secs));
     let day = prop::option::of(15.0..200.0f64);
@@ -84,6 +95,35 @@ proptest! {
         ops in prop::collection::vec(op(), 1..200),
     ) {
         let mut world = World::new(policy, cards, Duration::from_secs(hold));
+        for op in ops {
+            world.apply(op);
+        }
+        world.end();
+    }
+
+    /// Many Spaces, large and small, on shared cards: here requests age, and reserve cards.
+    #[test]
+    fn a_crowd_on_shared_cards(
+        aging in 0..15u64,
+        cards in prop::collection::vec((8..11u64).prop_map(|bytes| CardSpec { kind: check::KINDS[0], bytes }), 1..4),
+        ops in prop::collection::vec(crowd(), 50..200),
+    ) {
+        let limits = TenantPolicy { weight: 1.0, spaces: 6, vram: 100, gpu_seconds_per_day: None };
+        let policy = Policy {
+            aging: Duration::from_secs(aging),
+            max_seconds: 10.0,
+            grace: Duration::from_secs(2),
+            queue_timeout: Duration::from_secs(100_000),
+            share: true,
+            context_bytes: 0,
+            half_life: Duration::from_secs(20),
+            default_tenant: limits,
+            ..Policy::default()
+        };
+        let mut world = World::new(policy, cards, Duration::ZERO);
+        for n in 0..18 {
+            world.apply(Op::Attach { tenant: n % 3, kind: 0 });
+        }
         for op in ops {
             world.apply(op);
         }

@@ -3,7 +3,8 @@ use super::in_thread;
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use crate::tables::{
-    ask, mark, Table, ABSENT, AT_LEAST, BLAS, CLS, CONTEXT_CHECKS, CUDART, HOOKS, INTEGRITY, INTERNALS, RECORDED, TOOLS_TLS,
+    ask, mark, Table, ABSENT, AT_LEAST, BLAS, CLS, CONTEXT_CHECKS, CUDART, HOOKS, INTEGRITY, INTERNALS, RECORDED,
+    TOOLS_TLS,
 };
 use hmac::{Mac, SimpleHmac};
 use md2::Md2;

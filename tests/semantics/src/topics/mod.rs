@@ -14,6 +14,7 @@ mod memory;
 mod memory_model;
 mod modules;
 mod oom;
+mod pending;
 mod pointers;
 mod pools;
 mod proc_address;
@@ -115,6 +116,10 @@ pub const TOPICS: &[Topic] = &[
     any("module_libraries", modules::libraries),
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
+    any("pending_modules", pending::modules),
+    any("pending_graphs", pending::graphs),
+    any("pending_arrays", pending::arrays),
+    ours("pending_itself", pending::itself),
     any("table_sizes", export_tables::sizes),
     any("table_slots", export_tables::slots),
     ours("table_unknown_slot", export_tables::unknown_slot),

@@ -27,6 +27,14 @@ pub struct Exec {
     ops: OnceCell<Arc<[Owned]>>,
 }
 
+/// A launch of an executable graph, independent of the graph.
+#[derive(Clone)]
+pub struct GraphLaunch {
+    /// Its commands.
+    pub ops: Arc<[Owned]>,
+    refs: Refs,
+}
+
 /// The nodes of a graph in an order that respects their dependencies.
 type Tree = Vec<Item>;
 
@@ -351,6 +359,22 @@ impl State {
         }
         let nodes = self.exec_nodes(exec)?;
         Ok(e.ops.get_or_init(|| nodes.iter().map(|n| n.op.clone()).collect()).clone())
+    }
+
+    /// A launch of an executable graph that has to wait for its turn. It is as the graph is now, whatever becomes of it.
+    pub fn exec_launch(&self, exec: CUgraphExec) -> Res<GraphLaunch> {
+        let ops = self.exec_ops(exec)?;
+        Ok(GraphLaunch { ops, refs: self.graphs.exec(exec)?.refs.clone() })
+    }
+
+    /// User objects live until the launches that may use them have ended.
+    pub fn hold_launch(&mut self, launch: &GraphLaunch) {
+        self.graphs.hold(&launch.refs);
+    }
+
+    /// A launch has ended. Destructors may be due afterwards.
+    pub fn release_launch(&mut self, launch: &GraphLaunch) {
+        self.let_go(&launch.refs);
     }
 
     /// A graph with the nodes of an executable one as they are now, disabled ones as empty nodes.

@@ -11,7 +11,7 @@ mod rules;
 mod user;
 
 pub use capture::{is_idle, Capture, Info, CAPTURES};
-pub use exec::{Exec, ExecNode, Mismatch};
+pub use exec::{Exec, ExecNode, GraphLaunch, Mismatch};
 pub use node::{kind, Edge, Node, Port, Work};
 pub use user::Released;
 

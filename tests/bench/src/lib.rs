@@ -1,0 +1,2 @@
+//! A driver library as plain pointers, for programs that measure or drive one.
+pub mod driver;

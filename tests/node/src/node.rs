@@ -1,0 +1,429 @@
+//! A broker and its Spaces, in a folder and on cards of their own.
+use crate::referee::Referee;
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Soon enough for a test that hangs, late enough for a busy machine.
+pub const LONG: Duration = Duration::from_secs(120);
+/// What the broker keeps of each card for its own context.
+pub const OWN_CONTEXT: u64 = 640 << 20;
+/// After this wait a claim goes first.
+pub const AGING: Duration = Duration::from_secs(2);
+
+/// What a node is like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Cards.
+    pub cards: u32,
+    /// Bytes of each card that Spaces may use.
+    pub room: u64,
+    /// Bytes that each Space is shown.
+    pub vram: u64,
+    /// Lines of the broker's configuration, under `[queue]`.
+    pub queue: String,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { cards: 1, room: 32 << 20, vram: 24 << 20, queue: String::new() }
+    }
+}
+
+/// A place where brokers come and go.
+pub struct Node {
+    folder: TempDir,
+    shape: Shape,
+    /// Where the libraries and programs are: beside this one.
+    built: PathBuf,
+    log: Arc<Log>,
+}
+
+/// The log of all brokers of a node.
+pub struct Log {
+    referee: Mutex<Referee>,
+    news: Condvar,
+}
+
+impl Log {
+    /// What the log says so far.
+    pub fn look(&self) -> MutexGuard<'_, Referee> {
+        self.referee.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the log has told something.
+    pub fn wait(&self, what: &str, until: impl Fn(&Referee) -> bool) -> Result<()> {
+        let end = Instant::now() + LONG;
+        let mut referee = self.look();
+        while !until(&referee) {
+            let left = end.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "{what}: not in {LONG:?}\n{}", referee.tail());
+            referee = self.news.wait_timeout(referee, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+}
+
+/// What a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Descriptors.
+    pub files: usize,
+    /// Mappings.
+    pub maps: usize,
+    /// Resident bytes.
+    pub resident: u64,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Usage {
+    /// Of a process that runs.
+    pub fn of(pid: u32) -> Result<Usage> {
+        let count = |what: &str| -> Result<usize> { Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count()) };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        Ok(Usage {
+            files: count("fd")?,
+            maps: std::fs::read_to_string(format!("/proc/{pid}/maps"))?.lines().count(),
+            resident: resident.context("no VmRSS")?.trim().parse::<u64>()? << 10,
+            threads: count("task")?,
+        })
+    }
+}
+
+impl Node {
+    /// A node of a shape. Nothing runs yet.
+    pub fn new(shape: Shape) -> Result<Node> {
+        let program = std::env::current_exe()?;
+        let folder = program.parent().context("this program lies nowhere")?;
+        let built = if folder.ends_with("deps") { folder.parent().context("deps lies nowhere")? } else { folder };
+        let node = Node {
+            folder: tempfile::tempdir()?,
+            shape,
+            built: built.to_owned(),
+            log: Arc::new(Log { referee: Mutex::new(Referee::new(AGING)), news: Condvar::new() }),
+        };
+        for file in ["zerogpu", "libzerogpu.so", "libsoftcuda.so", "zerogpu-node-space"] {
+            ensure!(node.built.join(file).exists(), "{file} is missing: run cargo build --workspace first");
+        }
+        // the folder of libraries as they are installed
+        let names = [
+            ("libcuda.so.1", "libzerogpu.so"),
+            ("libcuda.so", "libzerogpu_alias.so"),
+            ("libnvidia-ml.so.1", "libzerogpu_nvml.so"),
+            ("libsoftcuda.so", "libsoftcuda.so"),
+        ];
+        std::fs::create_dir(node.path("lib"))?;
+        for (name, file) in names {
+            std::os::unix::fs::symlink(node.built.join(file), node.path("lib").join(name))?;
+        }
+        let config = format!(
+            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n[default-tenant]\nspaces = 100000\n",
+            AGING.as_millis(),
+            node.shape.queue
+        );
+        std::fs::write(node.path("broker.toml"), config)?;
+        Ok(node)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where Spaces connect.
+    pub fn socket(&self) -> PathBuf {
+        self.path("broker.sock")
+    }
+
+    /// The file of cards.
+    pub fn cards(&self) -> PathBuf {
+        self.path("cards")
+    }
+
+    /// What the brokers have said.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// A command that sees this node's cards and none of the caller's settings.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.built.join(program));
+        for (name, _) in std::env::vars_os() {
+            let ours =
+                name.to_str().is_some_and(|n| ["ZEROGPU_", "SOFTCUDA_", "CUDA_"].iter().any(|p| n.starts_with(p)));
+            if ours {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env_remove("LD_PRELOAD")
+            .env("SOFTCUDA_CARDS", self.cards())
+            .env("SOFTCUDA_COUNT", self.shape.cards.to_string())
+            .env("SOFTCUDA_VRAM", (OWN_CONTEXT + self.shape.room).to_string())
+            .env("SOFTCUDA_POISON", "1");
+        command
+    }
+
+    /// Starts a broker, and waits until it is ready.
+    pub fn broker(&self) -> Result<Broker> {
+        let mut command = self.command("zerogpu");
+        command
+            .args(["broker", "--driver", "soft", "--socket"])
+            .arg(self.socket())
+            .arg("--config")
+            .arg(self.path("broker.toml"))
+            .args(["--cards", &self.shape.cards.to_string(), "--vram", &(OWN_CONTEXT + self.shape.room).to_string()])
+            .arg("--lib")
+            .arg(self.path("lib"))
+            .env("RUST_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let ready = self.log.look().brokers;
+        self.log.look().new_broker();
+        let mut child = command.spawn().context("the broker can't be started")?;
+        let lines = BufReader::new(child.stderr.take().context("no pipe")?);
+        let log = self.log.clone();
+        let reader = std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                log.look().line(&line);
+                log.news.notify_all();
+            }
+        });
+        let broker = Broker { child, reader: Some(reader) };
+        self.log.wait("the broker is ready", |log| log.brokers > ready)?;
+        Ok(broker)
+    }
+
+    /// Starts a Space. `words` are the command line behind the library's path.
+    pub fn space(&self, mode: &str, words: &[String]) -> Result<Space> {
+        let mut command = self.command("zerogpu-node-space");
+        command
+            .arg(mode)
+            .arg(self.path("lib").join("libcuda.so.1"))
+            .args(words)
+            .env("ZEROGPU_SOCKET", self.socket())
+            .env("ZEROGPU_DRIVER", self.path("lib").join("libsoftcuda.so"))
+            .env("ZEROGPU_LIB", self.path("lib"))
+            .env("ZEROGPU_VRAM", self.shape.vram.to_string())
+            .env("ZEROGPU_WAIT", "600s")
+            .env("ZEROGPU_NAME", format!("{mode}-{}", words.first().map_or("", String::as_str)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Space::start(command)
+    }
+
+    /// A Space that carries out a plan of its own.
+    pub fn planned(&self, seed: u64, most: u64, calls: u64) -> Result<Space> {
+        self.space("plan", &[seed.to_string(), most.to_string(), calls.to_string()])
+    }
+
+    /// A Space that does what it is told.
+    pub fn obedient(&self, seed: u64, most: u64) -> Result<Space> {
+        let mut space = self.space("obey", &[seed.to_string(), most.to_string()])?;
+        space.line()?;
+        Ok(space)
+    }
+
+    /// Waits until the cards hold what a broker has at rest: its contexts, and no bytes of any Space.
+    pub fn wait_for_empty_cards(&self) -> Result<()> {
+        let end = Instant::now() + LONG;
+        loop {
+            let snapshot = crate::witness::snapshot(&self.cards())?;
+            if snapshot.cards.iter().all(|card| card.bytes_used == 0 && card.processes.len() <= 1) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < end,
+                "the cards still hold what they should not: {snapshot:?}\n{}",
+                self.log.look().tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A broker.
+pub struct Broker {
+    child: Child,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it uses.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.pid())
+    }
+
+    /// Ends it at once.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.end().map(|_| ())
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn terminate(mut self) -> Result<()> {
+        // SAFETY: numbers; the process is a child that has not been waited for.
+        ensure!(unsafe { libc::kill(self.pid() as i32, libc::SIGTERM) } == 0, "the broker can't be asked to end");
+        let status = self.end()?;
+        ensure!(status.success(), "the broker ended with {status}");
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<std::process::ExitStatus> {
+        let status = self.child.wait()?;
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if self.reader.is_some() {
+            self.child.kill().ok();
+            self.end().ok();
+        }
+    }
+}
+
+/// A Space's process.
+pub struct Space {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<Value>,
+    /// What it wrote on standard error.
+    complaints: Arc<Mutex<String>>,
+}
+
+impl Space {
+    fn start(mut command: Command) -> Result<Space> {
+        let mut child = command.spawn().context("a Space can't be started")?;
+        let output = BufReader::new(child.stdout.take().context("no pipe")?);
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(serde_json::from_str(&line).unwrap_or(Value::String(line))).is_err() {
+                    return;
+                }
+            }
+        });
+        let errors = BufReader::new(child.stderr.take().context("no pipe")?);
+        let complaints = Arc::new(Mutex::new(String::new()));
+        let shared = complaints.clone();
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        let input = child.stdin.take();
+        Ok(Space { child, input, lines, complaints })
+    }
+
+    /// What it wrote on standard error so far.
+    pub fn complaints(&self) -> String {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its next line.
+    pub fn line(&mut self) -> Result<Value> {
+        let line =
+            self.lines.recv_timeout(LONG).with_context(|| format!("a Space says nothing\n{}", self.complaints()))?;
+        ensure!(line.get("error").is_none(), "a Space failed: {line}\n{}", self.complaints());
+        Ok(line)
+    }
+
+    /// Its lines so far.
+    pub fn said(&self) -> Vec<Value> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Tells it something, without waiting for the answer.
+    pub fn begin(&mut self, order: &str) -> Result<()> {
+        let input = self.input.as_mut().context("its input is closed")?;
+        writeln!(input, "{order}").context("a Space does not listen")
+    }
+
+    /// Has it do something.
+    pub fn tell(&mut self, order: &str) -> Result<Value> {
+        self.begin(order)?;
+        self.line().with_context(|| format!("told to {order}"))
+    }
+
+    /// Ends it at once; when that was.
+    pub fn kill(mut self) -> Result<Instant> {
+        let at = Instant::now();
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(at)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Waits until it has ended well; its last line.
+    pub fn finish(mut self) -> Result<Value> {
+        drop(self.input.take());
+        let end = Instant::now() + LONG * 5;
+        let mut last = Value::Null;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => last = line,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(_) => bail!("a Space does not end; its last line: {last}\n{}", self.complaints()),
+            }
+        }
+        let status = self.child.wait()?;
+        ensure!(status.success(), "a Space ended with {status}: {last}\n{}", self.complaints());
+        Ok(last)
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// Says what a check found, all of it.
+pub fn judge(faults: &[String], log: &Log) -> Result<()> {
+    ensure!(
+        faults.is_empty(),
+        "{} faults:\n{}\nthe last lines of the log:\n{}",
+        faults.len(),
+        faults.join("\n"),
+        log.look().tail()
+    );
+    Ok(())
+}
+
+/// A path, for messages.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

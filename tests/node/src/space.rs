@@ -1,0 +1,81 @@
+//! The command line of `zerogpu-node-space`: a plan of its own, or commands from standard input.
+use crate::program::Program;
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS` or `obey LIBRARY SEED BYTES`.
+///
+/// # Errors
+/// What went wrong, a wrong byte above all.
+pub fn main(words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let open = |library: &str, seed: &str, most: &str| -> Result<Program> {
+        Program::open(Path::new(library), seed.parse()?, most.parse()?)
+    };
+    match words[..] {
+        ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?),
+        ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
+        _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS | obey LIBRARY SEED BYTES"),
+    }
+}
+
+fn say(value: &Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}").and_then(|()| out.flush()).context("nobody listens")
+}
+
+/// Calls as the seed has them; a line for each.
+fn plan(program: &mut Program, calls: u64) -> Result<()> {
+    for _ in 0..3 {
+        program.take()?;
+    }
+    for call in 0..calls {
+        let start = Instant::now();
+        // what a program does between its calls: some of it is recorded, and replayed at the claim
+        for _ in 0..program.random().below(3) {
+            program.step().context("outside a region")?;
+        }
+        let seconds = [20.0, 30.0, 45.0, 60.0, 90.0][program.random().below(5)];
+        program.begin(seconds)?;
+        program.launch().context("the launch that claims")?;
+        let claimed = start.elapsed();
+        for _ in 0..program.random().between(1, 6) {
+            program.step().context("inside a region")?;
+        }
+        std::thread::sleep(Duration::from_micros(program.random().below(8000) as u64));
+        program.end()?;
+        let bytes = if program.random().once_in(2) { program.check()? } else { 0 };
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        say(&json!({ "call": call, "claim_ms": ms(claimed), "ms": ms(start.elapsed()), "checked": bytes }))?;
+        std::thread::sleep(Duration::from_micros(program.random().below(20_000) as u64));
+    }
+    let checked = program.check()?;
+    say(&json!({ "done": calls, "checked": checked }))
+}
+
+/// One command a line, answered by a line.
+fn obey(program: &mut Program) -> Result<()> {
+    say(&json!({ "ready": true }))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let start = Instant::now();
+        let mut checked = 0;
+        match words[..] {
+            ["take", bytes] => program.take_bytes(bytes.parse()?)?,
+            ["begin", seconds] => program.begin(seconds.parse()?)?,
+            ["launch"] => program.launch()?,
+            ["steps", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.step())?,
+            ["check"] => checked = program.check()?,
+            ["end"] => program.end()?,
+            ["quit"] => return Ok(()),
+            _ => bail!("no such command: {line}"),
+        }
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        say(&json!({ "did": line, "ms": ms, "checked": checked, "state": program.state()? }))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+"""A program that shares its card with others: the queue, its limits, and rivals that break the rules.
+
+The card has room for 808 MiB of Spaces: 2 GiB, less a context of the broker's own and one of the Space's.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import checks
+import shim
+import spaces
+import torch
+from brokers import COLD, Broker
+from checks import check, raises
+from spaces._region import GPUError
+
+MIB = 1 << 20
+ROOM = (2048 - 640 - 600) * MIB
+WAIT = float(os.environ["ZEROGPU_WAIT"].rstrip("s"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+WARM = '[queue]\ngrace = "1s"\n'
+
+broker = Broker.of_this_program(config=WARM).start()
+host = torch.arange(8 * MIB // 8)
+data = host.to("cuda")
+
+
+def kernel():
+    return data[:100] + 1
+
+
+def exact():
+    assert torch.equal(data.cpu(), host)
+
+
+def settled():
+    checks.until(shim.parked, "parked")
+    exact()
+
+
+class Rival:
+    """A program of its own (holder.py) that holds the card now, unless it is not `held` soon."""
+
+    def __init__(self, held=True, environment=(), **how):
+        values = dict(os.environ, HOLDER=json.dumps(how), ZEROGPU_WAIT="60s", **dict(environment))
+        command = [sys.executable, os.path.join(HERE, "holder.py")]
+        self.process = subprocess.Popen(command, env=values, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if held:
+            self.expect("held")
+
+    def expect(self, word):
+        assert self.process.stdout.readline() == word + "\n", f"the rival ended: {self.process.poll()}"
+
+    def release(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.expect("free")
+
+    def end(self):
+        self.process.communicate()
+        assert self.process.returncode == 0, self.process.returncode
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def holders():
+    return broker.status()["scheduler"]["cards"][0]["holders"]
+
+
+def waiting():
+    return broker.status()["scheduler"]["queue"]
+
+
+@check
+def a_call_that_waits_loses_none_of_its_time():
+    rival = Rival()
+    gone = []
+
+    def release():
+        checks.until(waiting, "the call waits")
+        time.sleep(2.2)
+        gone.append(time.monotonic())
+        rival.release()
+
+    @spaces.GPU(duration=2)
+    def call():
+        kernel()
+        entered = time.monotonic()
+        time.sleep(0.4)
+        kernel()
+        torch.cuda.synchronize()
+        return entered
+
+    thread = threading.Thread(target=release)
+    started = time.monotonic()
+    thread.start()
+    assert call() >= gone[0] > started + 2
+    thread.join()
+    rival.end()
+    settled()
+
+
+@check
+def a_call_that_waits_too_long_says_so():
+    rival = Rival()
+    started = time.monotonic()
+    error = raises(GPUError, "no GPU was free in time", spaces.GPU(kernel))
+    assert "ZEROGPU_WAIT" in str(error) and WAIT <= time.monotonic() - started < WAIT + 3, error
+    assert not waiting()
+    settled()
+    rival.release()
+    rival.end()
+    spaces.GPU(kernel)()
+    settled()
+
+
+@check
+def an_error_of_the_program_itself_is_not_hidden_by_a_claim_that_failed():
+    rival = Rival()
+
+    @spaces.GPU
+    def call():
+        raises(RuntimeError, "CUDA error", kernel)
+        raise ValueError("its own")
+
+    raises(ValueError, "its own", call)
+    rival.release()
+    rival.end()
+    settled()
+
+
+@check
+def what_goes_over_a_limit_is_told_with_its_numbers():
+    error = raises(GPUError, "more than the 120 s", spaces.GPU(duration=200)(kernel))
+    assert "asked for 200 s" in str(error), error
+    broker.configure(WARM + "[default-tenant]\ngpu-seconds-per-day = 30\n")
+    error = raises(GPUError, "30 GPU seconds within 24 hours", spaces.GPU(duration=60)(kernel))
+    assert "this call asks for 60" in str(error), error
+    spaces.GPU(duration=5)(kernel)()
+    broker.configure(WARM)
+    spaces.GPU(duration=60)(kernel)()
+    settled()
+
+
+@check
+def a_call_that_takes_too_long_is_aborted_and_a_rival_gets_the_card():
+    rivals = []
+
+    @spaces.GPU(duration=1)
+    def late():
+        kernel()
+        rivals.append(Rival(held=False))
+        checks.until(waiting, "the rival waits")
+        rivals[0].expect("held")
+
+    raises(GPUError, "GPU task aborted", late)
+    settled()
+    rivals[0].release()
+    rivals[0].end()
+    spaces.GPU(kernel)()
+    settled()
+
+
+@check
+def regions_that_open_later_keep_the_card_longer():
+    interface = spaces._shim.find()
+    regions = [interface.begin(0.7)]
+    try:
+        kernel()
+        regions.append(interface.begin(60.0))
+        time.sleep(1)
+        kernel()
+        torch.cuda.synchronize()
+    finally:
+        ended = [interface.end(region) for region in regions]
+    assert ended == [0, 0]
+    settled()
+
+
+@check
+def a_rival_that_keeps_the_card_is_ended_and_the_next_gets_it():
+    rival = Rival(held=False, seconds=0.5, environment={"SOFTCUDA_LAUNCH_US": "30000000"})
+    checks.until(holders, "the rival has the card")
+    spaces.GPU(kernel)()
+    assert rival.process.wait(20) == -9
+    assert "kept its card beyond the grace time" in broker.text()
+    settled()
+
+
+@check
+def the_card_of_a_killed_program_is_free_at_once():
+    """Also if it has a child: that shares its connection, until it is told that it is a child."""
+    took = []
+    for turn in range(6):
+        rival = Rival(fork=turn % 2 == 0)
+        entered = []
+        thread = threading.Thread(target=spaces.GPU(lambda: (kernel(), entered.append(time.monotonic()))))
+        thread.start()
+        checks.until(waiting, "the call waits")
+        killed = time.monotonic()
+        rival.kill()
+        thread.join()
+        took.append(entered[0] - killed)
+    # at its best, since others use this machine, too; the claim is part of it
+    assert min(took[::2]) < 0.1 and min(took[1::2]) < 0.1, took
+    settled()
+
+
+@check
+def memory_grows_until_the_card_is_full_and_the_call_goes_on():
+    def fill():
+        kept = []
+        kernel()
+        try:
+            while True:
+                kept.append(torch.full((64 * MIB,), len(kept), dtype=torch.uint8).to("cuda"))
+        except torch.cuda.OutOfMemoryError:
+            kernel()
+        assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
+        del kept[1::2]
+        torch.cuda.empty_cache()
+        more = torch.full((64 * MIB,), 99, dtype=torch.uint8).to("cuda")
+        kernel()
+        return kept, more
+
+    whole = (ROOM - 64 * MIB) // (64 * MIB)
+    kept, more = spaces.GPU(fill)()
+    assert len(kept) >= whole // 2, (len(kept), whole)
+    settled()
+    assert all((tensor.cpu() == number * 2).all() for number, tensor in enumerate(kept)) and (more.cpu() == 99).all()
+    spaces.GPU(kernel)()
+    del kept, more
+    gc.collect()
+    torch.cuda.empty_cache()
+    settled()
+
+
+@check
+def more_than_any_card_holds_is_refused_and_what_is_left_works():
+    kept = [torch.full((128 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(7)]
+    error = raises(GPUError, "more than the", spaces.GPU(kernel))
+    assert "use less memory" in str(error), error
+    assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
+    del kept[3:]
+    torch.cuda.empty_cache()
+    spaces.GPU(kernel)()
+    settled()
+    assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
+    del kept
+    torch.cuda.empty_cache()
+
+
+@check
+def warm_bytes_of_others_make_room():
+    rival = Rival(mib=300, keep=True)
+    rival.release()
+    warm = [resident["bytes"] for resident in broker.status()["scheduler"]["cards"][0]["residents"]]
+    assert max(warm) >= 300 * MIB, warm
+
+    @spaces.GPU
+    def call():
+        kernel()
+        return [torch.full((64 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(9)]
+
+    kept = call()
+    assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
+    rival.end()
+    del kept
+    torch.cuda.empty_cache()
+    settled()
+
+
+@check
+def a_warm_program_copies_nothing():
+    def leases():
+        return [line for line in broker.text().splitlines() if "lease ended" in line]
+
+    for _ in range(2):
+        before = len(leases())
+        spaces.GPU(kernel)()
+        checks.until(lambda: len(leases()) > before, "the lease is in the log")
+    last = leases()[-1]
+    assert "bytes_in=0 " in last and "bytes_out=0 " in last and "bytes_warm=0 " not in last, last
+    settled()
+
+
+@check
+def nothing_is_left():
+    broker.configure(COLD)
+    spaces.GPU(kernel)()
+    shim.require_empty()
+    settled()
+    broker.stop()
+    assert not shim.card()["processes"], shim.card()
+
+
+checks.main()

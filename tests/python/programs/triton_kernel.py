@@ -1,0 +1,44 @@
+"""A Triton kernel: compiled here, launched in a region, recorded by softcuda."""
+
+import json
+import os
+import struct
+
+import checks
+import spaces
+import torch
+import triton
+import triton.language as tl
+from checks import check
+
+LOG = os.environ["SOFTCUDA_LAUNCH_LOG"]
+COUNT = 1000
+
+
+@triton.jit
+def add_kernel(x, y, out, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    tl.store(out + at, tl.load(x + at, mask=inside) + tl.load(y + at, mask=inside), mask=inside)
+
+
+@check
+def a_launch_has_its_grid_and_parameters():
+    x, y = torch.ones(COUNT).to("cuda"), torch.ones(COUNT).to("cuda")
+    out = torch.empty_like(x)
+
+    def add():
+        return add_kernel[(triton.cdiv(COUNT, 256),)](x, y, out, COUNT, BLOCK=256, num_warps=8)
+
+    compiled = spaces.GPU(add)()
+    assert ".target sm_" in compiled.asm["ptx"] and compiled.asm["cubin"][:4] == b"\x7fELF"
+    with open(LOG) as file:
+        launches = [json.loads(line) for line in file]
+    (launch,) = [launch for launch in launches if launch["kernel"].startswith("add_kernel")]
+    assert (launch["grid"], launch["block"]) == ([4, 1, 1], [256, 1, 1]), launch
+    params = bytes.fromhex(launch["params"])
+    wanted = struct.pack("<QQQi", x.data_ptr(), y.data_ptr(), out.data_ptr(), COUNT)
+    assert params[: len(wanted)] == wanted, launch
+
+
+checks.main()

@@ -1,0 +1,177 @@
+"""Programs that get their cards from a broker: the same as on a card of their own, and what only a broker does."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+from world import CLI, PROGRAMS, World, each_check
+
+sys.path.insert(0, str(PROGRAMS))
+from brokers import COLD, Broker  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+
+class Node(World):
+    """Software cards that a broker lends. With `config` it is started here, else by the program."""
+
+    def __init__(self, folder, config=None, **environment):
+        super().__init__(folder)
+        self.broker = None
+        if config:
+            settings = self.environment(**environment)
+            # its own kernels are none of the programs'
+            del settings["SOFTCUDA_LAUNCH_LOG"]
+            self.broker = Broker(folder, CLI, settings, config).start()
+        self._pids = folder / "brokers"
+
+    def environment(self, **more):
+        return super().environment(**{"CHECKS_BROKERS": self.folder / "brokers", "SOFTCUDA_STRICT_PINS": 1, **more})
+
+    def start(self, program, *arguments, options=(), **how):
+        return super().start(program, *arguments, options=[*options, "--socket", self.folder / "broker.sock"], **how)
+
+    def run(self, program, *arguments, **how):
+        outcome = super().run(program, *arguments, **how)
+        outcome.err += self.log()
+        self.close()
+        outcome.left = self.left()
+        return outcome
+
+    def log(self):
+        log = self.folder / "broker.log"
+        return "".join(f"broker: {line}" for line in log.read_text().splitlines(True)) if log.exists() else ""
+
+    def close(self):
+        """Ends the broker, whoever started it."""
+        if self.broker:
+            self.broker.close()
+        for pid in self._pids.read_text().split() if self._pids.exists() else ():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """Makes nodes, and ends their brokers."""
+    nodes = []
+
+    def make(name, *arguments, **how):
+        nodes.append(Node(tmp_path_factory.mktemp(name), *arguments, **how))
+        return nodes[-1]
+
+    yield make
+    for made in nodes:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def canonical(node, quick):
+    return node("canonical", COLD).run("canonical.py", CANONICAL_PARKS=20 if quick else 60)
+
+
+@each_check("canonical.py")
+def test_canonical_program(canonical, check):
+    canonical.require(check)
+
+
+ALLOCATORS = {"default": "", "expandable segments": "expandable_segments:True", "async": "backend:cudaMallocAsync"}
+
+
+@pytest.fixture(scope="module", params=ALLOCATORS)
+def regions(request, node):
+    allocator = {"PYTORCH_CUDA_ALLOC_CONF": ALLOCATORS[request.param]} if ALLOCATORS[request.param] else {}
+    return node("regions", COLD).run("regions.py", options=["--vram", "2GiB"], **allocator)
+
+
+@each_check("regions.py")
+def test_regions(regions, check):
+    regions.require(check)
+
+
+@pytest.fixture(scope="module")
+def deadline(node):
+    return node("deadline", COLD).run("deadline.py")
+
+
+@each_check("deadline.py")
+def test_deadline(deadline, check):
+    deadline.require(check)
+
+
+@pytest.fixture(scope="module")
+def outside(node):
+    return node("outside", COLD).run("outside.py", ZEROGPU_RECORD="16MiB", OUTSIDE_BIG=256 << 20)
+
+
+@each_check("outside.py")
+def test_outside_of_regions(outside, check):
+    outside.require(check)
+
+
+@pytest.fixture(scope="module")
+def processes(node):
+    return node("processes", COLD).run("processes.py")
+
+
+@each_check("processes.py")
+def test_processes(processes, check):
+    processes.require(check)
+
+
+def test_ten_threads_in_and_out_of_regions(node, quick):
+    outcome = node("stress", COLD).run("stress.py", STRESS_SECONDS=3 if quick else 10)
+    outcome.require_all()
+    state = outcome.told["turns"]["state"]
+    assert state["claims"] == state["parks"] > 3, state
+
+
+def test_two_programs_share_a_card_that_holds_one_of_them(node):
+    # room for 160 MiB beside the contexts; a model has 120 MiB
+    vram, calls = (640 + 600 + 160) << 20, 15
+    shared = node("shares", '[queue]\ngrace = "10s"\n', SOFTCUDA_VRAM=vram)
+    journal = shared.folder / "journal"
+    settings = dict(SHARES_CALLS=calls, SHARES_JOURNAL=journal, SOFTCUDA_VRAM=vram, options=["--vram", vram])
+    programs = [
+        shared.start("shares.py", SHARES_NAME=name, CHECKS=shared.folder / name, **settings) for name in ("a", "bb")
+    ]
+    for name, program in zip(("a", "bb"), programs):
+        out, err = program.communicate(timeout=200)
+        assert program.returncode == 0, out + err + shared.log()
+        told = json.loads((shared.folder / name).read_text())
+        assert "failed" not in told, told["failed"] + shared.log()
+    notes = [json.loads(line) for line in journal.read_text().splitlines()]
+    spans = [note for note in notes if note[1] != "ready"]
+    # as they were written: no call begins in another's
+    assert [what for _, what, _ in spans] == ["begin", "end"] * (2 * calls)
+    assert all(first[0] == second[0] for first, second in zip(spans[::2], spans[1::2]))
+    turns = [name for name, what, _ in spans if what == "begin"]
+    switches = sum(one != other for one, other in zip(turns, turns[1:]))
+    assert switches > calls, turns
+    shared.close()
+    assert not shared.violations() and not shared.left()
+
+
+@pytest.fixture(scope="module")
+def lent(node):
+    return node("lent").run("lent.py", ZEROGPU_WAIT="1.5s")
+
+
+@each_check("lent.py")
+def test_a_broker_that_comes_and_goes(lent, check):
+    lent.require(check)
+
+
+@pytest.fixture(scope="module")
+def queued(node):
+    vram = 2 << 30
+    return node("queued").run("queued.py", ZEROGPU_WAIT="4s", SOFTCUDA_VRAM=vram, options=["--vram", vram])
+
+
+@each_check("queued.py")
+def test_a_card_that_others_want(queued, check):
+    queued.require(check)
