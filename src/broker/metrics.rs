@@ -256,6 +256,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+        let page = include_str!("../../docs/operations.md");
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+            assert!(page.contains(&format!("| `{name}")), "{name} is not in docs/operations.md");
+        }
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Metrics::serve(free, move || Some(text.clone())).unwrap();
         assert!(get(free, "/metrics").starts_with("HTTP/1.1 200 OK"));

@@ -162,10 +162,10 @@ fn bar(card: &CardReport, width: usize) -> Vec<Span<'static>> {
 fn queue(status: &Status) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for waiting in &status.scheduler.queue {
-        let estimate = waiting.estimate.map_or_else(String::new, |s| format!(", about {} more", time(s)));
+        let estimate = waiting.estimate.map_or_else(String::new, |s| format!(", ~{} more", time(s)));
         let name = name_of(status, waiting.space);
         lines.push(Line::from(format!(
-            "{:>2} {name:<28.28} {:>10}  wants {}, waited {}{estimate}",
+            "{:>2} {name:<24.24} {:>9}  asks {}, waited {}{estimate}",
             waiting.place,
             mib(waiting.bytes),
             time(waiting.seconds),
@@ -284,7 +284,7 @@ mod tests {
             "58 s left",
             " Waiting: 1 ",
             " 1 program-2.py (pid 102)",
-            "wants 30 s, waited 1.0 s",
+            "asks 30 s, waited 1.0 s, ~53 s more",
             "program-0.py (pid 100)             2048 MiB  warm on",
             "program-3.py (pid 103)             1024 MiB  parked in host memory",
             "host memory 3.0 of 64.0 GiB",
