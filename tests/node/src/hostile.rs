@@ -71,7 +71,9 @@ pub const DEEDS: &[Deed] = &[
     ("the end of somebody's lease", |socket| says(socket, &[ToBroker::Released { lease: 1 }])),
     ("a drain of somebody's lease", |socket| says(socket, &[ToBroker::Drained { lease: 1 }])),
     ("more of somebody's memory", |socket| says(socket, &[ToBroker::Grow { lease: 1, slab: Range::new(0, 2 * MIB) }])),
-    ("forgetting what lies outside", |socket| says(socket, &[ToBroker::Forget { range: Range::new(BACKING, 2 * MIB) }])),
+    ("forgetting what lies outside", |socket| {
+        says(socket, &[ToBroker::Forget { range: Range::new(BACKING, 2 * MIB) }])
+    }),
     ("slabs that overlap", |socket| lists(socket, &[Range::new(0, 4 * MIB), Range::new(2 * MIB, 4 * MIB)])),
     ("slabs out of order", |socket| lists(socket, &[Range::new(8 * MIB, 2 * MIB), Range::new(0, 2 * MIB)])),
     ("slabs outside the backing", |socket| lists(socket, &[Range::new(BACKING - 2 * MIB, 4 * MIB)])),

@@ -103,7 +103,11 @@ fn free_after(node: &Node, at: Instant) -> Result<f64> {
         if snapshot.cards.iter().all(|card| card.bytes_used == 0 && card.processes.len() <= 1) {
             return Ok(at.elapsed().as_secs_f64() * 1e3);
         }
-        ensure!(at.elapsed() < Duration::from_secs(20), "the card is not free: {snapshot:?}\n{}", node.log().look().tail());
+        ensure!(
+            at.elapsed() < Duration::from_secs(20),
+            "the card is not free: {snapshot:?}\n{}",
+            node.log().look().tail()
+        );
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -45,7 +45,13 @@ impl Hand {
 
     fn claim(&mut self) -> Result<()> {
         self.claims += 1;
-        self.client.say(&ToBroker::Claim { id: self.claims, seconds: 10.0, wait_seconds: 600.0, borrowed: false, bytes: 0 })
+        self.client.say(&ToBroker::Claim {
+            id: self.claims,
+            seconds: 10.0,
+            wait_seconds: 600.0,
+            borrowed: false,
+            bytes: 0,
+        })
     }
 
     /// Answers all that has come; how many rounds that ended.
@@ -125,7 +131,9 @@ pub fn warm(count: usize) -> Result<Value> {
     }
     broker.terminate()?;
     micros.sort_by(f64::total_cmp);
-    Ok(json!({ "claims": count, "median_us": micros[count / 2], "p99_us": micros[count * 99 / 100], "least_us": micros[0] }))
+    Ok(
+        json!({ "claims": count, "median_us": micros[count / 2], "p99_us": micros[count * 99 / 100], "least_us": micros[0] }),
+    )
 }
 
 /// Rounds of each kind of claim and park.

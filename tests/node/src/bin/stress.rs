@@ -15,7 +15,9 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["run", minutes, spaces, cards, seed] => long_run(minutes.parse()?, spaces.parse()?, cards.parse()?, seed.parse()?),
+        ["run", minutes, spaces, cards, seed] => {
+            long_run(minutes.parse()?, spaces.parse()?, cards.parse()?, seed.parse()?)
+        }
         ["kills", count] => {
             let found = kills::run(count.parse()?, |line| println!("{line}"))?;
             println!("{found}");
