@@ -169,8 +169,8 @@ def test_a_broker_that_comes_and_goes(lent, check):
 
 @pytest.fixture(scope="module")
 def queued(node):
-    vram = 2 << 30
-    return node("queued").run("queued.py", ZEROGPU_WAIT="4s", SOFTCUDA_VRAM=vram, options=["--vram", vram])
+    vram = (640 + 600 + 208) << 20
+    return node("queued").run("queued.py", ZEROGPU_WAIT="3s", SOFTCUDA_VRAM=vram, options=["--vram", "2GiB"])
 
 
 @each_check("queued.py")
