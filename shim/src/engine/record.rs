@@ -8,6 +8,7 @@ use crate::report;
 use std::collections::HashSet;
 use std::sync::Arc;
 use zerogpu_abi::*;
+use zerogpu_device::Backend;
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::op::{Copy, Launch, Op, Owned, OwnedLaunch, Plane};
@@ -240,7 +241,8 @@ impl Engine {
         // with the state's lock held: nothing is kept between this and the end of the replay
         for (at, size) in locked(&self.record).end() {
             let mut told = |c| {
-                if let Err(e) = self.change_live(c) {
+                // as any other change: a broker lets go of its pins there, and counts it
+                if let Err(e) = self.change(c) {
                     report::explain(&format!(
                         "freed memory stays on the card until the park ({})",
                         super::claim::name(e)

@@ -24,7 +24,7 @@ host = torch.randint(0, 256, (24 * MIB,), dtype=torch.uint8)
 data = host.to("cuda")
 address = data.data_ptr()
 # copies between a card and its broker's host memory take their time, so that there is a middle to kill the broker in
-broker = Broker.of_this_program(SOFTCUDA_GBPS="0.1")
+broker = Broker.of_this_program(SOFTCUDA_GBPS="0.2")
 
 
 def kernel():
@@ -178,7 +178,7 @@ def a_broker_comes_again_in_the_same_call():
 
 @check
 def the_broker_dies_at_any_moment_of_a_park():
-    for turn, moment in enumerate((0.0, 0.02, 0.05, 0.1, 0.15, 0.2)):
+    for turn, moment in enumerate((0.0, 0.02, 0.04, 0.07, 0.1)):
         killer = call(lambda: later(moment, broker.kill), turn=turn)
         exact()
         killer.join()
@@ -191,7 +191,7 @@ def the_broker_dies_at_any_moment_of_a_park():
 @check
 def the_broker_dies_at_any_moment_of_a_claim():
     """The call waits for the next broker, and goes on as if nothing had been."""
-    for turn, moment in enumerate((0.01, 0.05, 0.1, 0.2, 0.3)):
+    for turn, moment in enumerate((0.01, 0.05, 0.1, 0.15)):
         restart = later(moment, lambda: (broker.kill(), broker.start()))
         call(turn=turn)
         restart.join()

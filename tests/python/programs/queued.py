@@ -1,6 +1,6 @@
 """A program that shares its card with others: the queue, its limits, and rivals that break the rules.
 
-The card has room for 808 MiB of Spaces: 2 GiB, less a context of the broker's own and one of the Space's.
+The card has room for 208 MiB of Spaces, beside a context of the broker's own and one of the Space's.
 """
 
 import gc
@@ -20,7 +20,7 @@ from checks import check, raises
 from spaces._region import GPUError
 
 MIB = 1 << 20
-ROOM = (2048 - 640 - 600) * MIB
+ROOM = 208 * MIB
 WAIT = float(os.environ["ZEROGPU_WAIT"].rstrip("s"))
 HERE = os.path.dirname(os.path.abspath(__file__))
 WARM = '[queue]\ngrace = "1s"\n'
@@ -220,17 +220,17 @@ def memory_grows_until_the_card_is_full_and_the_call_goes_on():
         kernel()
         try:
             while True:
-                kept.append(torch.full((64 * MIB,), len(kept), dtype=torch.uint8).to("cuda"))
+                kept.append(torch.full((16 * MIB,), len(kept), dtype=torch.uint8).to("cuda"))
         except torch.cuda.OutOfMemoryError:
             kernel()
         assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
         del kept[1::2]
         torch.cuda.empty_cache()
-        more = torch.full((64 * MIB,), 99, dtype=torch.uint8).to("cuda")
+        more = torch.full((16 * MIB,), 99, dtype=torch.uint8).to("cuda")
         kernel()
         return kept, more
 
-    whole = (ROOM - 64 * MIB) // (64 * MIB)
+    whole = (ROOM - 16 * MIB) // (16 * MIB)
     kept, more = spaces.GPU(fill)()
     assert len(kept) >= whole // 2, (len(kept), whole)
     settled()
@@ -244,7 +244,7 @@ def memory_grows_until_the_card_is_full_and_the_call_goes_on():
 
 @check
 def more_than_any_card_holds_is_refused_and_what_is_left_works():
-    kept = [torch.full((128 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(7)]
+    kept = [torch.full((32 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(7)]
     error = raises(GPUError, "more than the", spaces.GPU(kernel))
     assert "use less memory" in str(error), error
     assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
@@ -259,15 +259,15 @@ def more_than_any_card_holds_is_refused_and_what_is_left_works():
 
 @check
 def warm_bytes_of_others_make_room():
-    rival = Rival(mib=300, keep=True)
+    rival = Rival(mib=80, keep=True)
     rival.release()
     warm = [resident["bytes"] for resident in broker.status()["scheduler"]["cards"][0]["residents"]]
-    assert max(warm) >= 300 * MIB, warm
+    assert max(warm) >= 80 * MIB, warm
 
     @spaces.GPU
     def call():
         kernel()
-        return [torch.full((64 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(9)]
+        return [torch.full((16 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(9)]
 
     kept = call()
     assert all((tensor.cpu() == number).all() for number, tensor in enumerate(kept))
