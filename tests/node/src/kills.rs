@@ -100,7 +100,7 @@ fn claim(space: &mut Space) -> Result<()> {
 fn free_after(node: &Node, at: Instant) -> Result<f64> {
     loop {
         let snapshot = snapshot(&node.cards())?;
-        if snapshot.cards.iter().all(|card| card.bytes_used == 0 && card.processes.len() <= 1) {
+        if node.is_empty(&snapshot) {
             return Ok(at.elapsed().as_secs_f64() * 1e3);
         }
         ensure!(

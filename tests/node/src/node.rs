@@ -5,13 +5,15 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use zerogpu_cards::Snapshot;
 
 /// Soon enough for a test that hangs, late enough for a busy machine.
-pub const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_secs(60);
 /// What the broker keeps of each card for its own context.
 pub const OWN_CONTEXT: u64 = 640 << 20;
 /// After this wait a claim goes first.
@@ -43,6 +45,8 @@ pub struct Node {
     /// Where the libraries and programs are: beside this one.
     built: PathBuf,
     log: Arc<Log>,
+    /// Bytes that the last broker has of each card for itself.
+    own_bytes: AtomicU64,
     /// Whether the brokers' log is the usual one, in which the referee misses the claims.
     quiet: bool,
 }
@@ -111,6 +115,7 @@ impl Node {
             shape,
             built: built.to_owned(),
             log: Arc::new(Log { referee: Mutex::new(Referee::new(AGING)), news: Condvar::new() }),
+            own_bytes: AtomicU64::new(0),
             quiet: false,
         };
         for file in ["zerogpu", "libzerogpu.so", "libsoftcuda.so", "zerogpu-node-space"] {
@@ -207,6 +212,9 @@ impl Node {
         });
         let broker = Broker { child, reader: Some(reader) };
         self.log.wait("the broker is ready", |log| log.brokers > ready)?;
+        let cards = crate::witness::snapshot(&self.cards())?.cards;
+        let own = cards.iter().flat_map(|card| &card.processes).find(|process| process.pid == broker.pid());
+        self.own_bytes.store(own.context("the broker is on no card")?.bytes_used, Ordering::Relaxed);
         Ok(broker)
     }
 
@@ -253,12 +261,18 @@ impl Node {
         Ok(space)
     }
 
-    /// Waits until the cards hold what a broker has at rest: its contexts, and no bytes of any Space.
+    /// Whether a broker is at rest on the cards, and nobody else is there.
+    pub fn is_empty(&self, snapshot: &Snapshot) -> bool {
+        let own = self.own_bytes.load(Ordering::Relaxed);
+        snapshot.cards.iter().all(|card| card.bytes_used == own && card.processes.len() == 1)
+    }
+
+    /// Waits until the cards hold nothing of any Space.
     pub fn wait_for_empty_cards(&self) -> Result<()> {
         let end = Instant::now() + LONG;
         loop {
             let snapshot = crate::witness::snapshot(&self.cards())?;
-            if snapshot.cards.iter().all(|card| card.bytes_used == 0 && card.processes.len() <= 1) {
+            if self.is_empty(&snapshot) {
                 return Ok(());
             }
             ensure!(
