@@ -448,12 +448,13 @@ fn slots_run_out_with_an_error_and_come_back() {
     let (_folder, path) = place();
     let mut worker = Worker::joined(&path);
     assert_eq!(worker.ask("leave"), "ok");
-    // One process that locks every byte stands for as many processes as there are slots.
+    // One process that locks the byte of each slot stands for as many processes as there are slots.
     let greedy = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     // SAFETY: fcntl(2) with a lock of this stack on an open descriptor.
     let locked = unsafe {
         let mut all: libc::flock = std::mem::zeroed();
         all.l_type = libc::F_WRLCK as libc::c_short;
+        (all.l_start, all.l_len) = (4096, 4096);
         libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&greedy), libc::F_SETLK, &all)
     };
     assert_eq!(locked, 0);
