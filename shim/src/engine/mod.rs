@@ -6,6 +6,8 @@
 //! the streams, brings the bytes home and lets everything go.
 //!
 //! Lock order: `Engine::phase`, then the device's state, then `Engine::live`. The gate is closed holding `phase` only.
+mod addresses;
+mod backend;
 mod cargo;
 mod claim;
 mod forward;
@@ -22,7 +24,7 @@ mod variables;
 mod watch;
 
 use crate::report;
-use lender::{Lender, Trouble};
+use lender::Lender;
 use live::Live;
 use record::Record;
 use regions::Regions;
@@ -30,14 +32,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_abi::*;
 use zerogpu_below::{Below, Driver};
-use zerogpu_device::handle::Kind;
 use zerogpu_device::host;
-use zerogpu_device::memory::{Change, Region};
-use zerogpu_device::op::{Launch, Op};
-use zerogpu_device::runtime::{Guard, Scope, State};
-use zerogpu_device::{Backend, Run};
+use zerogpu_device::op::Op;
+use zerogpu_device::runtime::{Guard, State};
+use zerogpu_device::Run;
 use zerogpu_gate::Gate;
-use zerogpu_protocol::Range;
 use zerogpu_settings::{Outside, Settings};
 
 /// Where the process is.
@@ -342,248 +341,5 @@ fn what(st: &mut State, op: &Op) -> String {
         Op::Host(_) => "a host function".into(),
         Op::Record(_) | Op::Wait(_) => "an event".into(),
         Op::Write(_) | Op::Await(_) => "a stream memory operation".into(),
-    }
-}
-
-/// The host as a card while parked: it has no kernels, and is never asked for one.
-struct NoCard;
-
-impl host::Card for NoCard {
-    fn launch(&self, _state: &mut State, _stream: usize, _launch: &Launch) -> Res<Option<host::Work>> {
-        Err(CUresult::NOT_SUPPORTED)
-    }
-
-    fn elsewhere(&self) -> bool {
-        engine().is_some_and(|e| e.claimed.load(Ordering::Acquire))
-    }
-
-    fn run_elsewhere(&self, op: &Op) -> Res<bool> {
-        match engine() {
-            Some(e) => e.run_late(op),
-            None => Ok(false),
-        }
-    }
-}
-
-impl Engine {
-    fn run_parked(&'static self, mut st: Guard, stream: usize, op: &Op) -> Run {
-        if self.regions.over() {
-            return match op {
-                // events go on succeeding: PyTorch's deleters must not throw
-                Op::Record(_) => Run::Done(host::run(st, stream, op, &NoCard)),
-                _ => Run::Done(Err(OVER)),
-            };
-        }
-        if let Err(e) = self.owed() {
-            return Run::Done(Err(e));
-        }
-        let needs_kernels = match op {
-            Op::Launch(_) => true,
-            Op::Graph(g) => match st.exec_ops(*g) {
-                Ok(ops) => ops.iter().any(|op| matches!(op.as_op(), Op::Launch(_))),
-                Err(e) => return Run::Done(Err(e)),
-            },
-            _ => false,
-        };
-        if needs_kernels {
-            return self.needs_device(st, op);
-        }
-        let mut record = locked(&self.record);
-        if !record.is_empty() && !record.is_free_of(&st, op) {
-            if record.defer(&mut st, op, self.settings.record_limit) {
-                return Run::Done(Ok(()));
-            }
-            let first = record.first().map_or_else(|| "deferred work".into(), |first| what(&mut st, &first.as_op()));
-            drop(record);
-            let why = format!("{first} and {} behind it", what(&mut st, op));
-            drop(st);
-            return match self.claim(!self.regions.any(), &why) {
-                Ok(()) => Run::Again,
-                Err(e) => Run::Done(Err(e)),
-            };
-        }
-        drop(record);
-        Run::Done(host::run(st, stream, op, &NoCard))
-    }
-}
-
-/// Memory, as a card and a broker see it. The state's lock is held.
-impl Engine {
-    fn change_card(&self, change: Change) -> Res {
-        match self.lost.load(Ordering::Acquire) {
-            0 if self.claimed.load(Ordering::Acquire) => self.change_live(change),
-            0 => Ok(()),
-            // nothing is on the card any more, and nothing comes to it
-            code => match change {
-                Change::Give { .. } | Change::Destroy { .. } | Change::Unmap { .. } | Change::Unpin { .. } => Ok(()),
-                _ => Err(CUresult(code)),
-            },
-        }
-    }
-
-    /// Host memory for what the app takes, where a broker counts it.
-    fn reserve(&self, change: &Change) -> Res {
-        let (Some(lender), Change::Take { len, .. } | Change::Create { len, host: false, .. }) = (&self.lender, change)
-        else {
-            return Ok(());
-        };
-        lender.reserve(*len).map_err(|trouble| match trouble {
-            Trouble::Denied(code, text) => {
-                report::error(&text);
-                code
-            }
-            Trouble::Gone(_) => CUresult::DEVICE_UNAVAILABLE,
-        })
-    }
-
-    /// What the app has given back, or did not get, is free for others; the file behind it is about to be punched.
-    fn unreserve(&self, change: &Change, done: bool) {
-        let Some(lender) = &self.lender else { return };
-        match *change {
-            Change::Take { len, .. } | Change::Create { len, host: false, .. } if !done => lender.unreserve(len),
-            Change::Give { va, len, .. } => {
-                lender.unreserve(len);
-                lender.forget(Range::new(va - crate::start::ARENA, len));
-            }
-            Change::Destroy { off, len, host: false, .. } => {
-                lender.unreserve(len);
-                lender.forget(Range::new(off, len));
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Backend for Engine {
-    #[inline]
-    fn forward(&self, stream: CUstream, op: &Op) -> Option<Res> {
-        let _pass = self.gate.enter()?;
-        self.forward_live(stream, op)
-    }
-
-    fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
-        let Some(engine) = engine() else { return Run::Done(Err(CUresult::NOT_INITIALIZED)) };
-        if engine.claimed.load(Ordering::Acquire) {
-            drop(state);
-            if let Some(_pass) = engine.gate.enter() {
-                if engine.refuses(op) {
-                    return Run::Done(Err(OVER));
-                }
-                return Run::Done(engine.forward_to(CUstream(stream), op));
-            }
-            // the gate is closing: the park ends first
-            return match engine.settle() {
-                Ok(()) => Run::Again,
-                Err(e) => Run::Done(Err(e)),
-            };
-        }
-        engine.run_parked(state, stream, op)
-    }
-
-    fn wait(&self, scope: Scope, wait: bool) -> Res {
-        if let Some(answer) = self.if_claimed(|| self.wait_live(scope, wait))? {
-            return answer;
-        }
-        if wait && self.regions.over() {
-            return Err(OVER);
-        }
-        self.owed()?;
-        host::wait(scope, wait)
-    }
-
-    fn elapsed(&self, start: usize, end: usize) -> Option<Res<f32>> {
-        match self.if_claimed(|| self.elapsed_live(start, end)) {
-            Ok(answer) => answer.flatten(),
-            Err(e) => Some(Err(e)),
-        }
-    }
-
-    fn change(&self, change: Change) -> Res {
-        self.reserve(&change)?;
-        let done = self.change_card(change);
-        self.unreserve(&change, done.is_ok());
-        done
-    }
-
-    fn ends(&self, kind: Kind, handle: usize) {
-        if kind == Kind::Function {
-            self.end_function(handle);
-        }
-        let there = self.claimed.load(Ordering::Acquire) || locked(&self.live).kept;
-        if there && self.lost.load(Ordering::Acquire) == 0 {
-            self.end_live(kind, handle);
-        }
-    }
-
-    fn keeps(&self, region: &Region) -> bool {
-        locked(&self.record).keep(region)
-    }
-
-    fn defers(&self) -> bool {
-        locked(&self.record).holds()
-    }
-
-    fn drain(&self, scope: Scope) -> Res {
-        match self.if_claimed(|| self.sync_live(scope, true))? {
-            Some(answer) => answer,
-            None => host::wait(scope, true),
-        }
-    }
-
-    fn before_unmap(&self) -> Res {
-        let Some(engine) = engine().filter(|_| !locked(&self.record).is_empty()) else { return Ok(()) };
-        // recorded work may name what is mapped there: it runs first
-        engine.claim(!self.regions.any(), "unmapping memory that deferred work may use")
-    }
-
-    fn limit(&self, limit: u32, value: usize) -> Res {
-        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        if live {
-            self.limit_live(limit, value)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn stream_attribute(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) -> Res {
-        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        if live {
-            self.attribute_live(stream, attr, value)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn cache(&self, config: u32) -> Res {
-        let live = self.claimed.load(Ordering::Acquire) && self.lost.load(Ordering::Acquire) == 0;
-        if live {
-            self.cache_live(config)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn forked(&self) {
-        self.gate.after_fork_in_child();
-        // the card is the parent's: nothing here may wait for a claim or a park of its threads
-        self.claimed.store(false, Ordering::Release);
-        if let Some(lender) = &self.lender {
-            lender.forked();
-        }
-    }
-
-    fn unknown_slot(&self, table: usize, slot: usize, args: &[u64; 8]) -> u64 {
-        match engine().ok_or(CUresult::NOT_INITIALIZED).and_then(|e| e.call_slot(table, slot, args)) {
-            Ok(answer) => answer,
-            Err(e) => e.0 as u64,
-        }
-    }
-
-    fn complain(&self, message: &str) {
-        report::error(message);
-    }
-
-    fn tell(&self, message: &str) {
-        report::explain(message);
     }
 }

@@ -8,11 +8,11 @@ use crate::report;
 use std::collections::HashSet;
 use std::sync::Arc;
 use zerogpu_abi::*;
-use zerogpu_device::Backend;
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::op::{Copy, Launch, Op, Owned, OwnedLaunch, Plane};
 use zerogpu_device::runtime::{lock, State};
+use zerogpu_device::Backend;
 
 /// The record of a process.
 #[derive(Default)]

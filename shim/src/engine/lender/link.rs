@@ -1,0 +1,171 @@
+//! The connection to the broker: made when it is needed, read by a thread of ours, given up when it is of no use.
+use super::super::engine;
+use super::{code, Lender, Link, Trouble, ANSWER};
+use crate::report;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+use zerogpu_abi::CUresult;
+use zerogpu_device::exec::now;
+use zerogpu_device::memory::backing;
+use zerogpu_device::runtime;
+use zerogpu_protocol::*;
+
+impl Lender {
+    /// The connection, made now if there is none.
+    pub(super) fn connect(&self) -> Result<Arc<Connection>, Trouble> {
+        let mut state = self.locked();
+        if let Some(link) = &state.link {
+            return Ok(link.connection.clone());
+        }
+        let gone = |e: Error| match e {
+            Error::Refused(refused) => Trouble::Denied(code(refused.reason), refused.text),
+            Error::Mismatch(_, text) => Trouble::Denied(CUresult::NOT_SUPPORTED, text),
+            e => Trouble::Gone(format!(
+                "no broker answers on {} ({e}); start one with zerogpu broker, or unset ZEROGPU_SOCKET",
+                self.path.display()
+            )),
+        };
+        let config =
+            runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
+        let holds = state.lease.map(|lease| Holding {
+            card: lease.card,
+            broker: lease.broker,
+            lease: lease.number,
+            seconds_left: clamp_seconds(lease.until.saturating_sub(now()) as f64 / 1e9),
+            bytes: lease.bytes,
+        });
+        let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
+        let orphan = holds.is_some();
+        let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
+        let file = backing::file()
+            .ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
+        let until = Some(Instant::now() + ANSWER);
+        let connection = Connection::connect(&self.path, until).map_err(gone)?;
+        let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
+        let connection = Arc::new(connection);
+        self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
+        state.link = Some(Link { connection: connection.clone(), broker: welcome.broker, inbox: Vec::new() });
+        if let Some(lease) = &mut state.lease {
+            // until the broker says otherwise
+            lease.adopted = true;
+        }
+        drop(state);
+        self.reserved.store(0, Ordering::Relaxed);
+        let ours = connection.clone();
+        let listen = move || {
+            if let Some(lender) = engine().and_then(|e| e.lender.as_ref()) {
+                lender.listen(&ours);
+            }
+        };
+        if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
+            return Err(self.hang_up("no thread could be made; raise the process limit"));
+        }
+        report::explain(&format!(
+            "connected to the broker on {}{}",
+            self.path.display(),
+            if orphan { ", with a lease of an earlier one" } else { "" }
+        ));
+        Ok(connection)
+    }
+
+    /// Reads what comes, until the connection ends.
+    fn listen(&self, connection: &Arc<Connection>) {
+        let mut packet = Packet::new();
+        while let Ok((message, fds)) = connection.recv(&mut packet, None) {
+            match message {
+                ToClient::Revoked { text, .. } => {
+                    if let Some(engine) = engine() {
+                        engine.revoked(&text);
+                    }
+                }
+                ToClient::Extended { lease, seconds } => {
+                    if let Some(held) = self.locked().lease.as_mut().filter(|held| held.number == lease) {
+                        held.until = now().saturating_add((seconds * 1e9) as u64);
+                    }
+                }
+                // a broker that can't take a lease over gives the card to others: it has to be left
+                ToClient::Denied { id: 0, text, .. } => {
+                    if let Some(engine) = engine() {
+                        engine.revoked(&text);
+                    }
+                }
+                // a lease that was taken over has another number
+                ToClient::Granted { id: 0, lease, seconds, .. } => {
+                    if let Some(held) = &mut self.locked().lease {
+                        (held.number, held.until) = (lease, now().saturating_add((seconds * 1e9) as u64));
+                    }
+                }
+                ToClient::Closing { text, .. } => report::explain(&format!("the broker closes the connection: {text}")),
+                answer => {
+                    let mut state = self.locked();
+                    match state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) {
+                        Some(link) => link.inbox.push((answer, fds)),
+                        None => return,
+                    }
+                    self.news.notify_all();
+                }
+            }
+        }
+        self.forget_link(connection);
+        if let Some(engine) = engine().filter(|_| self.is_orphan()) {
+            report::explain(
+                "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
+            );
+            engine.watch.look_again(engine);
+        }
+    }
+
+    fn forget_link(&self, connection: &Arc<Connection>) {
+        let mut state = self.locked();
+        if state.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.connection, connection)) {
+            state.link = None;
+            self.socket.store(-1, Ordering::Relaxed);
+        }
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// Ends a connection that is of no use.
+    pub(super) fn hang_up(&self, why: &str) -> Trouble {
+        report::explain(why);
+        if let Some(link) = self.locked().link.take() {
+            self.socket.store(-1, Ordering::Relaxed);
+            // SAFETY: wakes the thread that reads; the descriptor is open as long as the connection.
+            unsafe { libc::shutdown(link.connection.as_fd().as_raw_fd(), libc::SHUT_RDWR) };
+        }
+        self.news.notify_all();
+        Trouble::Gone(why.into())
+    }
+
+    pub(super) fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
+        connection
+            .send(message, Some(Instant::now() + ANSWER))
+            .map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
+    }
+
+    /// Waits for an answer.
+    pub(super) fn receive(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: impl Fn(&ToClient) -> bool,
+        deadline: Instant,
+    ) -> Result<(ToClient, Vec<OwnedFd>), Trouble> {
+        let mut state = self.locked();
+        loop {
+            let Some(link) = state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) else {
+                return Err(Trouble::Gone("the broker has ended".into()));
+            };
+            if let Some(at) = link.inbox.iter().position(|(message, _)| wanted(message)) {
+                return Ok(link.inbox.remove(at));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(state);
+                return Err(self.hang_up("the broker does not answer"));
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
