@@ -20,6 +20,9 @@ pub struct Watch {
 
 /// How much longer borrowed work may go on at each look, in nanoseconds.
 const BORROWED: u64 = 10_000_000_000;
+/// How long a lease without a broker waits until it looks for one again: well below the time for which a new broker leases
+/// nothing.
+const RECONNECT: Duration = Duration::from_millis(100);
 /// How long after a failed park it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -81,8 +84,9 @@ impl Engine {
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
-                self.keep_lease(self.regions.latest_deadline());
-                self.regions.latest_deadline().map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)))
+                let orphan = self.keep_lease(self.regions.latest_deadline());
+                let left = |d: u64| Duration::from_nanos(d.saturating_sub(now()).max(1));
+                self.regions.latest_deadline().map(left).into_iter().chain(orphan.then_some(RECONNECT)).min()
             }
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
             // no region: borrowed, or left over from a park that failed
@@ -101,11 +105,13 @@ impl Engine {
         }
     }
 
-    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another.
-    fn keep_lease(&self, until: Option<u64>) {
-        let Some(lender) = &self.lender else { return };
+    /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another. Whether it has
+    /// found none yet.
+    fn keep_lease(&self, until: Option<u64>) -> bool {
+        let Some(lender) = &self.lender else { return false };
         lender.reconnect();
         lender.extend(until.unwrap_or(u64::MAX));
+        lender.is_orphan()
     }
 
     /// The broker takes the card back.
