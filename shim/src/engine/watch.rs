@@ -22,7 +22,10 @@ pub struct Watch {
 const BORROWED: u64 = 10_000_000_000;
 /// How far a lease's end may be before its regions', in nanoseconds.
 const CLOCKS: u64 = 500_000_000;
-/// How long after a failed park it is tried again, and a broker is looked for.
+/// How long a lease without a broker waits until it looks for one again: well below the time for which a new broker leases
+/// nothing.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long after a failed park it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Watch {
@@ -111,7 +114,7 @@ impl Engine {
         let lender = self.lender.as_ref()?;
         lender.reconnect();
         lender.extend(until.unwrap_or(u64::MAX));
-        lender.is_orphan().then_some(AGAIN)
+        lender.is_orphan().then_some(RECONNECT)
     }
 
     /// The broker takes the card back.

@@ -1,5 +1,5 @@
 //! Spaces that are killed while they hold a card, over and over.
-use crate::node::{judge, Node, Shape, Space};
+use crate::node::{Node, Shape, Space};
 use crate::run::settled;
 use crate::witness::snapshot;
 use anyhow::{ensure, Result};
@@ -70,7 +70,7 @@ pub fn run(count: usize, mut progress: impl FnMut(&str)) -> Result<Found> {
         }
         let at = space.kill()?;
         freed_ms.push(free_after(&node, at)?);
-        judge(&node.log().look().faults.clone(), node.log())?;
+        node.log().judge(&[])?;
         if (kill + 1) % 1000 == 0 {
             progress(&format!("{} kills; the broker now: {:?}", kill + 1, broker.usage()?));
         }

@@ -63,6 +63,20 @@ impl Log {
         self.referee.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says what broke a promise: what the log tells, and what else was seen.
+    pub fn judge(&self, seen: &[String]) -> Result<()> {
+        let referee = self.look();
+        let faults: Vec<&str> = referee.faults.iter().chain(seen).map(String::as_str).collect();
+        ensure!(
+            faults.is_empty(),
+            "{} faults:\n{}\nthe last lines of the log:\n{}",
+            faults.len(),
+            faults.join("\n"),
+            referee.tail()
+        );
+        Ok(())
+    }
+
     /// Waits until the log has told something.
     pub fn wait(&self, what: &str, until: impl Fn(&Referee) -> bool) -> Result<()> {
         let end = Instant::now() + LONG;

@@ -1,5 +1,5 @@
 //! Many Spaces on few cards, with kills and restarts, watched by the referee and the witness.
-use crate::node::{judge, Node, Shape, Space, Usage, LONG};
+use crate::node::{Node, Shape, Space, Usage, LONG};
 use crate::random::Random;
 use crate::witness::Witness;
 use anyhow::{ensure, Context, Result};
@@ -117,8 +117,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
             witness.broker_is(broker.pid());
             next_restart = soon(plan.restart_every.filter(|_| !over), &mut random);
         }
-        judge(&node.log().look().faults.clone(), node.log())?;
-        judge(&witness.faults(), node.log())?;
+        node.log().judge(&witness.faults())?;
         if next_word <= Instant::now() {
             next_word += Duration::from_secs(1);
             fill_in(&mut tally, start, &node, &witness, broker.usage()?);
@@ -142,8 +141,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     }
     let after = settled(&broker, before)?;
     fill_in(&mut tally, start, &node, &witness, after);
-    judge(&node.log().look().faults.clone(), node.log())?;
-    judge(&witness.faults(), node.log())?;
+    node.log().judge(&witness.faults())?;
     broker.terminate()?;
     Ok((tally, before, after))
 }

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::Client;
-use zerogpu_node_tests::node::{judge, Node, Shape};
+use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::run::{run, settled, Plan};
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_node_tests::{hostile, kills};
@@ -105,7 +105,7 @@ fn a_claimed_call_ends_without_its_broker() {
         space.tell("check").unwrap();
         space.finish().unwrap();
         node.wait_for_empty_cards().unwrap();
-        judge(&node.log().look().faults.clone(), node.log()).unwrap();
+        node.log().judge(&[]).unwrap();
         broker.terminate().unwrap();
     }
 }
@@ -140,8 +140,7 @@ fn a_new_broker_takes_a_lease_over() {
         space.finish().unwrap();
     }
     node.wait_for_empty_cards().unwrap();
-    judge(&node.log().look().faults.clone(), node.log()).unwrap();
-    judge(&witness.faults(), node.log()).unwrap();
+    node.log().judge(&witness.faults()).unwrap();
 }
 
 /// Bytes that travel home while the broker is killed are kept.
@@ -165,7 +164,7 @@ fn brokers_killed_while_bytes_go_home() {
     }
     space.finish().unwrap();
     node.wait_for_empty_cards().unwrap();
-    judge(&node.log().look().faults.clone(), node.log()).unwrap();
+    node.log().judge(&[]).unwrap();
 }
 
 /// Whoever breaks the rules is dropped, and others hardly notice.
@@ -185,7 +184,7 @@ fn hostile_clients_cost_the_others_nothing() {
     let log = node.log();
     assert!(log.look().longest_wait < 5.0, "{}", log.look().longest_wait);
     node.wait_for_empty_cards().unwrap();
-    judge(&log.look().faults.clone(), log).unwrap();
+    log.judge(&[]).unwrap();
     broker.terminate().unwrap();
 }
 
@@ -210,5 +209,5 @@ fn leases_by_hand_leave_nothing() {
     let after = settled(&broker, before).unwrap();
     println!("{before:?} {after:?}");
     assert!(after.resident < before.resident + (8 << 20), "{before:?} {after:?}");
-    judge(&node.log().look().faults.clone(), node.log()).unwrap();
+    node.log().judge(&[]).unwrap();
 }
