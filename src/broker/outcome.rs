@@ -158,8 +158,9 @@ impl Daemon {
     /// A job failed. Bytes that could not go home are still on the card: their owner, who has the slabs mapped, takes them
     /// home itself, as it does when the broker dies.
     fn failed(&mut self, space: SpaceId, lease: Option<LeaseId>, what: &str, code: u32) {
-        tracing::error!(space = space.0, code, "{what} failed");
+        // a Space that is gone has its copies broken off
         let Some(&token) = self.spaces.get(&space) else { return };
+        tracing::error!(space = space.0, code, "{what} failed");
         let Some(number) = lease else { return self.leave(token, &format!("{what} failed")) };
         let held = self.space_mut(token).and_then(|space| space.lease_mut(number.0));
         match held.map(|held| (held.stage, held.claim)) {

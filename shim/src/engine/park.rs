@@ -119,8 +119,14 @@ impl Engine {
                 self.punch_unused(st)?;
                 Ok(bytes + cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::Own)?)
             }
-            // the broker is gone: what it lent is still mapped here
-            Some(Err(_)) | None => cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All),
+            // the broker is gone: what it lent is still mapped here. The next one has to know, before it lends the card
+            Some(Err(_)) => {
+                if let Some(lender) = &self.lender {
+                    lender.reconnect();
+                }
+                cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All)
+            }
+            None => cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All),
         }
     }
 

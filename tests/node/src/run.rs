@@ -135,6 +135,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
         // the last broker is not the first: it is compared with itself after one Space
         broker.terminate()?;
         broker = node.broker()?;
+        witness.broker_is(broker.pid());
         node.planned(random.word(), most, 2)?.finish()?;
         node.wait_for_empty_cards()?;
         before = broker.usage()?;

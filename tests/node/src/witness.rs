@@ -2,8 +2,8 @@
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use zerogpu_cards::{Cards, Snapshot};
@@ -14,11 +14,12 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What it has seen.
 #[derive(Default)]
 struct Seen {
-    /// The broker's process, which has a context on each card.
-    broker: AtomicU32,
+    /// The brokers' processes, which have a context on each card. One that starts is on a card before it is named.
+    brokers: Mutex<BTreeSet<u32>>,
     looks: AtomicU64,
     end: AtomicBool,
-    faults: Mutex<Vec<String>>,
+    /// Who was on a card together.
+    together: Mutex<BTreeSet<(u32, Vec<u32>)>>,
 }
 
 /// A thread that looks.
@@ -50,7 +51,7 @@ impl Witness {
 
     /// Which process is the broker from now on.
     pub fn broker_is(&self, pid: u32) {
-        self.seen.broker.store(pid, Ordering::Relaxed);
+        locked(&self.seen.brokers).insert(pid);
     }
 
     /// How often it has looked.
@@ -58,10 +59,22 @@ impl Witness {
         self.seen.looks.load(Ordering::Relaxed)
     }
 
-    /// What it has seen that should not be.
+    /// What it has seen that should not be. All brokers have to be named by now.
     pub fn faults(&self) -> Vec<String> {
-        self.seen.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let brokers = locked(&self.seen.brokers);
+        let mut faults = Vec::new();
+        for (card, pids) in locked(&self.seen.together).iter() {
+            let spaces: Vec<&u32> = pids.iter().filter(|pid| !brokers.contains(pid)).collect();
+            if spaces.len() > 1 {
+                faults.push(format!("card {card} had contexts of the processes {spaces:?} at once"));
+            }
+        }
+        faults
     }
+}
+
+fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Seen {
@@ -69,19 +82,15 @@ impl Seen {
     fn look(&self, cards: &Cards, before: BTreeSet<(u32, Vec<u32>)>) -> BTreeSet<(u32, Vec<u32>)> {
         let Ok(snapshot) = cards.snapshot() else { return before };
         self.looks.fetch_add(1, Ordering::Relaxed);
-        let broker = self.broker.load(Ordering::Relaxed);
         let mut together = BTreeSet::new();
         for card in snapshot.cards {
-            let computing = card.processes.iter().filter(|process| process.contexts > 0 && process.pid != broker);
+            let computing = card.processes.iter().filter(|process| process.contexts > 0);
             let computing: Vec<u32> = computing.map(|process| process.pid).collect();
             if computing.len() > 1 {
                 together.insert((card.index, computing));
             }
         }
-        for (card, pids) in together.intersection(&before) {
-            let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-            faults.push(format!("card {card} has contexts of the processes {pids:?} at once"));
-        }
+        locked(&self.together).extend(together.intersection(&before).cloned());
         together
     }
 }

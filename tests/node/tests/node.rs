@@ -55,7 +55,7 @@ fn twelve_spaces_on_four_cards_some_of_them_killed() {
 fn spaces_outlive_brokers() {
     let _alone = alone();
     let plan = Plan {
-        shape: Shape { cards: 2, queue: "reconnect = \"500ms\"".into(), ..Shape::default() },
+        shape: Shape { cards: 2, queue: "reconnect = \"1s\"".into(), ..Shape::default() },
         restart_every: Some(Duration::from_millis(1500)),
         ..plan(4, 25, 5.0)
     };
@@ -117,6 +117,7 @@ fn a_new_broker_takes_a_lease_over() {
     let node = Node::new(Shape::default()).unwrap();
     let broker = node.broker().unwrap();
     let witness = Witness::start(&node.cards()).unwrap();
+    witness.broker_is(broker.pid());
     let mut first = node.obedient(1, 16 << 20).unwrap();
     first.tell("take 3000000").unwrap();
     first.tell("begin 60").unwrap();
