@@ -198,8 +198,8 @@ impl Backend for Engine {
     }
 
     fn before_unmap(&self) -> Res {
-        let Some(engine) = engine().filter(|_| !locked(&self.record).is_empty()) else { return Ok(()) };
-        // recorded work may name what is mapped there: it runs first
+        let Some(engine) = engine().filter(|_| locked(&self.record).holds()) else { return Ok(()) };
+        // recorded work may name what is mapped there, also while it is replayed: it runs first
         engine.claim(!self.regions.any(), "unmapping memory that deferred work may use")
     }
 
