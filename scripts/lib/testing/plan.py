@@ -45,6 +45,14 @@ def rust():
             needs=("cargo build",),
             about="a minute or two the first time",
         ),
+        Step(
+            "loom",
+            ["cargo", "test", "--release", "--locked", "-p", "zerogpu-gate", "--test", "loom"],
+            counts="cargo",
+            # other flags, other objects: they would displace the tests'
+            environment={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": str(TARGET / "loom")},
+            about="the gate under each order of its threads",
+        ),
         Step(BUILD, ["scripts/build"], about="two or three minutes the first time"),
     ]
 
