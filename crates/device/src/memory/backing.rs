@@ -5,7 +5,7 @@
 //! it can't be hurt by a shorter one.
 use super::{Written, GRANULE};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The file of the process's backing; -1: there is none yet.
 static FILE: AtomicI32 = AtomicI32::new(-1);
@@ -171,8 +171,12 @@ impl Backing {
     }
 }
 
+/// Whether a thread is writing the file.
+static WRITING: AtomicBool = AtomicBool::new(false);
+
 /// Fills ranges of a backing that have no memory yet by writing the file: a page made by a write is neither zeroed first
-/// nor faulted in, which takes half the time. Valid as long as its backing.
+/// nor faulted in, which takes half the time. The kernel lets one thread write a file at a time: the others fault their
+/// pages in, a whole range in one call. Valid as long as its backing.
 #[derive(Clone, Copy)]
 pub struct Filler {
     fd: RawFd,
@@ -181,9 +185,9 @@ pub struct Filler {
 }
 
 impl Filler {
-    /// Writes what is at `from` to the backing's host address `to`, if there is no memory there; gives the bytes written,
-    /// from the first on. The rest (all of them where there is memory, or the address is not the backing's) is for the
-    /// caller to copy through the mapping.
+    /// Writes what is at `from` to the backing's host address `to`, if there is no memory there and no other thread fills;
+    /// gives the bytes written, from the first on. The rest (all of them where there is memory, or the address is not the
+    /// backing's) is for the caller to copy through the mapping.
     ///
     /// # Safety
     /// `len` bytes at `from` are readable, and nobody writes to the range meanwhile.
@@ -193,14 +197,22 @@ impl Filler {
         if off >= self.len || len > self.len - off {
             return 0;
         }
+        let page = to & !(PAGE - 1);
         let mut there = 0u8;
         // SAFETY: one page of our mapping, one byte for it.
-        let asked = unsafe { libc::mincore((to & !(PAGE - 1)) as *mut libc::c_void, PAGE, &mut there) };
+        let asked = unsafe { libc::mincore(page as *mut libc::c_void, PAGE, &mut there) };
         if asked != 0 || there & 1 != 0 {
+            return 0;
+        }
+        if WRITING.swap(true, Ordering::Acquire) {
+            // advice: a kernel that does not know it (older than 5.14) faults the pages in one by one
+            // SAFETY: whole pages of our mapping, each of which the caller is about to write.
+            unsafe { libc::madvise(page as *mut libc::c_void, to + len - page, libc::MADV_POPULATE_WRITE) };
             return 0;
         }
         // SAFETY: our own descriptor and the caller's bytes; what can't be written is left to the caller.
         let written = unsafe { libc::pwrite(self.fd, from as *const libc::c_void, len, off as libc::off_t) };
+        WRITING.store(false, Ordering::Release);
         usize::try_from(written).unwrap_or(0)
     }
 }
