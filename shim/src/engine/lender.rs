@@ -22,8 +22,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const COPY: Duration = Duration::from_secs(300);
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Host memory is reserved in steps of this size, so that few allocations ask.
-const STEP: u64 = 256 << 20;
+/// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
+const STEPS: (u64, u64) = (4 << 20, 256 << 20);
 
 /// Why the broker did not do what it was asked.
 pub enum Trouble {
@@ -296,7 +296,7 @@ impl Lender {
     /// The app takes `more` bytes of device memory. The error: the node has no host memory for them.
     pub fn reserve(&self, more: u64) -> Result<(), Trouble> {
         let used = self.used.fetch_add(more, Ordering::Relaxed) + more;
-        let wanted = used.next_multiple_of(STEP);
+        let wanted = used.next_multiple_of((used / 8).next_power_of_two().clamp(STEPS.0, STEPS.1));
         if wanted <= self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
