@@ -1,6 +1,7 @@
 """The command line of scripts/test."""
 
 import argparse
+import os
 
 from . import plan
 from .steps import Runner
@@ -13,6 +14,7 @@ def main(about):
     arguments.add_argument("--quick", action="store_true", help="one PyTorch version, short loops")
     arguments.add_argument("--only", action="append", metavar="NAME", help="steps whose name contains NAME")
     arguments.add_argument("--list", action="store_true", help="name the steps and run none")
+    arguments.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="steps side by side (%(default)s)")
     options = arguments.parse_args()
     if options.all and options.quick:
         arguments.error("--all and --quick exclude each other")
@@ -29,7 +31,4 @@ def main(about):
     if lacks:
         print("scripts/test can't run here:\n  " + "\n  ".join(lacks))
         return 2
-    runner = Runner(len(steps))
-    for step in steps:
-        runner.run(step)
-    return runner.finish()
+    return Runner(steps, max(1, options.jobs)).run()

@@ -15,6 +15,7 @@ MORE = ("2.3.1", "2.11.0")
 BUILD = "release build"
 COMMAND = TARGET / "dist" / "bin" / "zerogpu"
 SHIM = TARGET / "dist" / "lib" / "zerogpu"
+FORMAT = Step("cargo fmt", ["cargo", "fmt", "--all", "--check"])
 # The environment that steps use which need one, but no certain PyTorch.
 ANY = "torch-2.4.0"
 
@@ -22,28 +23,45 @@ ANY = "torch-2.4.0"
 def plan(everything, quick, named):
     """All steps, in order. `named`: those of --all are there too, but each no fuller than without it."""
     versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
-    steps = rust() + checks() + hook() + gpu_check() + once(quick)
+    # downloads beside the compiler's work
+    steps = [FORMAT, *downloads(versions), *rust()] + checks() + hook() + gpu_check() + once(quick)
     for version in versions:
         steps += matrix(version, core=not everything and version in CORE, quick=quick)
     return without_twins(steps)
 
 
+def downloads(versions):
+    """The environments, one after the other."""
+    steps = [environment(f"torch-{version}") for version in versions]
+    for step, before in zip(steps[1:], steps):
+        step.after = (before.name,)
+    return steps
+
+
 def rust():
+    """What cargo does: one thing at a time, by its own lock."""
     return [
-        Step("cargo fmt", ["cargo", "fmt", "--all", "--check"]),
         Step(
             "cargo clippy",
             ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
             about="a minute or two the first time",
         ),
         # the libraries under test, which are loaded by path: cargo test alone does not make them
-        Step("cargo build", ["cargo", "build", "--workspace", "--locked"], about="a minute or two the first time"),
+        Step(
+            "cargo build",
+            ["cargo", "build", "--workspace", "--locked"],
+            about="a minute or two the first time",
+            after=("cargo clippy",),
+        ),
+        Step(BUILD, ["scripts/build"], about="two or three minutes the first time", after=("cargo build",)),
         Step(
             "cargo test",
             ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"],
             counts="cargo",
             needs=("cargo build",),
+            after=(BUILD,),
             about="a minute or two the first time",
+            alone=True,
         ),
         Step(
             "loom",
@@ -51,9 +69,9 @@ def rust():
             counts="cargo",
             # other flags, other objects: they would displace the tests'
             environment={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": str(TARGET / "loom")},
+            after=("cargo test",),
             about="the gate under each order of its threads",
         ),
-        Step(BUILD, ["scripts/build"], about="two or three minutes the first time"),
     ]
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import pathlib
+import queue
 import re
 import signal
 import subprocess
@@ -39,6 +41,10 @@ class Step:
     about: str = ""
     # The exit code with which it says that it can't run here.
     skips: int = 0
+    # Steps that must have ended before, however.
+    after: typing.Tuple[str, ...] = ()
+    # It uses all processors by itself and measures time: nothing runs beside it.
+    alone: bool = False
 
 
 @dataclasses.dataclass
@@ -53,39 +59,70 @@ class Result:
     note: str = ""
 
 
-class Runner:
-    """Runs steps one after the other and keeps their results."""
+@dataclasses.dataclass
+class Running:
+    """A step that has been started."""
 
-    def __init__(self, total):
-        self.total = total
-        self.results = []
+    step: Step
+    process: subprocess.Popen
+    log: pathlib.Path
+    started: float
+
+
+class Runner:
+    """Runs steps in order, several side by side where they may, and keeps their results."""
+
+    def __init__(self, steps, jobs):
+        self.jobs = jobs
+        self.total = len(steps)
+        self.waiting = dict(enumerate(steps, 1))
+        self.running = {}
+        self.results = {}
+        self.ended = queue.SimpleQueue()
         self.tty = sys.stdout.isatty()
         LOGS.mkdir(parents=True, exist_ok=True)
         for old in LOGS.glob("*.log"):
             old.unlink()
 
-    def run(self, step):
-        """Runs the step if what it needs went well."""
-        number = len(self.results) + 1
-        head = f"[{number:2}/{self.total}] {step.name}"
-        broken = [result.step.name for result in self.results if result.failed and result.step.name in step.needs]
-        if broken:
-            self.results.append(Result(step, 0, 1, 0, 0.0, f"not run: {broken[0]} failed"))
-            print(f"{head}: not run, {broken[0]} failed", flush=True)
-            return
-        print(f"{head} ..." + (f" ({step.about})" if step.about else ""), flush=True)
-        log = LOGS / f"{number:02}-{re.sub(r'[^a-z0-9.]+', '-', step.name.lower())}.log"
+    def run(self):
+        """Runs them all; gives the exit code."""
         started = time.monotonic()
-        code = self._run(step, log, started)
-        result = judged(step, code, log.read_text(errors="replace"), time.monotonic() - started)
-        self.results.append(result)
-        mark = "  FAIL" if result.failed else "  ok  " if result.passed else "  skip"
-        print(f"{mark} {clock(result.seconds)}  {counted(result)}", flush=True)
-        if result.failed:
-            lines = log.read_text(errors="replace").splitlines()[-TAIL:]
-            print("\n".join(f"    | {line}" for line in lines) + f"\n    {log}", flush=True)
+        try:
+            while self.waiting or self.running:
+                while self._start_next():
+                    pass
+                self._wait_for_one()
+        except BaseException:
+            for running in self.running.values():
+                os.killpg(running.process.pid, signal.SIGKILL)
+                running.process.wait()
+            raise
+        return self._finish(time.monotonic() - started)
 
-    def _run(self, step, log, started):
+    def _start_next(self):
+        """Starts the first step that can be; False if none can for now."""
+        names = {step.name for step in self.waiting.values()} | {running.step.name for running in self.running.values()}
+        failed = {result.step.name for result in self.results.values() if result.failed}
+        if any(running.step.alone for running in self.running.values()):
+            return False
+        for number, step in self.waiting.items():
+            broken = [need for need in step.needs if need in failed]
+            if broken:
+                del self.waiting[number]
+                self.results[number] = Result(step, 0, 1, 0, 0.0, f"not run: {broken[0]} failed")
+                self._say(f"{self._head(number, step)}: not run, {broken[0]} failed")
+                return True
+            if step.alone and self.running:
+                return False
+            if not names.intersection(step.needs + step.after) and len(self.running) < self.jobs:
+                del self.waiting[number]
+                self._start(number, step)
+                return True
+        return False
+
+    def _start(self, number, step):
+        self._say(f"{self._head(number, step)} ..." + (f" ({step.about})" if step.about else ""))
+        log = LOGS / f"{number:02}-{re.sub(r'[^a-z0-9.]+', '-', step.name.lower())}.log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 step.command,
@@ -96,38 +133,56 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        ended = threading.Event()
-        ticker = threading.Thread(target=self._tick, args=(log, started, ended))
-        ticker.start()
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        finally:
-            ended.set()
-            ticker.join()
+        self.running[number] = Running(step, process, log, time.monotonic())
+        threading.Thread(target=lambda: self.ended.put((number, process.wait())), daemon=True).start()
 
-    def _tick(self, log, started, ended):
-        while not ended.wait(1 if self.tty else EVERY):
-            text = f"       {clock(time.monotonic() - started)}  {last_line(log)}"
-            print(f"\r\x1b[K{text[:110]}" if self.tty else text[:160], end="" if self.tty else "\n", flush=True)
+    def _wait_for_one(self):
+        """Waits until a step ends, and shows how far they are meanwhile."""
+        if not self.running:
+            return
+        while True:
+            try:
+                number, code = self.ended.get(timeout=1 if self.tty else EVERY)
+                break
+            except queue.Empty:
+                self._show()
+        running = self.running.pop(number)
+        step, text = running.step, running.log.read_text(errors="replace")
+        result = self.results[number] = judged(step, code, text, time.monotonic() - running.started)
+        mark = "  FAIL" if result.failed else "  ok  " if result.passed else "  skip"
+        name = f"{step.name}  " if self.jobs > 1 else ""
+        self._say(f"{mark} {clock(result.seconds)}  {name}{counted(result)}".rstrip())
+        if result.failed:
+            self._say("\n".join(f"    | {line}" for line in text.splitlines()[-TAIL:]) + f"\n    {running.log}")
+
+    def _head(self, number, step):
+        return f"[{number:2}/{self.total}] {step.name}"
+
+    def _show(self):
+        lines = [
+            f"       {clock(time.monotonic() - running.started)}  {running.step.name}: {last_line(running.log)}"
+            for running in self.running.values()
+        ]
         if self.tty:
-            print("\r\x1b[K", end="", flush=True)
+            print("\r\x1b[K" + " |".join(line[: 110 // len(lines)] for line in lines), end="", flush=True)
+        else:
+            print("\n".join(line[:160] for line in lines), flush=True)
 
-    def finish(self):
+    def _say(self, text):
+        print(("\r\x1b[K" if self.tty else "") + text, flush=True)
+
+    def _finish(self, seconds):
         """Prints the table and the closing line; gives the exit code."""
-        width = max(len(result.step.name) for result in self.results)
+        results = [result for _, result in sorted(self.results.items())]
+        width = max(len(result.step.name) for result in results)
         print()
-        for result in self.results:
+        for result in results:
             mark = "FAIL" if result.failed else "ok" if result.passed else "skip"
             print(f"{result.step.name:<{width}}  {mark:<4}  {clock(result.seconds)}  {result.note or counted(result)}")
-        seconds = sum(result.seconds for result in self.results)
-        skipped = sum(result.skipped for result in self.results)
+        skipped = sum(result.skipped for result in results)
         print(f"{'':<{width}}        {clock(seconds)}")
-        failed = sum(result.failed for result in self.results)
-        passed = sum(result.passed for result in self.results)
+        failed = sum(result.failed for result in results)
+        passed = sum(result.passed for result in results)
         print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
         return 1 if failed else 0
 
