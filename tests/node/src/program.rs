@@ -121,7 +121,8 @@ impl Program {
 
     /// Takes memory and writes all of it, unless it has as much as it may have.
     pub fn take(&mut self) -> Result<()> {
-        let has: usize = self.pieces.iter().map(|piece| piece.bytes.len()).sum();
+        // as much as each takes at most: small ones may have a page to themselves
+        let has: usize = self.pieces.iter().map(|piece| piece.bytes.len().next_multiple_of(PAGE)).sum();
         let own = self.random.once_in(3);
         let len = match own {
             true => PAGE * self.random.between(1, 2),
