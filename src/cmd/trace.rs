@@ -1,7 +1,9 @@
 //! `zerogpu trace`: reads and completes what `ZEROGPU_TRACE` wrote.
-use std::io::Write;
-use std::path::PathBuf;
-use zerogpu_trace::{recover, Order, Summary};
+use anyhow::Context;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use zerogpu_trace::{recover, Order, Summary, Timeline};
 
 /// Read or complete a trace made with ZEROGPU_TRACE
 #[derive(clap::Args)]
@@ -19,6 +21,17 @@ enum Command {
         /// What to sort by
         #[arg(long, value_enum, default_value_t = By::Time)]
         by: By,
+    },
+    /// Write a timeline as one HTML page, to open in a browser: when the GPU was held, calls, bytes on the card
+    View {
+        /// A trace of any form
+        file: PathBuf,
+        /// The page; - is standard output. Default: FILE.html
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+        /// What stands at the head of the page. Default: the program's command line
+        #[arg(long)]
+        title: Option<String>,
     },
     /// Complete the trace of a process that was killed, crashed or ended by os._exit
     Recover {
@@ -56,6 +69,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         // not print!: that panics where the reader of a pipe has seen enough
         Command::Summary { file, by } => write!(std::io::stdout(), "{}", Summary::read(&file, by.into())?)?,
+        Command::View { file, output, title } => view(&file, output, title.as_deref())?,
         Command::Recover { file } => match recover(&file)? {
             None => println!("{}: complete, nothing to recover", file.display()),
             Some(done) => {
@@ -64,5 +78,44 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
         },
     }
+    Ok(())
+}
+
+/// A trace of this size takes seconds to read.
+const BIG: u64 = 32 << 20;
+
+fn view(file: &Path, output: Option<PathBuf>, title: Option<&str>) -> anyhow::Result<()> {
+    let size = file.metadata().map_or(0, |m| m.len());
+    if size >= BIG {
+        eprintln!("zerogpu: reading {}, {} MiB", file.display(), size >> 20);
+    }
+    let timeline = Timeline::read(file, title)?;
+    for note in timeline.notes() {
+        eprintln!("zerogpu: note: {note}");
+    }
+    if output.as_deref() == Some(Path::new("-")) {
+        let mut page = BufWriter::new(std::io::stdout().lock());
+        timeline.write(&mut page)?;
+        return Ok(page.flush()?);
+    }
+    let output = output.unwrap_or_else(|| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".html");
+        name.into()
+    });
+    if let (Ok(input), Ok(output)) = (file.canonicalize(), output.canonicalize()) {
+        anyhow::ensure!(
+            input != output,
+            "{}: this is the trace itself; name another file with --output",
+            file.display()
+        );
+    }
+    let written = || -> std::io::Result<u64> {
+        let mut page = BufWriter::new(File::create(&output)?);
+        timeline.write(&mut page)?;
+        page.into_inner()?.metadata().map(|m| m.len())
+    };
+    let bytes = written().with_context(|| format!("{}: can't be written", output.display()))?;
+    println!("{}: {} events, {} KiB", output.display(), timeline.events(), bytes.div_ceil(1024));
     Ok(())
 }

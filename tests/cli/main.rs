@@ -9,6 +9,7 @@ mod env;
 mod run;
 mod soft_smi;
 mod stage;
+mod trace;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -22,6 +23,7 @@ fn main() {
         ("doctor", doctor::TESTS),
         ("soft_smi", soft_smi::TESTS),
         ("broker", broker::TESTS),
+        ("trace", trace::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {
         tests.iter().map(move |(name, test)| {

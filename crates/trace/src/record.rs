@@ -30,6 +30,10 @@ macro_rules! named {
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
+            /// The one that [`Self::name`] calls so.
+            pub(crate) fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.name() == name)
+            }
             fn from_word(word: u64) -> Option<Self> {
                 Self::ALL.get(usize::try_from(word).ok()?).copied()
             }

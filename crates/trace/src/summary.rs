@@ -1,13 +1,9 @@
 //! Sums of a trace: which calls, how often, how long, how many bytes.
 use crate::format::{duration, size};
-use crate::settings::ring_of;
+use crate::read::{read, Form, Record};
 use crate::Error;
-use serde::Deserialize;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// What the rows are sorted by; names where that is equal.
@@ -42,84 +38,23 @@ struct Row {
     bytes: u64,
 }
 
-/// A line of a JSON trace, as far as the sums need it.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    r#type: Cow<'a, str>,
-    #[serde(borrow, default)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    kind: Cow<'a, str>,
-    #[serde(default)]
-    dur_ns: u64,
-    #[serde(default)]
-    result: u32,
-    #[serde(default)]
-    bytes: u64,
-}
-
-/// A Chrome trace, as far as the sums need it.
-#[derive(Deserialize)]
-struct Chrome<'a> {
-    #[serde(borrow, rename = "traceEvents")]
-    events: Vec<ChromeEvent<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ChromeEvent<'a> {
-    #[serde(borrow, default)]
-    ph: Cow<'a, str>,
-    #[serde(borrow, default)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    cat: Cow<'a, str>,
-    /// Tells overlapping spans apart.
-    #[serde(borrow, default)]
-    id: Cow<'a, str>,
-    #[serde(default)]
-    ts: f64,
-    #[serde(default)]
-    dur: f64,
-    #[serde(default)]
-    args: ChromeArgs,
-}
-
-#[derive(Deserialize, Default)]
-struct ChromeArgs {
-    #[serde(default)]
-    result: u32,
-    #[serde(default)]
-    bytes: u64,
-}
-
 impl Summary {
-    /// Reads a JSON-lines or Chrome trace and sums it up, sorted by `order`.
+    /// Reads a JSON-lines or Chrome trace and sums it up, sorted by `order`. What can't be read is left out, with a note.
     ///
     /// # Errors
     /// The file can't be read or is neither.
     pub fn read(path: &Path, order: Order) -> Result<Self, Error> {
-        let io = |e| Error::io(path, e);
-        let unreadable = |why: String| Error::Unreadable { path: path.to_owned(), why };
-        let mut file = BufReader::new(File::open(path).map_err(io)?);
-        let start = file.fill_buf().map_err(io)?;
-        let (calls, spans, complete) = if start.starts_with(b"#") {
-            let why = "a text trace has no sums; make a JSON or Chrome trace (ZEROGPU_TRACE=json or chrome)";
-            return Err(unreadable(why.into()));
-        } else if start.starts_with(b"{\"type\":\"trace\"") {
-            lines(file).map_err(unreadable)?
-        } else {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(io)?;
-            chrome(&bytes).map_err(unreadable)?
-        };
-        let mut notes = vec![];
-        if ring_of(path).exists() {
-            notes.push("the process still runs, or its trace waits for `zerogpu trace recover`".into());
-        } else if !complete {
-            notes.push("the trace has no end: records of a killed process may be missing".into());
+        let (mut calls, mut spans) = (Rows::new(), Rows::new());
+        let reading = read(path, &mut |record| match record {
+            Record::Call(c) => add(&mut calls, &c.name, c.duration, c.result != 0, c.bytes),
+            Record::Span { kind, duration, bytes, .. } => add(&mut spans, &kind, duration, false, bytes),
+            _ => {}
+        })?;
+        if reading.form == Form::Text {
+            let why = "a text trace has no sums; make a JSON or Chrome trace (ZEROGPU_TRACE=json or chrome)".into();
+            return Err(Error::Unreadable { path: path.to_owned(), why });
         }
-        Ok(Summary { calls: sorted(calls, order), spans: sorted(spans, order), notes })
+        Ok(Summary { calls: sorted(calls, order), spans: sorted(spans, order), notes: reading.notes(path) })
     }
 }
 
@@ -134,53 +69,6 @@ fn add(rows: &mut Rows, name: &str, ns: u64, error: bool, bytes: u64) {
     row.errors += u64::from(error);
     row.ns = row.ns.saturating_add(ns);
     row.bytes = row.bytes.saturating_add(bytes);
-}
-
-/// Calls, spans, and whether the end is there.
-fn lines(mut file: impl BufRead) -> Result<(Rows, Rows, bool), String> {
-    let (mut calls, mut spans, mut complete) = (Rows::new(), Rows::new(), false);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if file.read_until(b'\n', &mut line).map_err(|e| e.to_string())? == 0 {
-            break;
-        }
-        let parsed: Line = match serde_json::from_slice(&line) {
-            Ok(parsed) => parsed,
-            // the process was killed while it wrote the last line
-            Err(_) if !line.ends_with(b"\n") => break,
-            Err(e) => return Err(format!("line {number}: {e}")),
-        };
-        match &*parsed.r#type {
-            "call" => add(&mut calls, &parsed.name, parsed.dur_ns, parsed.result != 0, parsed.bytes),
-            "span" => add(&mut spans, &parsed.kind, parsed.dur_ns, false, parsed.bytes),
-            "end" => complete = true,
-            _ => {}
-        }
-    }
-    Ok((calls, spans, complete))
-}
-
-fn chrome(text: &[u8]) -> Result<(Rows, Rows, bool), String> {
-    let parsed: Chrome = serde_json::from_slice(text).map_err(|e| format!("no JSON or Chrome trace: {e}"))?;
-    let (mut calls, mut spans) = (Rows::new(), Rows::new());
-    let mut open: HashMap<&str, (f64, u64)> = HashMap::new();
-    let ns = |micros: f64| (micros * 1e3).round() as u64;
-    for e in &parsed.events {
-        match (&*e.cat, &*e.ph) {
-            ("call", "X") => add(&mut calls, &e.name, ns(e.dur), e.args.result != 0, e.args.bytes),
-            ("span", "b") => {
-                open.insert(&e.id, (e.ts, e.args.bytes));
-            }
-            ("span", "e") => {
-                if let Some((start, bytes)) = open.remove(&*e.id) {
-                    add(&mut spans, &e.name, ns(e.ts - start), false, bytes);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok((calls, spans, true))
 }
 
 fn sorted(rows: Rows, order: Order) -> Vec<Row> {
@@ -338,7 +226,18 @@ total          0         0       0 ns       0 ns           -
             Summary::read(&path, Order::Time).unwrap_err().to_string()
         };
         assert!(refusal("# zerogpu 0.1.0: trace").contains("make a JSON or Chrome trace"));
-        assert!(refusal("hello").contains("no JSON or Chrome trace"));
-        assert!(refusal("{\"type\":\"trace\"}\nhello\n").contains("line 2"));
+        assert!(refusal("hello").contains("no trace of zerogpu"));
+        assert!(refusal("{\"a\":1}").contains("no JSON or Chrome trace"));
+        let (_dir, ring) = write("t.ring", "");
+        assert!(Summary::read(&ring, Order::Time).unwrap_err().to_string().contains("zerogpu trace recover"));
+    }
+
+    #[test]
+    fn damaged_lines_are_left_out_and_told() {
+        let damaged =
+            LINES.replacen("{\"type\":\"thread\"", "{\"type\":\"thr", 1).replacen("\"at_ns\":9", "\"at_ns\":-9", 1);
+        let shown = shown(&damaged, Order::Time);
+        assert!(shown.contains("cuMemAlloc_v2            1"), "{shown}");
+        assert!(shown.contains("note: lines that are no records, left out: 2; the first is line 2: "), "{shown}");
     }
 }

@@ -138,4 +138,4 @@ pub fn size(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

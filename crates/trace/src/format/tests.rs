@@ -42,7 +42,7 @@ fn entries() -> Vec<Entry<'static>> {
     ]
 }
 
-fn rendered(format: Format, entries: &[Entry]) -> String {
+pub fn rendered(format: Format, entries: &[Entry]) -> String {
     let render = Render::new(meta(format));
     let mut out = Vec::new();
     render.preamble(&mut out);

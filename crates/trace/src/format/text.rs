@@ -46,20 +46,26 @@ fn write_entry(meta: &Meta, entry: &Entry, line: &mut String) -> std::fmt::Resul
         }
         Event::Launch { launch: l, .. } => {
             let ([gx, gy, gz], [bx, by, bz]) = (l.grid, l.block);
-            write!(line, "launch {} <<<({gx}, {gy}, {gz}), ({bx}, {by}, {bz}), ", l.kernel)?;
+            let kernel = one_line(l.kernel);
+            write!(line, "launch {kernel} <<<({gx}, {gy}, {gz}), ({bx}, {by}, {bz}), ")?;
             write!(line, "{}, {:#x}>>>", l.shared_bytes, l.stream)?;
         }
-        Event::Message { kind, text, .. } => write!(line, "{}: {}", kind.name(), text.replace('\n', "\\n"))?,
+        Event::Message { kind, text, .. } => write!(line, "{}: {}", kind.name(), one_line(text))?,
         Event::Span { duration: time, bytes, kind, name, .. } => {
-            write!(line, "-- {} {name}  <{}>", kind.name(), duration(*time))?;
+            write!(line, "-- {} {}  <{}>", kind.name(), one_line(name), duration(*time))?;
             if *bytes != 0 {
                 write!(line, " {}", size(*bytes))?;
             }
         }
-        Event::Counter { name, value, .. } => write!(line, "-- {name} = {value}")?,
+        Event::Counter { name, value, .. } => write!(line, "-- {} = {value}", one_line(name))?,
     }
     line.push('\n');
     Ok(())
+}
+
+/// A record is a line, whatever the program called its kernels.
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
 }
 
 pub fn ending(end: End, out: &mut Vec<u8>) {
