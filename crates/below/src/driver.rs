@@ -56,21 +56,30 @@ impl Below {
 }
 
 macro_rules! functions {
-    ($($name:ident ( $($arg:ident : $ty:ty),* );)*) => {
+    ($($name:ident ( $($arg:ident : $ty:ty),* );)* $(? $later:ident ( $($larg:ident : $lty:ty),* );)*) => {
         /// Functions of the driver below, each as cuda.h declares the symbol of that name. All are in each driver from
-        /// CUDA 11.7 on, so that one without some of them is refused as a whole.
+        /// CUDA 12.2 on, so that one without some of them is refused as a whole; those that came later may be missing.
         #[allow(non_snake_case)]
         pub struct Driver {
             $(#[allow(missing_docs)] pub $name: unsafe extern "C" fn($($arg: $ty),*) -> CUresult,)*
+            $(#[allow(missing_docs)] pub $later: Option<unsafe extern "C" fn($($larg: $lty),*) -> CUresult>,)*
         }
 
         impl Driver {
+            /// Their names.
+            pub const NAMES: &[&str] = &[$(stringify!($name),)* $(stringify!($later)),*];
+
             fn load(library: &Library, path: &Path) -> Result<Self, String> {
                 Ok(Driver {
                     $($name: {
                         // SAFETY: the declaration below is cuda.h's of the symbol of that name.
                         let found = unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) };
                         *found.map_err(|e| format!("the CUDA driver {} is too old for zerogpu: {e}; install driver 535 or newer", path.display()))?
+                    },)*
+                    $($later: {
+                        // SAFETY: as above.
+                        let found = unsafe { library.get(concat!(stringify!($later), "\0").as_bytes()) };
+                        found.ok().map(|found| *found)
                     },)*
                 })
             }
@@ -113,6 +122,13 @@ functions! {
     cuEventQuery(event: CUevent);
     cuEventSynchronize(event: CUevent);
     cuEventElapsedTime(ms: *mut f32, start: CUevent, end: CUevent);
+    cuLinkCreate_v2(count: u32, options: *mut u32, values: *mut *mut c_void, state: *mut CUlinkState);
+    cuLinkAddData_v2(
+        state: CUlinkState, kind: u32, data: *mut c_void, size: usize, name: *const c_char, count: u32, options: *mut u32,
+        values: *mut *mut c_void
+    );
+    cuLinkComplete(state: CUlinkState, image: *mut *mut c_void, bytes: *mut usize);
+    cuLinkDestroy(state: CUlinkState);
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
     cuModuleUnload(module: CUmodule);
     cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
@@ -161,6 +177,21 @@ functions! {
     cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, shared: *mut c_void, kind: u32);
     cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: u32);
     cuMemHostUnregister(address: *mut c_void);
+    cuTensorMapEncodeTiled(
+        map: *mut Opaque, data_type: u32, rank: u32, address: *mut c_void, dims: *const u64, strides: *const u64,
+        size: *const u32, element_strides: *const u32, interleave: u32, swizzle: u32, l2_promotion: u32, oob_fill: u32
+    );
+    cuTensorMapEncodeIm2col(
+        map: *mut Opaque, data_type: u32, rank: u32, address: *mut c_void, dims: *const u64, strides: *const u64,
+        lower: *const i32, upper: *const i32, channels: u32, pixels: u32, element_strides: *const u32, interleave: u32,
+        swizzle: u32, l2_promotion: u32, oob_fill: u32
+    );
+    cuTensorMapReplaceAddress(map: *mut Opaque, address: *mut c_void);
+    ? cuTensorMapEncodeIm2colWide(
+        map: *mut Opaque, data_type: u32, rank: u32, address: *mut c_void, dims: *const u64, strides: *const u64,
+        lower: i32, upper: i32, channels: u32, pixels: u32, element_strides: *const u32, interleave: u32, mode: u32,
+        swizzle: u32, l2_promotion: u32, oob_fill: u32
+    );
 }
 
 impl Driver {

@@ -8,6 +8,7 @@
 //! - `objects`: what the app holds: contexts, streams, events, modules, graphs
 //! - `memory`: where bytes are: address ranges, allocations, the host backing
 //! - `op`, `exec` and `host`: the commands of a stream as values, and their execution on the host backing
+//! - `link`, `tensor`: linking at run time, and tensor maps
 //! - `dark`: the undocumented export tables
 //! - `runtime`: the process-wide state, its lock, fork and exit
 #![allow(non_snake_case)]
@@ -16,10 +17,12 @@ pub mod dark;
 pub mod exec;
 pub mod handle;
 pub mod host;
+pub mod link;
 pub mod memory;
 pub mod objects;
 pub mod op;
 pub mod runtime;
+pub mod tensor;
 pub mod thread;
 
 pub use runtime::{Backend, Config, Run};

@@ -3,9 +3,11 @@
 //! One lock guards everything virtual; it is never held while a callback of the app runs, while bulk bytes move, or
 //! across a fork. Copies translate their addresses under it and move the bytes outside.
 use crate::handle;
+use crate::link::{Link, Recipe};
 use crate::memory::{Change, Layout, Memory, Region};
 use crate::objects::{Context, Event, Graphs, Modules, Pools, Stream};
 use crate::op::Op;
+use crate::tensor::{Tensor, TensorMap};
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -97,6 +99,8 @@ pub trait Backend: Sync {
     }
     /// An object is about to end; called with the state's lock held, the handle still alive.
     fn ends(&self, _kind: handle::Kind, _handle: usize) {}
+    /// Objects of code have ended; called without the state's lock: what ends with them may wait for host functions.
+    fn ended(&self) {}
     /// Whether memory that the app frees must not be handed out again yet; the backend then reclaims it later.
     fn keeps(&self, _region: &Region) -> bool {
         false
@@ -108,6 +112,18 @@ pub trait Backend: Sync {
     /// Bytes that a device's card has left for everybody; None: only the quota counts.
     fn free_bytes(&self, _device: CUdevice) -> Option<u64> {
         None
+    }
+    /// Links code; called without the state's lock.
+    fn link(&self, recipe: &Recipe) -> Res<Vec<u8>> {
+        recipe.link_alone("only NVIDIA's driver can")
+    }
+    /// Encodes a tensor map; called without the state's lock.
+    fn encode_tensor(&self, _tensor: &Tensor) -> Res<TensorMap> {
+        Err(CUresult::NOT_SUPPORTED)
+    }
+    /// Gives a tensor map another address; called without the state's lock.
+    fn readdress_tensor(&self, _map: &mut TensorMap, _address: u64) -> Res {
+        Err(CUresult::NOT_SUPPORTED)
     }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
@@ -166,6 +182,8 @@ pub struct State {
     pub graphs: Graphs,
     /// Arrays.
     pub arrays: Map<crate::api::Array>,
+    /// Links that are being put together.
+    pub links: Map<Link>,
     /// The primary contexts' handles by device, from `cuInit` on.
     pub(crate) primaries: Vec<CUcontext>,
     next_id: u64,
@@ -204,6 +222,7 @@ pub fn install_with(make: impl FnOnce() -> (Config, &'static dyn Backend)) {
             pools: Pools::default(),
             graphs: Graphs::default(),
             arrays: Map::default(),
+            links: Map::default(),
             primaries: Vec::new(),
             next_id: FIRST_FREE_ID,
         };

@@ -44,6 +44,8 @@ pub struct SoftSettings {
     pub launch_time: Duration,
     /// File to which launches are appended, one JSON object a line.
     pub launch_log: Option<PathBuf>,
+    /// File to which the name of each function that is called is appended.
+    pub call_log: Option<PathBuf>,
     /// Driver calls that fail on purpose.
     pub faults: Vec<Fault>,
     /// File to which violations are appended.
@@ -71,6 +73,7 @@ impl SoftSettings {
             context_time: reader.parsed("SOFTCUDA_CONTEXT_MS", |text| time(text, 1e-3)).unwrap_or_default(),
             launch_time: reader.parsed("SOFTCUDA_LAUNCH_US", |text| time(text, 1e-6)).unwrap_or_default(),
             launch_log: reader.path("SOFTCUDA_LAUNCH_LOG"),
+            call_log: reader.path("SOFTCUDA_CALL_LOG"),
             faults: reader.parsed("SOFTCUDA_FAULT", faults).unwrap_or_default(),
             strict_log: reader.path("SOFTCUDA_STRICT_LOG"),
         };

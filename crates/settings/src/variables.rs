@@ -126,6 +126,12 @@ pub const VARIABLES: &[Variable] = &[
         "File to which each launch is appended as a line of JSON: kernel, grid, block, parameter bytes.",
     ),
     variable(
+        "SOFTCUDA_CALL_LOG",
+        "none",
+        "a path",
+        "File to which the name of each driver function is appended when it is called, one a line.",
+    ),
+    variable(
         "SOFTCUDA_FAULT",
         "none",
         "function[:nth]=code,...",

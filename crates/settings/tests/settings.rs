@@ -103,6 +103,7 @@ fn each_setting_of_the_software_driver_arrives() {
         ("SOFTCUDA_CONTEXT_MS", "100"),
         ("SOFTCUDA_LAUNCH_US", "2.5"),
         ("SOFTCUDA_LAUNCH_LOG", "/tmp/launches"),
+        ("SOFTCUDA_CALL_LOG", "/tmp/calls"),
         ("SOFTCUDA_FAULT", "cuMemCreate:3=2, cuMemMap=999"),
         ("SOFTCUDA_STRICT_LOG", "/tmp/strict"),
     ]);
@@ -118,6 +119,7 @@ fn each_setting_of_the_software_driver_arrives() {
         context_time: Duration::from_millis(100),
         launch_time: Duration::from_nanos(2500),
         launch_log: Some("/tmp/launches".into()),
+        call_log: Some("/tmp/calls".into()),
         faults: vec![
             Fault { function: "cuMemCreate".into(), nth: Some(3), code: 2 },
             Fault { function: "cuMemMap".into(), nth: None, code: 999 },

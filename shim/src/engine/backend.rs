@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::handle::Kind;
 use zerogpu_device::host;
+use zerogpu_device::link::Recipe;
 use zerogpu_device::memory::{Change, Region};
 use zerogpu_device::op::{Launch, Op};
 use zerogpu_device::runtime::{Guard, Scope, State};
+use zerogpu_device::tensor::{Tensor, TensorMap};
 use zerogpu_device::{Backend, Run};
 use zerogpu_protocol::Range;
 
@@ -237,6 +239,22 @@ impl Backend for Engine {
         if let Some(lender) = &self.lender {
             lender.forked();
         }
+    }
+
+    fn ended(&self) {
+        self.unload_ended();
+    }
+
+    fn link(&self, recipe: &Recipe) -> Res<Vec<u8>> {
+        engine().ok_or(CUresult::NOT_INITIALIZED)?.link_live(recipe)
+    }
+
+    fn encode_tensor(&self, tensor: &Tensor) -> Res<TensorMap> {
+        engine().ok_or(CUresult::NOT_INITIALIZED)?.encode_live(tensor)
+    }
+
+    fn readdress_tensor(&self, map: &mut TensorMap, address: u64) -> Res {
+        engine().ok_or(CUresult::NOT_INITIALIZED)?.readdress_live(map, address)
     }
 
     fn unknown_slot(&self, table: usize, slot: usize, args: &[u64; 8]) -> u64 {

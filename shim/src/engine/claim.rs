@@ -8,7 +8,7 @@ use crate::report;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
-use zerogpu_below::{ok, Driver, Way};
+use zerogpu_below::{ok, physical, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::handle;
 use zerogpu_device::memory::{Region, RegionKind, ARENA_BYTES};
@@ -89,6 +89,7 @@ impl Engine {
                 self.gate.open();
                 self.watch.look_again(self);
                 drop(phase);
+                self.unload_ended();
                 // an error of deferred work is the first call's after it
                 self.owed()
             }
@@ -226,14 +227,15 @@ impl Engine {
         self.bind().map_err(Failed::at("making the context current"))?;
         set_limits(d, st);
         let mut live = locked(&self.live);
-        let mapping = Failed::at("mapping the app's own memory");
+        let needed = needed(st);
+        let mapping = |code, had| no_room("mapping the app's own memory", d, needed, had, code);
         let bytes = match (&self.lender, lent) {
             (Some(lender), Some(wanted)) => {
                 live.lent_by(Some(lender));
                 let fds = lender.descriptors(wanted.slabs.len()).map_err(Failed::by)?;
                 let placed = live.place_lent(d, &mut st.memory, &wanted.slabs, &fds);
                 placed.map_err(Failed::at("mapping the broker's memory"))?;
-                map_all(&mut live, d, st).map_err(mapping)?;
+                map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
                 let (copied, warm) = lender.ready().map_err(Failed::by)?;
                 wanted.are_equal(&mut st.memory).map_err(Failed::at("reading the arena"))?;
                 report::explain(&format!("the broker copied {copied} bytes to the card; {warm} were there"));
@@ -241,9 +243,10 @@ impl Engine {
             }
             _ => {
                 for (va, len) in st.memory.in_use() {
-                    live.grow(d, va, len).map_err(Failed::at("making device memory"))?;
+                    live.grow(d, va, len)
+                        .map_err(|code| no_room("making device memory", d, needed, live.bytes(), code))?;
                 }
-                map_all(&mut live, d, st).map_err(mapping)?;
+                map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
                 cargo::travel(&live, d, st, Way::In, Whose::All).map_err(Failed::at("copying memory to the card"))?
             }
         };
@@ -299,6 +302,35 @@ pub(super) fn name(code: CUresult) -> String {
         Some((name, _)) => format!("{} {}", code.0, name.to_string_lossy()),
         None => code.0.to_string(),
     }
+}
+
+/// Bytes of physical memory that a claim needs.
+fn needed(st: &mut State) -> u64 {
+    let arena: u64 = st.memory.in_use().iter().map(|(_, len)| len).sum();
+    let on_device = st.memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == physical::ON_DEVICE);
+    arena + on_device.map(|(_, p)| p.len).sum::<u64>()
+}
+
+/// A step that takes memory of the card, which others may hold: what is needed and what there is, for the human. `had`: bytes
+/// that the process had got already.
+fn no_room(step: &'static str, d: &Driver, needed: u64, had: u64, code: CUresult) -> Failed {
+    let failed = Failed::at(step)(code);
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: writes both; the context is current.
+    if code != CUresult::OUT_OF_MEMORY || !unsafe { (d.cuMemGetInfo_v2)(&mut free, &mut total) }.ok() {
+        return failed;
+    }
+    let way_out = if needed > total as u64 {
+        "it can't fit on this card: free some, or use a larger one"
+    } else {
+        "other programs hold the rest: call it again when they have let go, or let a broker queue the programs"
+    };
+    let [needed, free, total] = [needed, free as u64 + had, total as u64].map(|bytes| bytes >> 20);
+    let remedy = format!(
+        "the program has {needed} MiB, and {free} of the card's {total} MiB are free; {way_out}; the bytes are kept in host \
+         memory"
+    );
+    Failed { remedy: remedy.into(), ..failed }
 }
 
 /// The ordinal of the card that a lease is for; without a lease, the driver's first card.

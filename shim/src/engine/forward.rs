@@ -6,9 +6,10 @@ use crate::fault::contained;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
-use zerogpu_below::ok;
+use zerogpu_below::{ok, Driver};
 use zerogpu_device::handle::Kind;
 use zerogpu_device::memory::ARENA_BYTES;
+use zerogpu_device::objects::graph::GraphLaunch;
 use zerogpu_device::objects::{CAPTURED, CAPTURES};
 use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Op, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
@@ -80,8 +81,15 @@ impl Engine {
             Op::Write(v) => self.value(v, s, true),
             Op::Await(v) => self.value(v, s, false),
             Op::Graph(g) => {
-                let ops = lock()?.exec_ops(*g)?;
-                ops.iter().try_for_each(|op| self.forward_real(s, epoch, &op.as_op()))
+                let launch = {
+                    let mut st = lock()?;
+                    let launch = st.exec_launch(*g)?;
+                    st.hold_launch(&launch);
+                    launch
+                };
+                let ran = launch.ops.iter().try_for_each(|op| self.forward_real(s, epoch, &op.as_op()));
+                end_launch_behind(d, launch, s);
+                ran
             }
         }
     }
@@ -97,7 +105,7 @@ impl Engine {
 
     /// The real address of an address of ours.
     #[inline]
-    fn address(&self, at: u64, len: u64) -> Res<u64> {
+    pub(super) fn address(&self, at: u64, len: u64) -> Res<u64> {
         if is_global(at) {
             self.live_global(at, len)?.ok_or(CUresult::INVALID_VALUE)
         } else {
@@ -325,6 +333,32 @@ unsafe extern "C" fn call_back(data: *mut c_void) {
         if let Some(f) = func {
             // SAFETY: the app's own function with its own data.
             unsafe { f(stream, CUresult::SUCCESS, data) };
+        }
+    });
+}
+
+/// Ends a launch of a graph when the work that was queued for it is done.
+fn end_launch_behind(d: &Driver, launch: GraphLaunch, s: CUstream) {
+    if launch.holds_nothing() {
+        return;
+    }
+    let boxed = Box::into_raw(Box::new(launch.without_commands())).cast();
+    // SAFETY: a function of ours with a box that it frees, once: where it can't be queued the work is waited for instead.
+    unsafe {
+        if !(d.cuLaunchHostFunc)(s, Some(end_launch), boxed).ok() {
+            let _work_that_failed_has_ended_too = (d.cuStreamSynchronize)(s);
+            end_launch(boxed);
+        }
+    }
+}
+
+unsafe extern "C" fn end_launch(data: *mut c_void) {
+    contained(|| {
+        // SAFETY: the box that `end_launch_behind` made, freed here once.
+        let launch = unsafe { Box::from_raw(data as *mut GraphLaunch) };
+        let _pass = super::GATE.enter_callback();
+        if let Err(e) = zerogpu_device::api::end_launch(&launch) {
+            crate::report::explain(&format!("user objects of a graph live on (CUDA error {})", e.0));
         }
     });
 }

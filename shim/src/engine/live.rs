@@ -50,6 +50,8 @@ pub struct Live {
     pub pins: BTreeMap<u64, u64>,
     /// Real modules by ours, in the order in which they were loaded.
     pub modules: Vec<(CUmodule, CUmodule)>,
+    /// Real modules whose own the app has ended, to be unloaded without a lock.
+    pub(super) ended_modules: Vec<CUmodule>,
     /// Module variables by our address.
     pub globals: BTreeMap<u64, LiveGlobal>,
     /// Functions by our handle, kept over claims: hot paths hold pointers to them while the gate is open to them.
@@ -320,14 +322,31 @@ impl Engine {
                     let mut live = locked(&self.live);
                     live.modules.retain(|m| m.0 .0 != h);
                     live.globals.retain(|_, g| g.module.0 != h);
-                    drop(live);
-                    (d.cuModuleUnload)(CUmodule(twin as usize))
+                    live.ended_modules.push(CUmodule(twin as usize));
+                    CUresult::SUCCESS
                 }
                 _ => CUresult::SUCCESS,
             }
         };
         if !ended.ok() {
             crate::report::explain(&format!("the driver kept a {kind:?} that the app ended (CUDA error {})", ended.0));
+        }
+    }
+
+    /// Unloads modules that have ended. A driver may wait for work meanwhile, and so for host functions of the app, which
+    /// may want any lock: none is held. Parked, they went with the context, or wait for the next claim in it.
+    pub(super) fn unload_ended(&self) {
+        let Some(_pass) = self.gate.enter() else { return };
+        let ended = std::mem::take(&mut locked(&self.live).ended_modules);
+        if ended.is_empty() {
+            return;
+        }
+        let (Ok(d), Ok(_)) = (self.driver(), self.bind()) else { return };
+        for module in ended {
+            // SAFETY: a module of this claim's context that no handle stands for any more.
+            if let Err(e) = ok(unsafe { (d.cuModuleUnload)(module) }) {
+                crate::report::explain(&format!("the driver kept a module that the app ended (CUDA error {})", e.0));
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Lock order: `Engine::phase`, then the device's state, then `Engine::live`. The gate is closed holding `phase` only.
 mod addresses;
+mod ask;
 mod backend;
 mod cargo;
 mod claim;
@@ -213,34 +214,19 @@ impl Engine {
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
         let inside = self.regions.any();
-        // a claim asks for the card itself, and tells why there is none
-        let there = |d| if inside { Ok(()) } else { self.cards_there(d) };
-        if let Err(e) = self.below.driver().map_err(str::to_string).and_then(there) {
+        if let Some(refused) = self.refused(inside) {
             let what = what(&mut st, op);
             drop(st);
-            report::error(&format!("{what} can't run: {e}"));
-            return Run::Done(Err(CUresult::NO_DEVICE));
+            return Run::Done(Err(refused.tell(&what)));
         }
-        if !inside {
-            match self.settings.outside {
-                Outside::Error => {
-                    let what = what(&mut st, op);
-                    drop(st);
-                    report::error(&outside(&what));
-                    return Run::Done(Err(CUresult::NOT_PERMITTED));
-                }
-                // what waits behind a host function comes first, and is in no record
-                Outside::Defer if !host::pending() => {
-                    if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
-                        if zerogpu_trace::on() {
-                            let text = format!("{} is deferred", what(&mut st, op));
-                            zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
-                        }
-                        return Run::Done(Ok(()));
-                    }
-                }
-                Outside::Defer | Outside::Borrow => {}
+        // what waits behind a host function comes first, and is in no record
+        let defers = !inside && self.settings.outside == Outside::Defer && !host::pending();
+        if defers && locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
+            if zerogpu_trace::on() {
+                let text = format!("{} is deferred", what(&mut st, op));
+                zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
             }
+            return Run::Done(Ok(()));
         }
         let why = what(&mut st, op);
         drop(st);

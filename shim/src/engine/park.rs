@@ -266,6 +266,7 @@ impl Engine {
         let device = live.device;
         live.ctx = CUcontext::NULL;
         live.modules.clear();
+        live.ended_modules.clear();
         live.globals.clear();
         live.base = None;
         // SAFETY: the context was retained by claims; nothing of ours uses it any more.

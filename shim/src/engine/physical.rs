@@ -8,6 +8,12 @@ use zerogpu_protocol::Range;
 const LARGEST: u64 = 256 << 20;
 
 impl Live {
+    /// Bytes of physical memory that the process holds.
+    pub(super) fn bytes(&self) -> u64 {
+        let arena: u64 = self.extents.values().map(|(len, _)| len).sum();
+        arena + self.physical.values().map(|(_, len)| len).sum::<u64>()
+    }
+
     /// Backs a range of the arena with physical memory, where it has none yet.
     pub(super) fn grow(&mut self, d: &Driver, va: u64, len: u64) -> Res {
         for (at, n) in self.gaps(va, len) {

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::{dark, runtime};
-use zerogpu_settings::Outside;
 
 /// A slot, called with as many registers and stack words as the stub was given.
 type Slot = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
@@ -22,30 +21,14 @@ impl Engine {
     /// Has the driver answer a call of a slot, which claims a GPU if none is.
     pub(super) fn call_slot(&'static self, table: usize, slot: usize, args: &[u64; 8]) -> Res<u64> {
         let name = format!("slot {slot} of export table {}", dark::TABLES[table].name);
-        loop {
-            if let Some(_pass) = self.gate.enter() {
-                return self.forward_slot(&name, table, slot, args);
-            }
-            if self.claimed.load(Ordering::Acquire) {
-                // the gate is closing: the park ends first
-                self.settle()?;
-                continue;
-            }
+        if !self.claimed.load(Ordering::Acquire) {
             let card = self.below.driver().is_ok_and(|d| self.cards_there(d).is_ok());
             if !card || table == dark::COMPILER {
                 report::explain_once(&format!("{name} is not known to zerogpu: answered NOT_SUPPORTED"));
                 return Err(CUresult::NOT_SUPPORTED);
             }
-            if self.regions.over() {
-                return Err(super::OVER);
-            }
-            let inside = self.regions.any();
-            if !inside && self.settings.outside == Outside::Error {
-                report::error(&super::outside(&name));
-                return Err(CUresult::NOT_PERMITTED);
-            }
-            self.claim(!inside, &name)?;
         }
+        self.with_card(&name, |_| self.forward_slot(&name, table, slot, args))
     }
 
     /// Calls the claimed driver's own slot. The gate is held.
@@ -70,7 +53,6 @@ impl Engine {
 
     /// The driver's function behind a slot.
     fn real_slot(&self, table: usize, slot: usize) -> Res<Option<Slot>> {
-        self.bind()?;
         let id = CUuuid { bytes: dark::TABLES[table].id };
         let mut words: *const c_void = std::ptr::null();
         // SAFETY: writes the table's address; the id is ours.

@@ -1,6 +1,7 @@
 //! The software card: accounts for memory and contexts in the shared file, runs commands on the host, logs launches.
 use crate::log::Log;
 use crate::pins::Pins;
+use crate::tensor;
 use crate::twins::{self, Params, Reach};
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
@@ -11,9 +12,11 @@ use zerogpu_abi::*;
 use zerogpu_cards::{Cards, Refused, Slot, Wish};
 use zerogpu_device::api::set_exports;
 use zerogpu_device::host;
+use zerogpu_device::link::Recipe;
 use zerogpu_device::memory::{Change, Layout};
 use zerogpu_device::op::{Copy, Launch, Op};
 use zerogpu_device::runtime::{self, Guard, Scope, State};
+use zerogpu_device::tensor::{Tensor, TensorMap};
 use zerogpu_device::{Backend, Config, Run};
 use zerogpu_profile::Profile;
 use zerogpu_settings::SoftSettings;
@@ -35,6 +38,8 @@ pub struct Card {
     /// The error of a kernel, which a process never recovers from; 0: none.
     lost: AtomicU32,
     launches: Log,
+    /// None, as usual: a call costs nothing more.
+    calls: Option<Log>,
     violations: Log,
     /// Calls so far of each function that is to fail.
     counts: Vec<AtomicU64>,
@@ -62,12 +67,13 @@ pub fn start() -> &'static Card {
         };
         let launches = open(&settings.launch_log, &mut complaints);
         let violations = open(&settings.strict_log, &mut complaints);
+        let calls = settings.call_log.is_some().then(|| open(&settings.call_log, &mut complaints));
         for c in complaints {
             eprintln!("softcuda: {c}");
         }
         let counts = settings.faults.iter().map(|_| AtomicU64::new(0)).collect();
         let (slot, pins, lost) = (OnceLock::new(), Pins::default(), AtomicU32::new(0));
-        Card { settings, profile, count, cards, slot, pins, lost, launches, violations, counts }
+        Card { settings, profile, count, cards, slot, pins, lost, launches, calls, violations, counts }
     });
     if fresh {
         set_exports(crate::entry::addresses());
@@ -129,8 +135,11 @@ impl Card {
         slot.as_ref().ok_or(CUresult::SYSTEM_NOT_READY)
     }
 
-    /// The error that the settings inject into this call.
+    /// A call begins: the error that the settings inject into it.
     pub fn fault(&self, name: &str) -> CUresult {
+        if let Some(calls) = &self.calls {
+            calls.line(name);
+        }
         let mut code = CUresult::SUCCESS;
         for (fault, count) in self.settings.faults.iter().zip(&self.counts).filter(|(fault, _)| fault.function == name)
         {
@@ -287,6 +296,18 @@ impl Backend for Card {
 
     fn free_bytes(&self, device: CUdevice) -> Option<u64> {
         self.slot().ok().and_then(|s| s.free(device as u32).ok())
+    }
+
+    fn link(&self, recipe: &Recipe) -> Res<Vec<u8>> {
+        recipe.link_alone("softcuda has neither compiler nor linker")
+    }
+
+    fn encode_tensor(&self, tensor: &Tensor) -> Res<TensorMap> {
+        tensor::encode(tensor, self.profile.cc)
+    }
+
+    fn readdress_tensor(&self, map: &mut TensorMap, address: u64) -> Res {
+        tensor::readdress(map, address)
     }
 
     fn complain(&self, message: &str) {

@@ -9,4 +9,5 @@ mod card;
 mod entry;
 mod log;
 mod pins;
+mod tensor;
 mod twins;

@@ -1,6 +1,6 @@
 //! Graphs as wholes: made, looked at, instantiated, launched; user objects.
 use super::*;
-use crate::objects::graph::{Edge, Mismatch, Port};
+use crate::objects::graph::{Edge, GraphLaunch, Mismatch, Port};
 use crate::op::Op;
 use crate::runtime::{lock, State};
 use std::ffi::{c_char, c_void};
@@ -15,6 +15,14 @@ pub(crate) fn change<T>(body: impl FnOnce(&mut State) -> Res<T>) -> Res<T> {
     };
     released.run();
     r
+}
+
+/// Ends a launch of a graph whose work is done. No lock may be held: destructors may be due.
+pub fn end_launch(launch: &GraphLaunch) -> Res {
+    change(|st| {
+        st.release_launch(launch);
+        Ok(())
+    })
 }
 
 /// Dependencies as the caller lists them; without data they wait for whole nodes.

@@ -1,6 +1,6 @@
 //! Modules, libraries, kernels and functions.
 use super::*;
-use crate::runtime::lock;
+use crate::runtime::{backend, lock};
 use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
 use zerogpu_image::Source;
@@ -95,7 +95,9 @@ pub unsafe fn cuModuleUnload(module: CUmodule) -> CUresult {
             st.forbid_unsafe()?;
         }
         end_work()?;
-        lock()?.unload_module(module)
+        let ended = lock()?.unload_module(module);
+        backend()?.ended();
+        ended
     })
 }
 
@@ -204,7 +206,9 @@ pub unsafe fn cuLibraryUnload(library: CUlibrary) -> CUresult {
     answer(|| {
         lock()?.library(library)?;
         end_work()?;
-        lock()?.unload_library(library)
+        let ended = lock()?.unload_library(library);
+        backend()?.ended();
+        ended
     })
 }
 

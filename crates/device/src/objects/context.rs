@@ -45,8 +45,11 @@ pub const LIMITS: [usize; 7] = [1024, 8650752, 8388608, 0, 2048, 64, 9830400];
 pub struct Farewells(Vec<(CUcontext, usize, usize, Destructor)>);
 
 impl Farewells {
-    /// Calls the destructors. No lock may be held.
+    /// Calls the destructors, and lets the backend end what it has left to end. No lock may be held.
     pub fn run(self) {
+        if let Ok(b) = backend() {
+            b.ended();
+        }
         for (ctx, key, value, dtor) in self.0 {
             if let Some(dtor) = dtor {
                 // SAFETY: the app registered this function for this value; the context it belonged to has ended.

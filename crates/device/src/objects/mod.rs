@@ -1,4 +1,5 @@
 //! What the app holds: one file per kind of object.
+mod card;
 mod context;
 mod event;
 pub mod graph;
@@ -6,9 +7,10 @@ mod module;
 mod pool;
 mod stream;
 
+pub use card::{compute_capability, device};
 pub use context::{is_active, Context, LIMITS};
 pub use event::{is_plain, Event, CAPTURED};
 pub use graph::{Capture, Graphs, CAPTURES};
-pub use module::{device, Function, Modules, ADDRESSES_TOLD};
+pub use module::{Function, Modules, ADDRESSES_TOLD};
 pub use pool::{Pool, Pools};
 pub use stream::{Stream, StreamKind};

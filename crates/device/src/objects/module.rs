@@ -3,13 +3,14 @@
 //! Everything keeps its recipe, the [`Source`] it came from, so that a live twin can be made at any time. Images are
 //! unpacked and read at the first look-up, not at load: cudart 11.7 loads hundreds of fat binaries at start.
 use crate::handle::{self, Kind};
-use crate::runtime::{backend, config, Map, State};
+use crate::objects::{compute_capability, device};
+use crate::runtime::{backend, Map, State};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use zerogpu_abi::*;
-use zerogpu_image::occupancy::{Config as Occupancy, Device};
+use zerogpu_image::occupancy::Config as Occupancy;
 use zerogpu_image::{Image, Kernel, Source};
 
 /// Whether the app was ever told the address of a module variable. Until then none can be among its parameters.
@@ -141,30 +142,6 @@ impl Function {
 
 const MAX_DYNAMIC_SHARED: u32 = 8;
 const CARVEOUT: u32 = 9;
-
-/// The card's limits, for attributes and occupancy.
-pub fn device() -> Res<Device> {
-    let p = &config()?.profile;
-    let a = |n| p.attribute(n).and_then(|v| u32::try_from(v).ok()).unwrap_or(0);
-    Ok(Device {
-        cc: compute_capability()?,
-        multiprocessors: a(16),
-        threads_per_block: a(1),
-        threads_per_multiprocessor: a(39),
-        blocks_per_multiprocessor: a(106),
-        registers_per_block: a(12),
-        registers_per_multiprocessor: a(82),
-        shared_per_block: a(8),
-        shared_per_block_optin: a(97),
-        shared_per_multiprocessor: a(81),
-        shared_reserved_per_block: a(111),
-    })
-}
-
-fn compute_capability() -> Res<(u32, u32)> {
-    let cc = config()?.profile.cc;
-    Ok((cc.0 as u32, cc.1 as u32))
-}
 
 fn image(source: &Source) -> Res<Arc<Image>> {
     source.image_for(compute_capability()?).map(Arc::new).map_err(|e| e.code())

@@ -35,6 +35,18 @@ pub struct GraphLaunch {
     refs: Refs,
 }
 
+impl GraphLaunch {
+    /// Whether no user object lives for its sake.
+    pub fn holds_nothing(&self) -> bool {
+        self.refs.is_empty()
+    }
+
+    /// What is left of it when its commands have been given to somebody: what it holds.
+    pub fn without_commands(self) -> Self {
+        Self { ops: [].into(), ..self }
+    }
+}
+
 /// The nodes of a graph in an order that respects their dependencies.
 type Tree = Vec<Item>;
 
