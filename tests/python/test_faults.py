@@ -1,39 +1,15 @@
-"""Each driver function that claim, park and forwarded calls use fails once, at each of its first calls."""
+"""What the driver below refuses more than once, and what is said of it. Each call that fails once: `fault_each_call` of
+tests/semantics."""
 
-import re
 import subprocess
 import sys
 
 import pytest
-from world import LIB, ROOT
+from world import LIB
 
 pytestmark = pytest.mark.once
 
 OUT_OF_MEMORY, UNKNOWN, ILLEGAL_ADDRESS = 2, 999, 700
-
-
-def functions():
-    """What the shim calls in the driver below: the list in the source, without what only leases and brokers need."""
-    text = (ROOT / "crates" / "below" / "src" / "driver.rs").read_text()
-    (block,) = re.findall(r"^functions! \{\n(.*?)^\}", text, re.M | re.S)
-    names = re.findall(r"^    (cu\w+)\(", block, re.M)
-    assert len(names) > 40 and LENT <= set(names)
-    return [name for name in names if name not in LENT]
-
-
-# What a broker calls, and a program that a broker lends a card to.
-LENT = {
-    "cuCtxGetCurrent",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetUuid_v2",
-    "cuDeviceTotalMem_v2",
-    "cuMemExportToShareableHandle",
-    "cuMemGetAllocationGranularity",
-    "cuMemGetInfo_v2",
-    "cuMemImportFromShareableHandle",
-}
 
 
 def test_faults_are_counted_each_for_itself(world):
@@ -43,21 +19,6 @@ def test_faults_are_counted_each_for_itself(world):
     command = [sys.executable, "-c", program, LIB / "libsoftcuda.so"]
     done = subprocess.run(command, env=values, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[2, 3, 0, 999, 0]"
-
-
-# Asked before the shim starts to claim, and answered for all its life.
-EARLY = ("cuDriverGetVersion",)
-
-
-@pytest.mark.parametrize("function", [name for name in functions() if name not in EARLY])
-def test_a_function_that_fails_once(world, quick, function):
-    code = OUT_OF_MEMORY if "Mem" in function else UNKNOWN
-    for nth in (1,) if quick else (1, 2, 3):
-        outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}:{nth}={code}", timeout=60)
-        assert outcome.code == 0, f"{function}, call {nth}: {outcome.err}"
-        assert not outcome.left and not outcome.violations
-        failed = [code for code in outcome.told["codes"]["codes"] if code]
-        assert failed in ([], [code]), f"{function}, call {nth}: one refusal was told as {failed}"
 
 
 # Without these no claim is possible, ...
@@ -91,20 +52,6 @@ def test_a_function_that_always_fails(world, function):
     assert outcome.code == 0, outcome.err
     assert not outcome.left and not outcome.violations
     assert outcome.messages() or function not in CLAIM, "nobody said why"
-
-
-# Not heard of, but in the trace: the driver keeps the module until the context goes; a stream runs without the attribute.
-QUIET = ("cuModuleUnload", "cuStreamSetAttribute")
-# Not called: only where the driver gives other addresses than asked for; only for tables that are forwarded.
-UNUSED = ("cuMemAddressFree", "cuGetExportTable")
-
-
-@pytest.mark.parametrize("function", [name for name in functions() if name not in EARLY])
-def test_the_program_reaches_the_function(world, function):
-    """Else the tests above would pass whatever the shim does."""
-    outcome = world.run("faults.py", SOFTCUDA_FAULT=f"{function}={UNKNOWN}", FAULTS_LASTING=1, timeout=60)
-    heard = any(outcome.told["codes"]["codes"]) or outcome.messages()
-    assert bool(heard) == (function not in QUIET + UNUSED), outcome.err
 
 
 # A copy home that fails: the bytes stay where they are until it works.

@@ -6,6 +6,9 @@ pub const CUBIN: &[u8] = include_bytes!("../data/probe.sm_90.cubin");
 /// PTX text with its NUL.
 pub const PTX: &[u8] = concat!(include_str!("../data/probe.ptx"), "\0").as_bytes();
 
+/// PTX text of a kernel whose parameter is a tensor map, with its NUL.
+pub const TENSOR_PTX: &[u8] = concat!(include_str!("../data/tensor.ptx"), "\0").as_bytes();
+
 /// First bytes of the global `table`; the other 56 are zero.
 pub const TABLE: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 

@@ -14,4 +14,4 @@ mod topics;
 
 pub use check::{Check, Traits};
 pub use driver::Driver;
-pub use topics::{register_late_calls, Scope, Topic, TOPICS};
+pub use topics::{hold, print_cards, register_late_calls, Scope, Topic, TOPICS};

@@ -70,6 +70,7 @@ fn subjects(real: Option<PathBuf>) -> Vec<Subject> {
 fn trial(subject: &Subject, topic: &'static Topic) -> Option<Trial> {
     let runs = match (subject.name, topic.scope) {
         ("real", Scope::Ours) => false,
+        (name, Scope::Claims) => name == "shim_over_softcuda",
         ("shim_alone" | "shim_over_softcuda", Scope::Cards) => false,
         ("softcuda_three_cards", scope) => scope == Scope::Cards,
         _ => true,

@@ -7,9 +7,12 @@ mod device;
 mod errors;
 mod events;
 mod export_tables;
+mod fault_program;
+mod faults;
 mod graphs;
 mod handles;
 mod host_memory;
+mod links;
 mod memory;
 mod memory_model;
 mod modules;
@@ -21,6 +24,7 @@ mod proc_address;
 mod process;
 mod regions;
 mod streams;
+mod tensor_maps;
 mod twins;
 mod vmm;
 
@@ -32,6 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+pub use faults::print_cards;
+pub use oom::hold;
 pub use process::register_late_calls;
 
 /// Where a topic may run.
@@ -41,6 +47,8 @@ pub enum Scope {
     Any,
     /// Only on drivers that own their cards: not on the virtual device, which has one and shares none of its memory.
     Cards,
+    /// Only where claims have a driver below: the shim over softcuda.
+    Claims,
     /// Only on ours: a real driver may dereference what the topic passes.
     Ours,
 }
@@ -65,6 +73,10 @@ const fn ours(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic
 
 const fn cards(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
     Topic { name, scope: Scope::Cards, run }
+}
+
+const fn claims(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
+    Topic { name, scope: Scope::Claims, run }
 }
 
 /// All topics.
@@ -105,6 +117,7 @@ pub const TOPICS: &[Topic] = &[
     any("pointers_device", pointers::device),
     any("pointers_others", pointers::others),
     any("out_of_memory", oom::recovery),
+    claims("out_of_memory_of_others", oom::others),
     any("capture_sequence", capture::sequence),
     any("capture_fork_and_join", capture::fork_and_join),
     any("capture_forbidden", capture::forbidden),
@@ -116,8 +129,15 @@ pub const TOPICS: &[Topic] = &[
     any("module_libraries", modules::libraries),
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
+    any("link_linked", links::linked),
+    any("link_to_be_linked", links::to_be_linked),
+    any("link_refusals", links::refusals),
+    any("tensor_map_tiles", tensor_maps::tiles),
+    any("tensor_map_columns", tensor_maps::columns),
+    any("tensor_map_parks", tensor_maps::parks),
     any("pending_modules", pending::modules),
     any("pending_graphs", pending::graphs),
+    any("pending_host_nodes", pending::host_nodes),
     any("pending_arrays", pending::arrays),
     ours("pending_itself", pending::itself),
     any("table_sizes", export_tables::sizes),
@@ -134,8 +154,9 @@ pub const TOPICS: &[Topic] = &[
     ours("handles_stale", handles::stale),
     any("region_stress", regions::stress),
     any("region_order", regions::order),
-    any("region_faulted", regions::faulted),
-    any("region_faults", regions::faults),
+    ours("region_unloading", regions::unloading),
+    claims("fault_program", faults::program),
+    claims("fault_each_call", faults::each_call),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),

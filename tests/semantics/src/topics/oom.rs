@@ -1,11 +1,18 @@
 //! Out of memory: what it answers, and that a program goes on.
+use super::fault_program::Shadow;
+use super::regions::{Kernel, Regions};
 use crate::check::Check;
 use crate::driver::{must, Driver};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::ptr::null_mut;
 use zerogpu_abi::*;
 
 const GIB: usize = 1 << 30;
+const MIB: usize = 1 << 20;
 const OUT_OF_MEMORY: u32 = 2;
+/// What a holder leaves free.
+const LEFT: usize = 100 * MIB;
 
 /// Fills the card, hits its end by each way of allocating, and goes on.
 pub fn recovery(d: &Driver, t: &mut Check) {
@@ -62,5 +69,99 @@ fn on_device() -> CUmemAllocationProp {
         gpuDirectRDMACapable: 0,
         usage: 0,
         reserved: [0; 4],
+    }
+}
+
+/// Another process that holds memory of the card until it is told to let go.
+struct Holder {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    /// Takes all of the card that it gets but [`LEFT`], by the driver below ours.
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command.arg("--hold").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("ZEROGPU_TEST_DRIVER", std::env::var_os("ZEROGPU_DRIVER").expect("the driver below"));
+        let mut child = command.spawn().expect("a child starts");
+        let (orders, answers) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        let mut holder = Self { child, orders, answers: BufReader::new(answers) };
+        holder.hears("holding");
+        holder
+    }
+
+    fn hears(&mut self, what: &str) {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the child speaks");
+        assert_eq!(line.trim(), what);
+    }
+
+    /// Has it free the memory; the process goes on.
+    fn let_go(&mut self) {
+        self.orders.write_all(b"let go\n").expect("the child listens");
+        self.hears("gone");
+    }
+
+    fn end(mut self) -> bool {
+        drop(self.orders);
+        self.child.wait().expect("our own child").success()
+    }
+}
+
+/// The holder's side, on the driver that the caller names.
+pub fn hold(d: &Driver) {
+    d.start();
+    // not by what the card says is free, which leaves out what a context takes
+    let room = d.alloc(LEFT);
+    let mut memory = Vec::new();
+    for size in [GIB, 2 * MIB] {
+        let mut block = 0;
+        while d.cuMemAlloc_v2(&mut block, size).ok() {
+            memory.push(block);
+        }
+    }
+    d.free(room);
+    println!("holding");
+    let mut order = String::new();
+    std::io::stdin().read_line(&mut order).expect("the parent speaks");
+    memory.into_iter().for_each(|block| d.free(block));
+    println!("gone");
+    std::io::stdin().read_line(&mut order).expect("the parent ends");
+}
+
+/// Other processes hold the card: there is room for two pieces of three, and for none.
+pub fn others(d: &Driver, t: &mut Check) {
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let pieces: Vec<Shadow> = (1..=3).map(|seed| Shadow::filled(d, "a piece", 256 * MIB, MIB, seed)).collect();
+    let call = |t: &mut Check, what: &str, want: u32| {
+        let region = r.begin();
+        t.code(format_args!("a launch, {what}"), kernel.launch(d, CUstream::NULL), want);
+        t.that(format_args!("the region ends, {what}"), r.end(region));
+        t.same(format_args!("{what}: parked"), r.level().as_deref(), Some("parked"));
+        for piece in &pieces {
+            t.same(format_args!("bytes, {what}"), piece.holds(d), Ok(true));
+        }
+    };
+    let used = |t: &mut Check, what: &str, want: bool| {
+        let seen = super::faults::seen_by_others();
+        t.that(format_args!("{what}: {seen:?} on the card"), seen.is_some_and(|(bytes, _)| (bytes > 0) == want));
+    };
+    // one process can't take what a context of its own would need: so the third piece is one too many, and the first
+    for holders in [1, 2] {
+        let what = format!("{holders} others");
+        let mut holders: Vec<Holder> = (0..holders).map(|_| Holder::start()).collect();
+        let before = super::faults::seen_by_others();
+        call(t, &what, OUT_OF_MEMORY);
+        t.same(format_args!("{what}: only the other's is on the card"), super::faults::seen_by_others(), before);
+        let told = r.state();
+        t.that(format_args!("and it is said: {told}"), told.contains("other programs hold the rest"));
+        call(t, "again", OUT_OF_MEMORY);
+        holders.iter_mut().for_each(Holder::let_go);
+        call(t, "once it was freed", 0);
+        t.that("the other processes end well", holders.into_iter().all(Holder::end));
+        used(t, "at the end", false);
     }
 }

@@ -1,4 +1,5 @@
 //! What a program ends while commands that name it wait behind a host function: a driver has accepted them, so they run.
+use super::regions::{Kernel, Regions};
 use super::Gate;
 use crate::check::Check;
 use crate::driver::{must, Driver};
@@ -209,4 +210,53 @@ pub fn itself(d: &'static Driver, t: &mut Check) {
     d.wait(own.stream);
     let found = own.found.lock().expect("not poisoned").map(|code| code.0);
     t.same("a host function that waits for itself", found, Some(CUresult::NOT_PERMITTED.0));
+}
+
+unsafe extern "C" fn let_go(data: *mut c_void) {
+    // SAFETY: `data` is an AtomicBool that the test leaked.
+    unsafe { &*data.cast::<AtomicBool>() }.store(true, Ordering::Release);
+}
+
+/// A graph with a host function, launched when nothing waits, and destroyed at once: parked, and on a claimed GPU.
+pub fn host_nodes(d: &'static Driver, t: &mut Check) {
+    let context = d.start();
+    host_node(d, t, context, "nothing before it");
+    let regions = Regions::find(d);
+    if let Some(r) = regions.filter(|_| !t.driver.no_kernels) {
+        let region = r.begin();
+        let state = Kernel::load(d);
+        must("cuLaunchKernel", state.launch(d, CUstream::NULL));
+        t.same("a GPU is claimed", r.level().as_deref(), Some("claimed"));
+        host_node(d, t, context, "claimed");
+        t.that("the region ends", r.end(region));
+    }
+}
+
+fn host_node(d: &'static Driver, t: &mut Check, context: CUcontext, what: &str) {
+    let memory = d.alloc(SIZE);
+    let fill = CUDA_MEMSET_NODE_PARAMS { dst: memory, pitch: 0, value: 5, elementSize: 1, width: SIZE, height: 1 };
+    let (gate, gone): (_, &'static AtomicBool) = (Gate::leaked(), Box::leak(Box::default()));
+    let call = CUDA_HOST_NODE_PARAMS { func: Some(pass), userData: gate.data() };
+    let (mut graph, mut host, mut node) = (CUgraph::NULL, CUgraphNode::NULL, CUgraphNode::NULL);
+    must("cuGraphCreate", d.cuGraphCreate(&mut graph, 0));
+    must("cuGraphAddHostNode", d.cuGraphAddHostNode(&mut host, graph, null(), 0, &call));
+    must("cuGraphAddMemsetNode", d.cuGraphAddMemsetNode(&mut node, graph, &host, 1, &fill, context));
+    let mut object = CUuserObject::NULL;
+    let data = std::ptr::from_ref(gone).cast_mut().cast();
+    must("cuUserObjectCreate", d.cuUserObjectCreate(&mut object, data, Some(let_go), 1, 1));
+    must("cuGraphRetainUserObject", d.cuGraphRetainUserObject(graph, object, 1, 1));
+    let mut exec = CUgraphExec::NULL;
+    must("cuGraphInstantiateWithFlags", d.cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+    t.code(format_args!("cuGraphLaunch, {what}"), d.cuGraphLaunch(exec, d.stream(NON_BLOCKING)), 0);
+    t.code("cuGraphExecDestroy", d.cuGraphExecDestroy(exec), 0);
+    t.code("cuGraphDestroy", d.cuGraphDestroy(graph), 0);
+    t.that(format_args!("what it holds lives until it has run, {what}"), !gone.load(Ordering::Acquire));
+    gate.open();
+    finished(d, t, gate);
+    t.that("it has run", d.read(memory, SIZE) == [5; SIZE]);
+    let start = Instant::now();
+    while !gone.load(Ordering::Acquire) && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    t.that(format_args!("and what it held was let go, {what}"), gone.load(Ordering::Acquire));
 }

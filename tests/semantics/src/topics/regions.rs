@@ -1,17 +1,14 @@
-//! Bytes under claims and parks: threads copy, allocate and free while others open and close regions and launch; and
-//! the same, one step at a time, while the driver below refuses calls.
+//! Bytes under claims and parks: threads copy, allocate and free while others open and close regions and launch.
 //!
 //! A driver without regions runs the same work: it has to hold there too.
 use super::vmm;
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use crate::image;
-use std::collections::HashMap;
-use std::ffi::{c_int, c_void};
-use std::process::Command;
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use zerogpu_abi::*;
 
 const MIB: usize = 1 << 20;
@@ -19,21 +16,49 @@ const STRESS: Duration = Duration::from_secs(5);
 
 /// The region interface of the shim (zerogpu.h).
 #[derive(Clone, Copy)]
-struct Regions {
+pub(super) struct Regions {
     begin: extern "C" fn(f64) -> u64,
     end: extern "C" fn(u64) -> c_int,
+    state: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
 }
 
 impl Regions {
-    fn find(d: &Driver) -> Option<Self> {
-        let (begin, end) = (d.address(c"zerogpu_region_begin"), d.address(c"zerogpu_region_end"));
+    /// None: the driver has no regions.
+    pub(super) fn find(d: &Driver) -> Option<Self> {
+        let names = [c"zerogpu_region_begin", c"zerogpu_region_end", c"zerogpu_state"];
+        let [begin, end, state] = names.map(|name| d.address(name));
         // SAFETY: functions of these types, as zerogpu.h declares them.
-        (begin != 0 && end != 0).then(|| unsafe {
+        ([begin, end, state].iter().all(|&at| at != 0)).then(|| unsafe {
             Self {
                 begin: std::mem::transmute::<usize, extern "C" fn(f64) -> u64>(begin),
                 end: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(end),
+                state: std::mem::transmute::<usize, unsafe extern "C" fn(*mut c_char, usize) -> c_int>(state),
             }
         })
+    }
+
+    /// Opens a region of a minute.
+    pub(super) fn begin(&self) -> u64 {
+        (self.begin)(60.0)
+    }
+
+    /// Whether the region was open.
+    pub(super) fn end(&self, region: u64) -> bool {
+        region != 0 && (self.end)(region) == 0
+    }
+
+    /// What the process holds, as JSON.
+    pub(super) fn state(&self) -> String {
+        let mut text = vec![0u8; 1 << 16];
+        // SAFETY: a buffer of that size.
+        let length = unsafe { (self.state)(text.as_mut_ptr().cast(), text.len()) } as usize;
+        text.truncate(length.min((1 << 16) - 1));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// `parked`, `claimed` or `lost`.
+    pub(super) fn level(&self) -> Option<String> {
+        Some(self.state().split("\"level\": \"").nth(1)?.split('"').next()?.to_string())
     }
 }
 
@@ -56,20 +81,20 @@ impl Numbers {
 
 /// The kernel of the tests' image with memory to work on.
 #[derive(Clone, Copy)]
-struct Kernel {
+pub(super) struct Kernel {
     function: CUfunction,
     scratch: CUdeviceptr,
 }
 
 impl Kernel {
-    fn load(d: &Driver) -> Self {
+    pub(super) fn load(d: &Driver) -> Self {
         let (mut module, mut function) = (CUmodule::NULL, CUfunction::NULL);
         must("cuModuleLoadData", d.cuModuleLoadData(&mut module, image::CUBIN.as_ptr().cast()));
         must("cuModuleGetFunction", d.cuModuleGetFunction(&mut function, module, c"probe".as_ptr()));
         Self { function, scratch: d.alloc(MIB) }
     }
 
-    fn launch(&self, d: &Driver, stream: CUstream) -> CUresult {
+    pub(super) fn launch(&self, d: &Driver, stream: CUstream) -> CUresult {
         let (mut pointer, mut number) = (self.scratch, 1i32);
         let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
         d.cuLaunchKernel(self.function, 1, 1, 1, 32, 1, 1, 0, stream, values.as_mut_ptr(), null_mut())
@@ -147,7 +172,7 @@ impl Stress {
         let d = self.d;
         let stream = CUstream::NULL;
         self.each_round(seed, |n| {
-            let region = self.regions.filter(|_| n.next(8) != 0).map(|r| (r.begin)(60.0));
+            let region = self.regions.filter(|_| n.next(8) != 0).map(|r| r.begin());
             if self.launches {
                 self.done("launch", self.kernel.launch(d, stream));
             }
@@ -156,7 +181,7 @@ impl Stress {
             }
             std::thread::sleep(Duration::from_micros(n.next(3000) as u64));
             if let (Some(r), Some(region)) = (self.regions, region) {
-                self.hold("the region was open", region != 0 && (r.end)(region) == 0);
+                self.hold("the region was open", r.end(region));
             }
         });
     }
@@ -254,122 +279,65 @@ pub fn order(d: &'static Driver, t: &mut Check) {
     t.that("memory taken anew is nobody else's", d.read(again, MIB) == third);
 }
 
-/// Steps with regions around them, on a driver below that may refuse any call: what can be read is what was written.
-pub fn faulted(d: &'static Driver, t: &mut Check) {
-    d.start();
-    let (regions, kernel, mut numbers) = (Regions::find(d), Kernel::load(d), Numbers(7));
-    let mut known: HashMap<CUdeviceptr, Vec<u8>> = HashMap::new();
-    for round in 0..6 {
-        let region = regions.map(|r| (r.begin)(60.0));
-        let mut address = 0;
-        let (first, second) = (numbers.bytes(MIB + 5), numbers.bytes(MIB + 5));
-        for bytes in [first, second] {
-            if address == 0 && !d.cuMemAlloc_v2(&mut address, bytes.len()).ok() {
-                break;
-            }
-            // a write that was refused may have written
-            known.remove(&address);
-            if d.cuMemcpyHtoD_v2(address, bytes.as_ptr().cast(), bytes.len()).ok() {
-                known.insert(address, bytes);
-            }
-            // refused or not: it must not hang, and no byte may change
-            let _launched = kernel.launch(d, CUstream::NULL).ok() && d.cuCtxSynchronize().ok();
-        }
-        let ended = regions.zip(region).map_or(0, |(r, region)| (r.end)(region));
-        t.same(format_args!("region {round} ends"), ended, 0);
-        let mut back = vec![0u8; MIB + 5];
-        for (address, bytes) in &known {
-            if d.cuMemcpyDtoH_v2(back.as_mut_ptr().cast(), *address, back.len()).ok() {
-                t.that(format_args!("bytes after region {round}"), back == *bytes);
-            }
-        }
-    }
+/// How long modules come and go beside host functions. Threads that wait for each other do so for ever.
+const UNLOADING: Duration = Duration::from_secs(2);
+const HUNG: Duration = Duration::from_secs(20);
+
+/// A host function that makes a driver call, which cuda.h forbids and programs do; the answer is the driver's business.
+unsafe extern "C" fn ask(data: *mut c_void) {
+    // SAFETY: `data` is the driver, which lives as long as the process.
+    let d = unsafe { &*data.cast::<Driver>() };
+    let _whatever = d.cuDevicePrimaryCtxGetState(0, &mut 0, &mut 0);
 }
 
-/// What a claim and a park ask of the driver below.
-const ASKED: &[&str] = &[
-    "cuInit",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuDevicePrimaryCtxGetState",
-    "cuCtxSetCurrent",
-    "cuCtxSynchronize",
-    "cuStreamCreateWithPriority",
-    "cuStreamSynchronize",
-    "cuStreamDestroy_v2",
-    "cuEventCreate",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuEventDestroy_v2",
-    "cuModuleLoadData",
-    "cuModuleGetFunction",
-    "cuModuleGetGlobal_v2",
-    "cuLaunchKernel",
-    "cuMemcpyHtoD_v2",
-    "cuMemcpyDtoH_v2",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemAddressReserve",
-    "cuMemCreate",
-    "cuMemRelease",
-    "cuMemMap",
-    "cuMemUnmap",
-    "cuMemSetAccess",
-    "cuMemHostRegister_v2",
-    "cuMemHostUnregister",
-];
-
-/// Runs [`faulted`] in processes whose driver below refuses one call, or every call, of a function.
-pub fn faults(d: &'static Driver, t: &mut Check) {
-    let program = std::env::current_exe().expect("this program has a path");
-    let cards = std::env::var_os("SOFTCUDA_CARDS").unwrap_or_default();
-    let below = Regions::find(d).is_some() && !t.driver.no_kernels;
-    // where there is no software driver below, nothing is refused, and once is enough
-    let names = if below { ASKED } else { &ASKED[..1] };
-    for (i, name) in names.iter().enumerate() {
-        for fault in [format!("{name}:1=2"), format!("{name}:3=1"), format!("{name}=700")] {
-            let mut folder = cards.clone();
-            folder.push(format!("-{i}-{}", fault.len()));
-            let mut child = Command::new(&program);
-            child.arg("region_faulted").env("SOFTCUDA_CARDS", folder);
-            if below {
-                child.env("SOFTCUDA_FAULT", &fault);
+/// Modules are unloaded while host functions of other streams make driver calls: nobody waits for the other.
+pub fn unloading(d: &'static Driver, t: &mut Check) {
+    let context = d.start();
+    let region = Regions::find(d).map(|r| (r, r.begin()));
+    let over: &'static AtomicBool = Box::leak(Box::default());
+    let kernels = !t.driver.no_kernels;
+    let loads = std::thread::spawn(move || {
+        must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
+        let mut rounds = 0;
+        while !over.load(Ordering::Relaxed) {
+            let (mut module, mut function) = (CUmodule::NULL, CUfunction::NULL);
+            must("cuModuleLoadData", d.cuModuleLoadData(&mut module, image::CUBIN.as_ptr().cast()));
+            must("cuModuleGetFunction", d.cuModuleGetFunction(&mut function, module, c"heavy".as_ptr()));
+            let (mut pointer, stream) = (0u64, CUstream::NULL);
+            let mut values: [*mut c_void; 1] = [(&raw mut pointer).cast()];
+            if kernels {
+                let launched =
+                    d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, values.as_mut_ptr(), null_mut());
+                must("cuLaunchKernel", launched);
             }
-            if t.driver.no_kernels {
-                child.arg("--no-kernels");
-            }
-            let (status, said) = run(&mut child);
-            t.note(&fault, status == Some(0), || format!("{status:?}: {said}"));
-            if !below {
-                return;
-            }
+            must("cuModuleUnload", d.cuModuleUnload(module));
+            rounds += 1;
         }
-    }
-}
-
-/// Runs a child for a minute at most; its exit code (None: killed, or it hung) and what it said of failures.
-fn run(child: &mut Command) -> (Option<i32>, String) {
-    use std::io::Read;
-    use std::process::Stdio;
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a child starts");
-    let mut out = child.stdout.take().expect("a pipe");
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        out.read_to_string(&mut text).map(|_| text)
+        rounds
     });
-    let start = Instant::now();
-    let status = loop {
-        match child.try_wait().expect("our own child") {
-            Some(status) => break status.code(),
-            None if start.elapsed() > Duration::from_secs(60) => {
-                child.kill().expect("our own child");
-                child.wait().expect("our own child");
-                break None;
+    let asks = std::thread::spawn(move || {
+        must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
+        let stream = d.stream(1);
+        while !over.load(Ordering::Relaxed) {
+            for _ in 0..20 {
+                let data = std::ptr::from_ref(d).cast_mut().cast();
+                must("cuLaunchHostFunc", d.cuLaunchHostFunc(stream, Some(ask), data));
             }
-            None => std::thread::sleep(Duration::from_millis(5)),
+            d.wait(stream);
         }
-    };
-    let text = reader.join().expect("the reader ends").unwrap_or_default();
-    (status, text.lines().filter(|line| !line.starts_with("ok ")).collect::<Vec<_>>().join("; "))
+    });
+    std::thread::sleep(UNLOADING);
+    over.store(true, Ordering::Relaxed);
+    let start = std::time::Instant::now();
+    while !(loads.is_finished() && asks.is_finished()) && start.elapsed() < HUNG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !(loads.is_finished() && asks.is_finished()) {
+        return t.that("an unload and a host function wait for each other", false);
+    }
+    t.that("modules were unloaded", loads.join().is_ok_and(|rounds| rounds > 10));
+    t.that("host functions ran", asks.join().is_ok());
+    if let Some((r, region)) = region {
+        t.that("the region ends", r.end(region));
+    }
 }
