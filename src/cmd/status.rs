@@ -93,7 +93,7 @@ impl Watcher {
 
 /// Reads what [`Watcher::ask`] gave.
 pub fn read(json: &str) -> Result<Status> {
-    serde_json::from_str(json).context("the broker's answer is not understood; is it of another version?")
+    serde_json::from_str(json).context("the broker's answer is not understood; install the same version for both")
 }
 
 /// The status for people.

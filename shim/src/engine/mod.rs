@@ -233,8 +233,8 @@ impl Engine {
                 Outside::Defer if !host::pending() => {
                     if locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
                         if zerogpu_trace::on() {
-                            let text = format!("{} is deferred", what(&mut st, op));
-                            zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
+                            let what = what(&mut st, op);
+                            zerogpu_trace::message(zerogpu_trace::Message::Detail, &format!("{what} is deferred"));
                         }
                         return Run::Done(Ok(()));
                     }
