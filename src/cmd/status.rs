@@ -13,7 +13,7 @@ use zerogpu_settings::Settings;
 /// Show the cards, who holds them, and who waits
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The broker's socket. [ZEROGPU_SOCKET]
+    /// The broker's socket. Without it: this user's usual place, else the system's. [ZEROGPU_SOCKET]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// As JSON, for programs

@@ -112,6 +112,7 @@ class Sandbox:
         # not below pytest's folders: the path of a socket has room for 107 bytes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="zerogpu-docs-"))
         self.work = self.folder / "work"
+        self.violations = self.folder / "violations"
         for folder in (self.work, self.folder / "home", self.folder / "run"):
             folder.mkdir(mode=0o700)
         for entry in ROOT.iterdir():
@@ -140,7 +141,7 @@ class Sandbox:
             XDG_RUNTIME_DIR=str(self.folder / "run"),
             PATH=f"{DIST / 'bin'}{os.pathsep}{python}{os.pathsep}{values['PATH']}",
             ZEROGPU_DRIVER="soft",
-            SOFTCUDA_STRICT_LOG=str(self.folder / "violations"),
+            SOFTCUDA_STRICT_LOG=str(self.violations),
         )
         return values
 
@@ -162,8 +163,7 @@ class Sandbox:
         if code:
             number = int((self.work / "current").read_text())
             raise AssertionError(f"exit status {code} of\n{parts[number]}\n{outputs[number].read_text()}")
-        violations = self.folder / "violations"
-        assert not violations.exists(), violations.read_text()
+        assert not self.violations.exists() or not self.violations.read_text(), self.violations.read_text()
         return [output.read_text(errors="replace") for output in outputs]
 
     def close(self):
