@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 
-from world import DIST, OURS, ROOT
+from world import CLI, DIST, OURS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# What a page may take, in seconds; the longest is README's, which builds.
-PATIENCE = 900
+# What a page may take, in seconds.
+PATIENCE = 600
 NOTE = re.compile(r"<!-- (not run|file|output)(?:: (.*?))? -->$")
 # A line that starts a broker: it serves before the next line is run.
 BROKER = re.compile(r"zerogpu broker\b.*&[ \t]*(?:#.*)?$", re.MULTILINE)
@@ -124,7 +124,9 @@ class Sandbox:
         for entry in (ROOT / "scripts").iterdir():
             if entry.is_file():
                 link = self.work / "scripts" / entry.name
-                link.write_text(f'#!/bin/sh\nexec {entry} "$@"\n')
+                # what it makes is there: scripts/test has run it before these tests, and others use it now
+                built = entry.name == "build"
+                link.write_text("#!/bin/sh\n" + (f"test -x {CLI}\n" if built else f'exec {entry} "$@"\n'))
                 link.chmod(0o755)
         (self.work / "app.py").write_text(app())
 
