@@ -188,7 +188,8 @@ impl Metrics {
 
     /// Serves scrapers on an address, in a thread of its own. `ask` gets the text from the daemon.
     pub fn serve(address: SocketAddr, ask: impl Fn() -> Option<String> + Send + 'static) -> Result<()> {
-        let listener = TcpListener::bind(address).with_context(|| format!("metrics can't be served on {address}; choose another address"))?;
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("metrics can't be served on {address}; choose another address"))?;
         let serve = move || {
             for stream in listener.incoming() {
                 if let Err(e) = stream.and_then(|stream| answer(stream, &ask)) {

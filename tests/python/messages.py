@@ -1,8 +1,8 @@
 """Every text that the product can tell a human, taken from its sources.
 
-A text is a string literal with words in it, wherever it stands in the product's code outside tests. What is no message to
-a human is left out by the call that it is given to (`SILENT`) or by its file (`ELSEWHERE`): a new text counts until somebody
-says that it does not.
+A text is a string literal with words in it, wherever it stands in the product's code outside tests. What is no message
+to a human is left out by the call that it is given to (`SILENT`) or by its file (`ELSEWHERE`): a new text counts until
+somebody says that it does not.
 """
 
 import ast
@@ -78,7 +78,9 @@ def texts_of_python():
         tree = ast.parse(path.read_text())
         # what stands alone, or is given to __doc__
         alone = [node for node in ast.walk(tree) if isinstance(node, (ast.Expr, ast.Assign))]
-        documentation = {id(node.value) for node in alone if isinstance(node, ast.Expr) or "__doc__" in ast.unparse(node)}
+        documentation = {
+            id(node.value) for node in alone if isinstance(node, ast.Expr) or "__doc__" in ast.unparse(node)
+        }
         parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
             text = None if id(node) in documentation | parts else written(node)
@@ -156,5 +158,5 @@ def shape(text):
 
 
 def has_words(text):
-    """Whether somebody could read this: two words that follow one another. What begins as a continuation is part of another."""
+    """Whether somebody could read this: two words follow one another. What begins as a continuation belongs elsewhere."""
     return bool(re.search(r"[A-Za-z]{2,}[,;:)']* \(?[A-Za-z']{2,}", shape(text))) and text[:1] not in " ,;:("

@@ -1,8 +1,8 @@
 """The code blocks of the documents, and a shell that runs their commands.
 
-A page is a session: its blocks of commands run from top to bottom in one shell, in a folder of their own that looks like
-a clone after `scripts/build`, with the program of README as `app.py`, over software cards. CONTRIBUTING.md says how a page is written
-for it.
+A page is a session: its blocks of commands run from top to bottom in one shell, in a folder of their own that looks
+like a clone after `scripts/build`, with the program of README as `app.py`, over software cards. CONTRIBUTING.md says how
+a page is written for it.
 """
 
 import dataclasses
@@ -26,8 +26,28 @@ NOTE = re.compile(r"<!-- (not run|file|output)(?:: (.*?))? -->$")
 BROKER = re.compile(r"zerogpu broker\b.*&[ \t]*(?:#.*)?$", re.MULTILINE)
 # A line that somebody would type.
 COMMAND = re.compile(
-    r"^\s*(?:\$ |(?:[A-Z_]+=\S+ )*(?:(?:cargo|python3?|pip|docker|podman|systemctl|curl) |scripts/\w|zerogpu [a-z-]+(?: |$)))"
+    r"^\s*(?:\$ |(?:[A-Z_]+=\S+ )*"
+    r"(?:(?:cargo|python3?|pip|docker|podman|systemctl|curl) |scripts/\w|zerogpu [a-z-]+(?: |$)))"
 )
+
+# What stands before a page's commands.
+HEAD = r"""set -euo pipefail
+top=$PWD
+finish() {
+    status=$?
+    set +e
+    kill $(jobs -p)
+    wait
+    # a broker that zerogpu run has started
+    zerogpu status --json | python -c 'import json, os; os.kill(json.load(open(0))["pid"], 15)'
+    exit $status
+}
+broker_is_there() {
+    broker=$!
+    until zerogpu status; do kill -0 $broker; sleep 0.1; done >/dev/null 2>&1
+}
+trap 'finish >$top/cleanup 2>&1' EXIT
+"""
 
 
 @dataclasses.dataclass
@@ -80,14 +100,7 @@ def commands(block):
 
 def script(parts):
     """The shell's script: the commands, the output of each in a file of its own."""
-    head = f"""
-        set -euo pipefail; top=$PWD
-        finish() {{ status=$?; set +e; kill $(jobs -p); wait; stop_broker; exit $status; }}
-        stop_broker() {{ zerogpu status --json | {sys.executable} -c 'import json, os; os.kill(json.load(open(0))["pid"], 15)'; }}
-        broker_is_there() {{ local broker=$!; until zerogpu status; do kill -0 $broker; sleep 0.1; done >/dev/null 2>&1; }}
-        trap 'finish >$top/cleanup 2>&1' EXIT
-    """
-    lines = [line.strip() for line in head.splitlines()]
+    lines = [HEAD]
     for number, text in enumerate(parts):
         text = BROKER.sub(r"\g<0>\nbroker_is_there", text.rstrip("\n"))
         lines += [f"echo {number} >$top/current", "{", text, f"}} >$top/output.{number} 2>&1 </dev/null"]
@@ -178,7 +191,10 @@ def app():
 
 
 # In what is shown: left out, a number of some kind, a unit, space.
-LOOSE = re.compile(r"(?P<any>\.\.\.)|(?P<hex>0x[0-9a-f]+)|(?P<number>\d[\d.,]*)|(?P<unit>\b(?:ns|us|ms|s|min|[KMGT]iB)\b)|(?P<space>[ \t]+)")
+LOOSE = re.compile(
+    r"(?P<any>\.\.\.)|(?P<hex>0x[0-9a-f]+)|(?P<number>\d[\d.,]*)"
+    r"|(?P<unit>\b(?:ns|us|ms|s|min|[KMGT]iB)\b)|(?P<space>[ \t]+)"
+)
 FORMS = {
     "any": ".*",
     "hex": "0x[0-9a-f]+",

@@ -356,7 +356,10 @@ fn set_flags(d: &Driver, st: &State, device: CUdevice) {
     let Some(flags) = context.map(|c| c.flags).filter(|&f| f != 0) else { return };
     // SAFETY: plain numbers.
     if let Err(e) = ok(unsafe { (d.cuDevicePrimaryCtxSetFlags_v2)(device, flags) }) {
-        report::error(&format!("the card refuses the context's flags {flags:#x} ({}): it has its usual ones; set none, or others", name(e)));
+        report::error(&format!(
+            "the card refuses the context's flags {flags:#x} ({}): it has its usual ones; set none, or others",
+            name(e)
+        ));
     }
 }
 
@@ -366,7 +369,11 @@ fn set_limits(d: &Driver, st: &State) {
     if c.cache != 0 {
         // SAFETY: a plain number. A preference: what comes of it is the card's to say.
         if let Err(e) = ok(unsafe { (d.cuCtxSetCacheConfig)(c.cache) }) {
-            report::error(&format!("the card refuses to prefer cache configuration {} ({}): it has its usual one; ask for none", c.cache, name(e)));
+            report::error(&format!(
+                "the card refuses to prefer cache configuration {} ({}): it has its usual one; ask for none",
+                c.cache,
+                name(e)
+            ));
         }
     }
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {

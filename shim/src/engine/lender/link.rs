@@ -27,8 +27,9 @@ impl Lender {
                 self.path.display()
             )),
         };
-        let config =
-            runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started; start the program again".into()))?;
+        let config = runtime::config().map_err(|code| {
+            Trouble::Denied(code, "the virtual device has not started; start the program again".into())
+        })?;
         let holds = state.lease.map(|lease| Holding {
             card: lease.card,
             broker: lease.broker,
@@ -39,8 +40,12 @@ impl Lender {
         let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
         let orphan = holds.is_some();
         let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
-        let file = backing::file()
-            .ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no memory for a device; run zerogpu doctor".into()))?;
+        let file = backing::file().ok_or_else(|| {
+            Trouble::Denied(
+                CUresult::OUT_OF_MEMORY,
+                "the process has no memory for a device; run zerogpu doctor".into(),
+            )
+        })?;
         let until = Some(Instant::now() + ANSWER);
         let connection = Connection::connect(&self.path, until).map_err(gone)?;
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
