@@ -39,7 +39,7 @@ finish() {
     kill $(jobs -p)
     wait
     # a broker that zerogpu run has started
-    zerogpu status --json | python -c 'import json, os; os.kill(json.load(open(0))["pid"], 15)'
+    zerogpu status --socket $XDG_RUNTIME_DIR/zerogpu/broker.sock --json | python -c 'import json, os; os.kill(json.load(open(0))["pid"], 15)'
     exit $status
 }
 broker_is_there() {

@@ -54,3 +54,13 @@ def test_a_shape_leaves_numbers_open_and_words_not():
     assert not looks_like(shown, "card 1: A100 2 GiB leased\nmore\n  claimed  other.py (pid 1) for 900 ms\n")
     assert not looks_like(shown, "card 1: A100 2 GiB warm\nmore\n  claimed  app.py (pid 1) for 900 ms\n")
     assert not looks_like("a", "a\nb") and looks_like("a\n...", "a\nb\nc")
+
+
+def test_a_command_that_fails_is_named():
+    sandbox = Sandbox()
+    try:
+        with pytest.raises(AssertionError, match=r"exit status 3 of\necho said; \(exit 3\)\n\nsaid\n"):
+            sandbox.run([], ["true\n", "echo said; (exit 3)\n", "touch never\n"])
+        assert not (sandbox.work / "never").exists()
+    finally:
+        sandbox.close()
