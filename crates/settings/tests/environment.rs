@@ -30,9 +30,9 @@ const FOOT: &str = "
 
 | variable | by whom | for what |
 |---|---|---|
-| `CUDA_MODULE_LOADING` | the virtual device | `EAGER` counts the functions of a module when it is loaded, as a real driver does |
+| `CUDA_MODULE_LOADING` | the virtual device | `EAGER`: what `cuModuleGetLoadingMode` answers; nothing else |
 | `LD_LIBRARY_PATH` | shim, `zerogpu doctor` | where the machine's driver is looked for, besides the usual folders |
-| `XDG_RUNTIME_DIR` | all | folder of the user's broker (`zerogpu/broker.sock`), of its log and locks, and of the software cards; without it `/tmp/zerogpu-UID` |
+| `XDG_RUNTIME_DIR` | all | folder of a user's broker (`zerogpu/broker.sock`), its log and its locks, else `/tmp/zerogpu-UID`; and of the software cards, else `/dev/shm` |
 | `TMPDIR` | traces | folder of the ring of a trace on standard error; `/tmp` without it |
 | `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked |
 | `RUST_LOG` | `zerogpu broker` | what its log says: `info` without it, `debug` for more |
