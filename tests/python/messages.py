@@ -37,6 +37,7 @@ ELSEWHERE = {
     "crates/settings/src/variables.rs": "docs/environment.md is made of them",
     "crates/trace/src/format": "the lines of a trace",
     "crates/trace/src/symbols.rs": "names in a trace",
+    "crates/trace/src/view": "the page that zerogpu trace view makes",
 }
 # Literals that are no texts.
 NO_TEXT = re.compile(r"HTTP/1\.1 |application/|zerogpu status$|over its time$")
@@ -159,4 +160,4 @@ def shape(text):
 
 def has_words(text):
     """Whether somebody could read this: two words follow one another. What begins as a continuation belongs elsewhere."""
-    return bool(re.search(r"[A-Za-z]{2,}[,;:)']* \(?[A-Za-z']{2,}", shape(text))) and text[:1] not in " ,;:("
+    return bool(re.search(r"[A-Za-z]{2,}[,;:)']* \(?[A-Za-z']{2,}", shape(text))) and text[:1] not in " ,;:()"
