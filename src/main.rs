@@ -13,6 +13,9 @@ use std::process::ExitCode;
 /// Own a GPU only while a marked call runs.
 ///
 /// Programs started by `zerogpu run` see one CUDA device, on a machine that may have none.
+///
+/// The exit status is 0 after success, 1 after an error, which is one line on standard error, and 2 after wrong use; `run` and
+/// `doctor` have more.
 #[derive(Parser)]
 #[command(name = "zerogpu", version, max_term_width = 100)]
 struct Cli {

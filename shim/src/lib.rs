@@ -11,6 +11,7 @@
 //! The objects and the memory that an app sees are the crate `zerogpu-device`, the driver below us and copies in bulk
 //! `zerogpu-below`. Nothing runs here before a process makes
 //! its first driver call: shells, compilers and the like inherit the preload too.
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 mod detail;
 mod engine;
 mod entry;

@@ -25,7 +25,7 @@ pub extern "C" fn zerogpu_region_begin(seconds: f64) -> u64 {
                 0
             }
             None => {
-                report::set_reason("zerogpu did not start in this process");
+                report::set_reason("the shim did not start in this process; see its lines on standard error");
                 0
             }
         }

@@ -188,7 +188,8 @@ impl Metrics {
 
     /// Serves scrapers on an address, in a thread of its own. `ask` gets the text from the daemon.
     pub fn serve(address: SocketAddr, ask: impl Fn() -> Option<String> + Send + 'static) -> Result<()> {
-        let listener = TcpListener::bind(address).with_context(|| format!("metrics can't be served on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("metrics can't be served on {address}; choose another address"))?;
         let serve = move || {
             for stream in listener.incoming() {
                 if let Err(e) = stream.and_then(|stream| answer(stream, &ask)) {
@@ -257,8 +258,12 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         let page = include_str!("../../docs/operations.md");
-        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for name in &names {
             assert!(page.contains(&format!("| `{name}")), "{name} is not in docs/operations.md");
+        }
+        for row in page.lines().filter_map(|line| line.strip_prefix("| `")).filter(|row| row.starts_with("zerogpu_")) {
+            assert!(names.iter().any(|name| row.starts_with(name)), "there is no metric {row}");
         }
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Metrics::serve(free, move || Some(text.clone())).unwrap();

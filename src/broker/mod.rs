@@ -182,7 +182,7 @@ impl Mark {
 
     fn set(&self) -> Result<()> {
         let made = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.0);
-        made.map(|_| ()).with_context(|| format!("{} can't be made", self.0.display()))
+        made.map(|_| ()).with_context(|| format!("{} can't be made; make its folder writable", self.0.display()))
     }
 
     fn clear(&self) {

@@ -140,7 +140,9 @@ impl Drop for Backing {
         }
         // SAFETY: the mapping made by `map`; nobody copies to or from it any more.
         if let Err(e) = unsafe { munmap(self.base, self.size as usize) } {
-            tracing::error!("a Space's host memory could not be unmapped: {e}");
+            tracing::error!(
+                "a Space's host memory could not be unmapped: {e}; restart the broker if memory stays in use"
+            );
         }
     }
 }

@@ -23,22 +23,23 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/zerogpu/broker.sock (/run/zerogpu/broker.sock for root)
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Configuration in TOML; see docs/operations.md
+    /// Configuration in TOML; packaging/zerogpu.toml shows each key. Without it: the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The driver: auto (the machine's own), soft (software cards), or the path of a library
+    /// The driver: auto (the machine's own), soft (software cards), or the path of a library. Without it: the
+    /// configuration's, else auto
     #[arg(long, value_name = "auto|soft|PATH")]
     driver: Option<String>,
-    /// How many software cards, with --driver soft. Programs find the same
+    /// How many software cards, with --driver soft. Programs find the same. Without it: as many as there are, else 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CARDS)))]
     cards: Option<u32>,
-    /// Memory of each software card, with --driver soft, as in 40GiB
+    /// Memory of each software card, with --driver soft, as in 40GiB. Without it: as there is, else that of an A100 of 40 GB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     vram: Option<String>,
-    /// Serve metrics for Prometheus here, as in 127.0.0.1:9464
+    /// Serve metrics for Prometheus here, as in 127.0.0.1:9464. Without it: the configuration's, else none
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
-    /// End after this time without programs, as in 60s
+    /// End after this time without programs, as in 60s. Without it: the configuration's, else never
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_exit: Option<String>,
     /// Say so on standard output when programs can connect.

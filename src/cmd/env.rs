@@ -57,7 +57,7 @@ fn print(format: Format, variables: &[(&str, OsString)]) -> Result<Vec<u8>> {
         match format {
             Format::Shell => writeln(&mut text, &[b"export ", name.as_bytes(), b"=", &quoted(value)]),
             Format::Docker if value.contains(&b'\n') => {
-                bail!("{name} has a line break in it, which an env-file can't hold")
+                bail!("{name} has a line break in it, which an env-file can't hold; unset it, or use --format json")
             }
             Format::Docker => writeln(&mut text, &[name.as_bytes(), b"=", value]),
             Format::Json => {}

@@ -13,7 +13,7 @@ use zerogpu_settings::Settings;
 /// Show the cards, who holds them, and who waits
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The broker's socket. [ZEROGPU_SOCKET]
+    /// The broker's socket. Without it: this user's usual place, else the system's. [ZEROGPU_SOCKET]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// As JSON, for programs
@@ -93,7 +93,7 @@ impl Watcher {
 
 /// Reads what [`Watcher::ask`] gave.
 pub fn read(json: &str) -> Result<Status> {
-    serde_json::from_str(json).context("the broker's answer is not understood; is it of another version?")
+    serde_json::from_str(json).context("the broker's answer is not understood; install the same version for both")
 }
 
 /// The status for people.

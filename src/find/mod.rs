@@ -89,7 +89,8 @@ fn start(path: &Path, install: &Install, runs: &Runs) -> Result<PathBuf> {
     let log = runs.folder().join("broker.log");
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let errors = options.open(&log).with_context(|| format!("{} can't be written", log.display()))?;
+    let errors =
+        options.open(&log).with_context(|| format!("{} can't be written; make its folder writable", log.display()))?;
     let driver = if software_cards(path).is_some() { Path::new("soft") } else { path };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("broker").arg("--socket").arg(&socket).arg("--driver").arg(driver).arg("--lib").arg(&install.lib);

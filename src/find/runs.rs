@@ -76,7 +76,7 @@ impl Runs {
         let path = self.folder.join(format!("{what}-{:016x}.lock", self.key));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        options.open(&path).with_context(|| format!("{} can't be opened", path.display()))
+        options.open(&path).with_context(|| format!("{} can't be opened; make its folder writable", path.display()))
     }
 }
 

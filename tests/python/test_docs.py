@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from world import CLI, ROOT, torch_version
+from messages import rust_files
+from world import CLI, OBJECTS, ROOT, torch_version
 
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -35,6 +36,32 @@ def test_links_and_paths_of_a_page_lead_somewhere(page):
     missing = [path for path in links if not (page.parent / path).exists()]
     missing += [path for path in named if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_each_variable_that_is_read_is_described():
+    read = {"RUST_LOG", "TMPDIR", "LISTEN_PID", "LISTEN_FDS"}  # by libraries, or by a name that is put together
+    for path in [*rust_files(), *(ROOT / "shim" / "python" / "spaces").glob("*.py")]:
+        read |= set(re.findall(r"\b(?:var|var_os|environ\.get)\(\"(\w+)\"", path.read_text().split("#[cfg(test)]")[0]))
+    assert {"XDG_RUNTIME_DIR", "SPACES_GRADIO_AUTO_WRAP", "CUDA_MODULE_LOADING"} <= read
+    page = (ROOT / "docs" / "environment.md").read_text()
+    assert not [name for name in read if not re.search(rf"^\|[^|]*`{name}`", page, re.MULTILINE)]
+
+
+def test_the_header_declares_what_the_shim_exports():
+    """But for `zerogpu_memory_used`, which is the NVML companion's."""
+    header = (ROOT / "shim" / "include" / "zerogpu.h").read_text()
+    declared = set(re.findall(r"^[\w ]+[ *](zerogpu_\w+)\(", header, re.MULTILINE))
+    symbols = subprocess.run(["readelf", "-W", "--dyn-syms", OBJECTS[0]], check=True, capture_output=True, text=True)
+    exported = set(re.findall(r" (zerogpu_\w+)$", symbols.stdout, re.MULTILINE))
+    assert declared and exported == declared | {"zerogpu_memory_used"}
+
+
+def test_the_header_describes_each_key_of_the_state(world):
+    code = "from spaces import _shim; s = _shim.find(); s.end(s.begin(1.0)); print(*s.state())"
+    outcome = world.run([sys.executable, "-c", code])
+    outcome.require_end()
+    header = (ROOT / "shim" / "include" / "zerogpu.h").read_text()
+    assert set(re.findall(r'^ \*   "(\w+)"', header, re.MULTILINE)) == set(outcome.out.split())
 
 
 @pytest.fixture(scope="module")

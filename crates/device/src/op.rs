@@ -28,11 +28,14 @@ pub enum Op<'a> {
 
 /// Which sides of a copy are device memory, as its function says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
 pub enum Direction {
+    /// To device memory (HtoD).
     HostToDevice,
+    /// From device memory (DtoH).
     DeviceToHost,
+    /// Both sides are device memory (DtoD).
     DeviceToDevice,
+    /// Neither is (cuMemcpy2D and 3D can say so).
     HostToHost,
     /// Told by the addresses (unified addressing).
     Unified,
@@ -40,22 +43,29 @@ pub enum Direction {
 
 /// One side of a copy: an address, bytes from row to row, and bytes from slice to slice.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub struct Plane {
+    /// Its first byte.
     pub at: u64,
+    /// Bytes from one row to the next.
     pub pitch: u64,
+    /// Bytes from one slice to the next.
     pub slice: u64,
 }
 
 /// A copy of `depth` slices of `height` rows of `width` bytes.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub struct Copy {
+    /// Where to.
     pub dst: Plane,
+    /// Where from.
     pub src: Plane,
+    /// Bytes of a row.
     pub width: u64,
+    /// Rows of a slice.
     pub height: u64,
+    /// Slices.
     pub depth: u64,
+    /// Which sides are device memory.
     pub direction: Direction,
     /// Whether the call returns only when the copy is done.
     pub blocking: bool,
@@ -95,14 +105,20 @@ impl Copy {
 
 /// A memset of `height` rows of `width` elements of 1, 2 or 4 bytes.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub struct Fill {
+    /// Its first byte.
     pub dst: u64,
+    /// Bytes from one row to the next.
     pub pitch: u64,
+    /// What each element becomes; of a smaller one the low bytes count.
     pub value: u32,
+    /// Bytes of an element: 1, 2 or 4.
     pub element: u32,
+    /// Elements of a row.
     pub width: u64,
+    /// Rows.
     pub height: u64,
+    /// Whether the call returns only when it is done.
     pub blocking: bool,
 }
 
@@ -118,16 +134,20 @@ impl Fill {
 
 /// A kernel launch.
 #[derive(Clone, Copy)]
-#[allow(missing_docs)]
 pub struct Launch<'a> {
     /// A CUfunction or a CUkernel.
     pub func: usize,
+    /// Blocks, in x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block, in x, y and z.
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
+    /// The kernel's parameters.
     pub params: Params<'a>,
+    /// Attributes, as of cuLaunchKernelEx.
     pub attrs: &'a [CUlaunchAttribute],
+    /// Whether its blocks wait for one another (cuLaunchCooperativeKernel).
     pub cooperative: bool,
 }
 
@@ -144,19 +164,35 @@ pub enum Params<'a> {
 
 /// A host function call.
 #[derive(Clone, Copy)]
-#[allow(missing_docs)]
 pub enum HostCall {
-    Func { func: CUhostFn, data: *mut c_void },
-    Callback { func: CUstreamCallback, data: *mut c_void, stream: CUstream },
+    /// Of cuLaunchHostFunc.
+    Func {
+        /// The app's function.
+        func: CUhostFn,
+        /// What it is given.
+        data: *mut c_void,
+    },
+    /// Of cuStreamAddCallback.
+    Callback {
+        /// The app's function.
+        func: CUstreamCallback,
+        /// What it is given.
+        data: *mut c_void,
+        /// The stream that it is told.
+        stream: CUstream,
+    },
 }
 
 /// A value written to or awaited in device memory.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub struct Value {
+    /// Where in device memory.
     pub at: u64,
+    /// What is written, or compared with.
     pub value: u64,
+    /// Whether it has 8 bytes; else 4.
     pub wide: bool,
+    /// CUstreamWriteValue_flags or CUstreamWaitValue_flags.
     pub flags: u32,
 }
 
@@ -182,16 +218,22 @@ unsafe impl Send for Owned {}
 // SAFETY: as above; a shared command can only be read.
 unsafe impl Sync for Owned {}
 
-/// A launch with its parameter bytes.
+/// A launch with its parameter bytes; the rest is as in [`Launch`].
 #[derive(Clone)]
-#[allow(missing_docs)]
 pub struct OwnedLaunch {
+    /// A CUfunction or a CUkernel.
     pub func: usize,
+    /// Blocks, in x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block, in x, y and z.
     pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
     pub shared: u32,
+    /// The kernel's parameters, packed.
     pub params: Vec<u8>,
+    /// Attributes, as of cuLaunchKernelEx.
     pub attrs: Vec<CUlaunchAttribute>,
+    /// Whether its blocks wait for one another.
     pub cooperative: bool,
 }
 

@@ -18,7 +18,7 @@ const OPEN_FENCED: u32 = 3;
 const KIND: u32 = 3;
 const OPENING: u32 = KIND + 1;
 
-/// Lets threads pass, or keeps them out; see the [crate](crate).
+/// Lets threads pass, or keeps them out; see the [crate].
 ///
 /// [`open`](Gate::open) and [`close`](Gate::close) may be called by any thread at any time; the last one has its way.
 #[repr(align(128))] // no neighbour's writes slow the threads that pass

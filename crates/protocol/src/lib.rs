@@ -6,7 +6,7 @@
 //! | for | |
 //! |---|---|
 //! | a client | [`default_socket`], [`Connection`], [`request_packets`], [`seal`] |
-//! | a broker | [`Listener`], [`Endpoint`], [`Request`], [`report_packets`], [`check_backing`], [`peer`], [`pidfd`] |
+//! | a broker | [`Listener`], [`Endpoint`], [`Request`], [`report_packets`], [`check_backing`], [`peer()`], [`pidfd`] |
 
 mod address;
 mod backing;

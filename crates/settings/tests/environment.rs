@@ -21,8 +21,22 @@ const FOOT: &str = "
 |---|---|
 | `LD_PRELOAD` | our `libcuda.so.1`, `libcuda.so` and `libnvidia-ml.so.1`, in front of what was there |
 | `LD_LIBRARY_PATH` | their folder, in front of what was there: some libraries look for the files |
+| `LIBRARY_PATH` | their folder, in front of what was there: Triton 2 builds with `cc -lcuda` |
 | `PYTHONPATH` | the folder of the `spaces` hook, in front of what was there |
-| `ZEROGPU_*` | what the options say |
+| `ZEROGPU_LIB` | their folder |
+| `ZEROGPU_*` | what the options say; `ZEROGPU_SOCKET` also if a broker was found |
+
+## Others that are read
+
+| variable | by whom | for what |
+|---|---|---|
+| `CUDA_MODULE_LOADING` | the virtual device | `EAGER`: what `cuModuleGetLoadingMode` answers; nothing else |
+| `LD_LIBRARY_PATH` | shim, `zerogpu doctor` | where the machine's driver is looked for, besides the usual folders |
+| `XDG_RUNTIME_DIR` | all | folder of a user's broker (`zerogpu/broker.sock`), its log and its locks, else `/tmp/zerogpu-UID`; and of the software cards, else `/dev/shm` |
+| `TMPDIR` | traces | folder of the ring of a trace on standard error; `/tmp` without it |
+| `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked |
+| `RUST_LOG` | `zerogpu broker` | what its log says: `info` without it, `debug` for more |
+| `LISTEN_PID`, `LISTEN_FDS` | `zerogpu broker` | the socket that systemd passes |
 ";
 
 fn section(text: &mut String, title: &str, of: impl Fn(&Variable) -> bool) {

@@ -79,7 +79,7 @@ fn turn_off() {
 }
 
 /// Ends the trace: nothing more is recorded, the output is completed and the ring deleted. Waits at most 5 seconds; if
-/// the writer needs longer, the ring stays for [`crate::recover`]. May be called from `atexit`, more than once, and in a
+/// the writer needs longer, the ring stays for [`crate::recover()`]. May be called from `atexit`, more than once, and in a
 /// forked child (where it does nothing). False: the writer needed longer.
 pub fn finish() -> bool {
     let tracer = tracer();

@@ -28,7 +28,7 @@
 //!
 //! # The ring
 //! One file per process, mapped shared, beside the output (`<output>.ring`) or where the settings say. The kernel keeps
-//! it through `os._exit` and `kill -9`; [`recover`] then completes the output from it. Numbers are little-endian words of
+//! it through `os._exit` and `kill -9`; [`recover()`] then completes the output from it. Numbers are little-endian words of
 //! 8 bytes; slots have 128 bytes:
 //!
 //! ```text

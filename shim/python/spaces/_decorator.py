@@ -55,4 +55,4 @@ def _warn_once(unknown):
     names = sorted(set(unknown) - _warned - {"enable_queue"})
     if names:
         _warned.update(names)
-        warnings.warn("spaces.GPU: ignored unknown option: " + ", ".join(names), stacklevel=3)
+        warnings.warn(f"spaces.GPU: ignored unknown option: {', '.join(names)}", stacklevel=3)

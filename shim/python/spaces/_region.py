@@ -59,7 +59,8 @@ class Region:
         if not number or getpid() != self._process:
             return ""
         if self._shim.end(number):
-            warnings.warn("spaces.GPU: the GPU was given up during the call: " + self._shim.reason(), RuntimeWarning)
+            reason = self._shim.reason()
+            warnings.warn(f"spaces.GPU: the GPU was given up during the call: {reason}", RuntimeWarning)
             return ""
         return self._shim.reason()
 

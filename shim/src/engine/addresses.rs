@@ -39,7 +39,7 @@ impl Live {
             report::explain(&format!("the driver did not give the addresses {base:#x}+{len:#x} ({}){way}", name(code)));
             if backing::reserve(Some(base), len).is_err() {
                 self.taken.push(base);
-                report::error(&format!("the addresses {base:#x}+{len:#x} are gone{way}"));
+                report::error(&format!("the addresses {base:#x}+{len:#x} are gone{way}; start the program again"));
                 return Err(taken);
             }
         }

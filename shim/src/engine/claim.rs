@@ -104,13 +104,11 @@ impl Engine {
 
     /// Makes everything live; on failure nothing is left of it. Returns the bytes brought in.
     fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
-        let none = "open the driver";
-        let d = self.below.driver().map_err(|_| Failed {
-            gone: false,
-            step: none,
-            code: CUresult::NO_DEVICE,
-            remedy: "see above".into(),
-        })?;
+        let no_driver = |why: &str| {
+            let (step, code) = ("opening the driver", CUresult::NO_DEVICE);
+            Failed { gone: false, step, code, remedy: why.to_string().into() }
+        };
+        let d = self.below.driver().map_err(no_driver)?;
         self.make_ready(d)?;
         let card = self.lease(borrowed, why)?;
         let claimed = find_card(d, card).and_then(|device| {
@@ -281,7 +279,8 @@ impl Engine {
         held.push((CU_STREAM_LEGACY, ticket));
         if let Err(e) = held.into_iter().try_for_each(|(stream, ticket)| self.hold_back(stream, ticket)) {
             report::error(&format!(
-                "work behind a host function may run before it: its stream can't be held back ({})",
+                "work behind a host function may run before it: its stream can't be held back ({}); \
+                 synchronize before the marked call",
                 name(e)
             ));
         }
@@ -389,7 +388,10 @@ fn set_flags(d: &Driver, st: &State, device: CUdevice) {
     let Some(flags) = context.map(|c| c.flags).filter(|&f| f != 0) else { return };
     // SAFETY: plain numbers.
     if let Err(e) = ok(unsafe { (d.cuDevicePrimaryCtxSetFlags_v2)(device, flags) }) {
-        report::error(&format!("the card refuses the context's flags {flags:#x} ({}): it has its usual ones", name(e)));
+        report::error(&format!(
+            "the card refuses the context's flags {flags:#x} ({}): it has its usual ones; set none, or others",
+            name(e)
+        ));
     }
 }
 
@@ -399,7 +401,11 @@ fn set_limits(d: &Driver, st: &State) {
     if c.cache != 0 {
         // SAFETY: a plain number. A preference: what comes of it is the card's to say.
         if let Err(e) = ok(unsafe { (d.cuCtxSetCacheConfig)(c.cache) }) {
-            report::error(&format!("the card refuses to prefer cache configuration {} ({})", c.cache, name(e)));
+            report::error(&format!(
+                "the card refuses to prefer cache configuration {} ({}): it has its usual one; ask for none",
+                c.cache,
+                name(e)
+            ));
         }
     }
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {

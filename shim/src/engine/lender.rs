@@ -22,6 +22,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const COPY: Duration = Duration::from_secs(300);
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
+/// A broker that keeps to the protocol gives no reason to say this.
+const CONFUSED: &str = "the broker does not keep to the protocol; install the same version of zerogpu for both";
 /// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
 const STEPS: (u64, u64) = (4 << 20, 256 << 20);
 
@@ -191,7 +193,7 @@ impl Lender {
             match self.receive(&connection, mine, Instant::now() + COPY)? {
                 (ToClient::SlabFds { first, .. }, fds) if first as usize == all.len() => all.extend(fds),
                 (ToClient::Denied { reason, text, .. }, _) => return self.denied(code(reason), text),
-                _ => return Err(self.hang_up("the broker sent slabs out of order")),
+                _ => return Err(self.hang_up(CONFUSED)),
             }
         }
         Ok(all)
@@ -207,7 +209,7 @@ impl Lender {
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Ready { bytes, warm, .. } => Ok((bytes, warm)),
             ToClient::Denied { reason, text, .. } => self.denied(code(reason), text),
-            _ => Err(self.hang_up("the broker answered what was not asked")),
+            _ => Err(self.hang_up(CONFUSED)),
         }
     }
 
@@ -229,10 +231,10 @@ impl Lender {
                     lease.bytes += slab.len;
                 }
                 drop(state);
-                fds.pop().ok_or_else(|| self.hang_up("the broker sent no slab"))
+                fds.pop().ok_or_else(|| self.hang_up(CONFUSED))
             }
             (ToClient::NotGrown { text, .. }, _) => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
-            _ => Err(self.hang_up("the broker answered what was not asked")),
+            _ => Err(self.hang_up(CONFUSED)),
         }
     }
 
@@ -257,7 +259,7 @@ impl Lender {
         let mine = |m: &ToClient| matches!(m, ToClient::Home { lease: of, .. } if *of == lease.number);
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Home { bytes, .. } => Ok(bytes),
-            _ => Err(self.hang_up("the broker answered what was not asked")),
+            _ => Err(self.hang_up(CONFUSED)),
         }
     }
 
@@ -289,7 +291,7 @@ impl Lender {
             .and_then(|()| self.receive(&connection, mine, Instant::now() + COPY));
         // a broker that is gone, or is hung up on, copies no more
         if let Err(Trouble::Denied(..)) = forgotten {
-            self.hang_up("the broker did not let go of host memory");
+            self.hang_up("the broker did not let go of host memory; restart it");
         }
     }
 
@@ -348,7 +350,7 @@ impl Lender {
         let state = self.locked();
         match (&state.link, state.lease) {
             (Some(link), Some(lease)) if !lease.adopted => Ok((link.connection.clone(), lease)),
-            _ => Err(Trouble::Gone("the broker that gave the lease is gone".into())),
+            _ => Err(Trouble::Gone("the broker that gave the lease is gone; call again".into())),
         }
     }
 }

@@ -285,7 +285,8 @@ impl Engine {
                 Ok(())
             }
             Ok(()) => {
-                let left = "the context is still on the card after the park: another library of this process holds it";
+                let left = "the context is still on the card after the park: another library of this process \
+                            holds it; end the program if it stays";
                 report::error(left);
                 Err(left.into())
             }

@@ -17,7 +17,7 @@ use view::{draw, Seen};
 /// once.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The broker's socket. [ZEROGPU_SOCKET]
+    /// The broker's socket. Without it: this user's usual place, else the system's. [ZEROGPU_SOCKET]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Time between two looks, as in 500ms or 2s

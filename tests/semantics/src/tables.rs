@@ -107,39 +107,39 @@ macro_rules! slots {
 }
 
 slots! {
-    /// CUDART[2]: the handle of the primary context.
+    /// `CUDART[2]`: the handle of the primary context.
     primary = 2 (out: *mut CUcontext, device: CUdevice) -> CUresult;
-    /// CUDART[6]: loads a fat binary by its wrapper.
+    /// `CUDART[6]`: loads a fat binary by its wrapper.
     load = 6 (out: *mut CUmodule, wrapper: *const c_void, a: *const c_void, b: *const c_void, c: u32) -> CUresult;
-    /// CUDART[7]: called after `cuModuleUnload`.
+    /// `CUDART[7]`: called after `cuModuleUnload`.
     unloaded = 7 (size: usize);
-    /// CUDART[8]: as [6], with the inner header.
+    /// `CUDART[8]`: as `[6]`, with the inner header.
     load_inner = 8 (out: *mut CUmodule, header: *const c_void, a: *const c_void, b: *const c_void, c: u32) -> CUresult;
-    /// HOOKS[2]: 1024 zeroed bytes of the driver's.
+    /// `HOOKS[2]`: 1024 zeroed bytes of the driver's.
     hooks_buffer = 2 (buffer: *mut *mut c_void, size: *mut usize);
-    /// HOOKS[6]: 14 of them.
+    /// `HOOKS[6]`: 14 of them.
     hooks_flags = 6 (buffer: *mut *mut c_void, size: *mut usize);
-    /// TOOLS_TLS[2]: the thread's context.
+    /// TOOLS_`TLS[2]`: the thread's context.
     thread_context = 2 (out: *mut CUcontext) -> CUresult;
-    /// CLS[0].
+    /// `CLS[0]`.
     put = 0 (context: CUcontext, key: *const c_void, value: *const c_void, destructor: Destructor) -> CUresult;
-    /// CLS[1].
+    /// `CLS[1]`.
     delete = 1 (context: CUcontext, key: *const c_void) -> CUresult;
-    /// CLS[2].
+    /// `CLS[2]`.
     get = 2 (value: *mut *const c_void, context: CUcontext, key: *const c_void) -> CUresult;
-    /// INTEGRITY[1].
+    /// `INTEGRITY[1]`.
     check = 1 (version: u32, seconds: u64, out: *mut [u64; 2]) -> CUresult;
-    /// CONTEXT_CHECKS[2].
+    /// CONTEXT_`CHECKS[2]`.
     check_context = 2 (context: CUcontext, out: *mut u32, more: *mut *const c_void) -> CUresult;
-    /// CONTEXT_CHECKS[3].
+    /// CONTEXT_`CHECKS[3]`.
     check_flags = 3 () -> u32;
-    /// 1734DC26[4], as cuBLASLt 13 calls it: a slot that zerogpu does not know.
+    /// `1734DC26[4]`, as cuBLASLt 13 calls it: a slot that zerogpu does not know.
     blas = 4 (a: *mut u64, b: *mut u64, c: *const c_void, size: u64) -> CUresult;
-    /// INTERNALS[4]: `cuCtxGetId`.
+    /// `INTERNALS[4]`: `cuCtxGetId`.
     context_id = 4 (context: CUcontext, out: *mut u64) -> CUresult;
-    /// INTERNALS[51]: the object behind a stream.
+    /// `INTERNALS[51]`: the object behind a stream.
     stream_object = 51 (context: CUcontext, stream: CUstream, out: *mut *const c_void, per_thread: i32) -> CUresult;
-    /// INTERNALS[39]: the id of such an object.
+    /// `INTERNALS[39]`: the id of such an object.
     stream_object_id = 39 (context: CUcontext, object: *const c_void, out: *mut u64) -> CUresult;
 }
 

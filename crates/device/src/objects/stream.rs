@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 use zerogpu_abi::{CUcontext, CUresult, CUstream, Res};
 
 /// Which of the default streams, or a created one.
-#[allow(missing_docs)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamKind {
+    /// The default stream of a context, which orders itself with the others.
     Legacy,
+    /// The default stream of one thread.
     PerThread,
+    /// Of cuStreamCreate.
     Created,
 }
 

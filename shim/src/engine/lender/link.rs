@@ -27,8 +27,9 @@ impl Lender {
                 self.path.display()
             )),
         };
-        let config =
-            runtime::config().map_err(|code| Trouble::Denied(code, "the virtual device has not started".into()))?;
+        let config = runtime::config().map_err(|code| {
+            Trouble::Denied(code, "the virtual device has not started; start the program again".into())
+        })?;
         let holds = state.lease.map(|lease| Holding {
             card: lease.card,
             broker: lease.broker,
@@ -39,8 +40,12 @@ impl Lender {
         let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
         let orphan = holds.is_some();
         let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
-        let file = backing::file()
-            .ok_or_else(|| Trouble::Denied(CUresult::OUT_OF_MEMORY, "the process has no device memory".into()))?;
+        let file = backing::file().ok_or_else(|| {
+            Trouble::Denied(
+                CUresult::OUT_OF_MEMORY,
+                "the process has no memory for a device; run zerogpu doctor".into(),
+            )
+        })?;
         let until = Some(Instant::now() + ANSWER);
         let connection = Connection::connect(&self.path, until).map_err(gone)?;
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
@@ -142,7 +147,7 @@ impl Lender {
     pub(super) fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
         connection
             .send(message, Some(Instant::now() + ANSWER))
-            .map_err(|e| self.hang_up(&format!("the broker can't be told: {e}")))
+            .map_err(|e| self.hang_up(&format!("the broker can't be told ({e}); call again")))
     }
 
     /// Waits for an answer.
@@ -155,7 +160,7 @@ impl Lender {
         let mut state = self.locked();
         loop {
             let Some(link) = state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) else {
-                return Err(Trouble::Gone("the broker has ended".into()));
+                return Err(Trouble::Gone("the broker has ended; call again".into()));
             };
             if let Some(at) = link.inbox.iter().position(|(message, _)| wanted(message)) {
                 return Ok(link.inbox.remove(at));
@@ -163,7 +168,7 @@ impl Lender {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(state);
-                return Err(self.hang_up("the broker does not answer"));
+                return Err(self.hang_up("the broker does not answer; restart it"));
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }

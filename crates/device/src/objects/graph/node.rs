@@ -5,17 +5,25 @@ use crate::op::{Copy, HostCall, Op, Owned, OwnedLaunch};
 use crate::runtime::State;
 use zerogpu_abi::*;
 
-/// CUgraphNodeType.
-#[allow(missing_docs)]
+/// CUgraphNodeType (cuda.h of CUDA 13.0), as far as there are such nodes here.
 pub mod kind {
+    /// A launch.
     pub const KERNEL: u32 = 0;
+    /// A copy.
     pub const MEMCPY: u32 = 1;
+    /// A memset.
     pub const MEMSET: u32 = 2;
+    /// A host function.
     pub const HOST: u32 = 3;
+    /// A graph of its own.
     pub const GRAPH: u32 = 4;
+    /// Nothing: it only orders others.
     pub const EMPTY: u32 = 5;
+    /// A wait for an event.
     pub const WAIT_EVENT: u32 = 6;
+    /// The record of an event.
     pub const EVENT_RECORD: u32 = 7;
+    /// Writes to memory, or waits for it.
     pub const BATCH_MEM_OP: u32 = 12;
 }
 
