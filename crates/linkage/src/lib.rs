@@ -1,4 +1,5 @@
-//! How our shared objects are linked; for their build scripts ([`cdylib`], [`needs`]) and tests ([`built`]).
+//! How our shared objects and the command are linked; for their build scripts ([`cdylib`], [`needs`], [`command`]) and tests
+//! ([`built`]).
 //!
 //! Each object is preloaded into programs that know nothing of it, on machines that we do not know. So it has the
 //! SONAME of the library that it stands for, needs nothing but glibc, no newer one than 2.28, and is never unloaded:
@@ -10,6 +11,8 @@
 //!   script names stub libraries that have them as glibc 2.28 had (`glibc-2.28.txt`).
 //! * What 2.28 lacks altogether is in `runtime.c`.
 //!
+//! The command is linked the same way: it goes where the objects go.
+//!
 //! `scripts/check-binaries` looks at the result.
 
 use std::collections::BTreeMap;
@@ -19,7 +22,11 @@ use std::process::Command;
 use std::{env, fs};
 
 const MOVED: &str = include_str!("../glibc-2.28.txt");
-const RUNTIME: &str = include_str!("runtime.c");
+const RUNTIME: Source = ("runtime.c", include_str!("runtime.c"));
+const START: Source = ("start.c", include_str!("start.c"));
+
+/// Name and text of a C file.
+type Source = (&'static str, &'static str);
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -28,16 +35,36 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub fn cdylib(soname: &str) {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     assert_eq!(target, TARGET, "zerogpu's libraries exist for this target only");
-    for argument in link_arguments(&out_folder(), soname) {
+    let own = [format!("-Wl,-soname,{soname}"), "-Wl,-z,nodelete".to_string()];
+    for argument in link_arguments(&out_folder(), &[RUNTIME]).into_iter().chain(own) {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }
 }
 
+/// Links the calling package's executables so that they run on an old glibc as well. To be called from its build script;
+/// panics, which stops the build, when the C compiler fails.
+pub fn command() {
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    assert_eq!(target, TARGET, "zerogpu exists for this target only");
+    let own = [
+        // the startup code of a glibc since 2.34 wants a newer version of it: start.c stands between them
+        "-Wl,--wrap=__libc_start_main".to_string(),
+        // 2.29; std asks whether it is there and does without, but lld makes a need of the question
+        "-Wl,--defsym=posix_spawn_file_actions_addchdir_np=0".to_string(),
+    ];
+    for argument in link_arguments(&out_folder(), &[RUNTIME, START]).into_iter().chain(own) {
+        println!("cargo:rustc-link-arg-bins={argument}");
+    }
+}
+
 /// What the linker is told; what it reads lies in `folder`.
-fn link_arguments(folder: &Path, soname: &str) -> Vec<String> {
-    let source = folder.join("runtime.c");
-    write(&source, RUNTIME);
-    let runtime = compiler(folder).file(&source).compile_intermediates();
+fn link_arguments(folder: &Path, sources: &[Source]) -> Vec<String> {
+    let mut compiler = compiler(folder);
+    for (name, text) in sources {
+        write(&folder.join(name), text);
+        compiler.file(folder.join(name));
+    }
+    let runtime = compiler.compile_intermediates();
 
     let quote = |path: &PathBuf| format!("\"{}\"", path.display());
     let runtime: Vec<_> = runtime.iter().map(quote).collect();
@@ -48,8 +75,8 @@ fn link_arguments(folder: &Path, soname: &str) -> Vec<String> {
     fs::create_dir_all(&search).unwrap_or_else(|e| panic!("{}: {e}", search.display()));
     write(&search.join("libgcc_s.so"), &script);
 
-    let mut arguments = vec![format!("-L{}", search.display()), format!("-Wl,-soname,{soname}")];
-    arguments.extend(["now", "relro", "noexecstack", "nodelete"].map(|keyword| format!("-Wl,-z,{keyword}")));
+    let mut arguments = vec![format!("-L{}", search.display())];
+    arguments.extend(["now", "relro", "noexecstack"].map(|keyword| format!("-Wl,-z,{keyword}")));
     arguments
 }
 
@@ -170,9 +197,10 @@ mod tests {
         write(&source, PROBE);
         let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc.args(["--crate-type=cdylib", "--edition=2021", "-Cstrip=symbols", "-o"]).arg(&library).arg(&source);
-        for argument in link_arguments(folder.path(), "libprobe.so.7") {
+        for argument in link_arguments(folder.path(), &[RUNTIME]) {
             rustc.arg(format!("-Clink-arg={argument}"));
         }
+        rustc.args(["-Clink-arg=-Wl,-soname,libprobe.so.7", "-Clink-arg=-Wl,-z,nodelete"]);
         assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
 
         // SAFETY: the library runs no code when it is loaded.

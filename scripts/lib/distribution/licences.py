@@ -1,0 +1,51 @@
+"""The licences of the crates that are linked into what we give away."""
+
+import json
+import pathlib
+import re
+import subprocess
+
+# The packages whose products are in the wheel.
+GIVEN = ("zerogpu", "zerogpu-shim", "zerogpu-alias", "zerogpu-nvml", "softcuda")
+TARGET = "x86_64-unknown-linux-gnu"
+TEXTS = re.compile(r"(licen[cs]e|copying|notice|copyright|unlicense)", re.I)
+
+
+def third_party(root):
+    """One text with the licences of the foreign crates in the workspace at `root`. Their sources must be there."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", TARGET]
+    known = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
+    packages = {package["id"]: package for package in known["packages"]}
+    foreign = [packages[number] for number in linked(known) if packages[number]["source"]]
+    holders = {}
+    for package in sorted(foreign, key=lambda package: (package["name"], package["version"])):
+        for text in texts(package):
+            holders.setdefault(text, []).append(f"{package['name']} {package['version']}")
+    head = "The binaries of zerogpu contain the following crates, and parts of Rust's standard library (MIT OR Apache-2.0).\n\n"
+    table = "".join(f"{p['name']} {p['version']}: {p['license']}\n" for p in sorted(foreign, key=lambda p: p["name"]))
+    parts = [f"{', '.join(names)}\n\n{text}\n" for text, names in sorted(holders.items(), key=lambda item: item[1])]
+    line = "\n" + "-" * 80 + "\n\n"
+    return head + table + line + line.join(parts)
+
+
+def linked(known):
+    """The ids of all packages that the given ones are built from, but for what only builds or tests them."""
+    nodes = {node["id"]: node for node in known["resolve"]["nodes"]}
+    names = {package["name"]: package["id"] for package in known["packages"] if not package["source"]}
+    wanted = {names[name] for name in GIVEN}
+    todo = list(wanted)
+    while todo:
+        for need in nodes[todo.pop()]["deps"]:
+            if need["pkg"] not in wanted and any(kind["kind"] is None for kind in need["dep_kinds"]):
+                wanted.add(need["pkg"])
+                todo.append(need["pkg"])
+    return wanted
+
+
+def texts(package):
+    """The texts that a crate brings. Where there is a choice with the Apache licence, ours, that one will do."""
+    folder = pathlib.Path(package["manifest_path"]).parent
+    files = sorted(path for path in folder.iterdir() if path.is_file() and TEXTS.match(path.name))
+    apache = [path for path in files if "apache" in path.name.lower()]
+    chosen = apache if apache and " OR " in package["license"].replace("/", " OR ") else files
+    return [path.read_text(encoding="utf-8", errors="replace").strip() for path in chosen]
