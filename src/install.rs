@@ -100,7 +100,7 @@ impl Install {
 
 /// Where wheels of this version have put the libraries, if an executable in `prefix/bin` came with one: in the folder of a
 /// Python's packages, or (`pip install --target`) in `prefix` itself.
-fn wheels(prefix: &Path) -> impl Iterator<Item = PathBuf> {
+fn wheels(prefix: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let pythons = ["lib", "lib64"].into_iter().flat_map(move |lib| below(prefix.join(lib))).filter(|folder| {
         folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3"))

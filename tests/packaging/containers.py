@@ -6,6 +6,7 @@ uts, network), a read-only root with a tmpfs on /tmp, and the engines' default s
 
 import fcntl
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -44,7 +45,7 @@ READ_ONLY = ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 def debian():
     """A root of Debian's packages, unpacked and not configured, made once on this machine. It is not to be changed."""
     release = pathlib.Path("/etc/os-release").read_text()
-    mark = hashlib.sha256(repr((ROOT_PACKAGES, release)).encode()).hexdigest()[:12]
+    mark = hashlib.sha256(repr((ROOT_PACKAGES, release, inspect.getsource(_unpack))).encode()).hexdigest()[:12]
     place = CACHE / "roots" / f"debian-{mark}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{place}.lock", "w") as guard:
@@ -88,6 +89,8 @@ def _unpack(packages, root):
         assert reader.wait() == 0, package
     for name in ("app", "dev", "proc", "run", "sys", "tmp"):
         (root / name).mkdir(exist_ok=True)
+    # runc gives a mount the mode of what it covers
+    (root / "tmp").chmod(0o1777)
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc/passwd").write_text(f"root:x:0:0::/root:/bin/sh\nspace:x:{UID}:{UID}::/tmp:/bin/sh\n")
     (root / "etc/group").write_text(f"root:x:0:\nspace:x:{UID}:\n")
