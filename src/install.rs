@@ -102,9 +102,10 @@ impl Install {
 /// Python's packages, or (`pip install --target`) in `prefix` itself.
 fn wheels(prefix: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let pythons = ["lib", "lib64"].into_iter().flat_map(move |lib| below(prefix.join(lib))).filter(|folder| {
-        folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3"))
-    });
+    let pythons = ["lib", "lib64"]
+        .into_iter()
+        .flat_map(move |lib| below(prefix.join(lib)))
+        .filter(|folder| folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3")));
     let packages = pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name)));
     packages
         .chain([prefix.to_path_buf()])
@@ -241,7 +242,9 @@ mod tests {
 
     #[test]
     fn a_wheel_of_this_version_is_found_in_each_layout() {
-        for packages in ["lib/python3.11/site-packages", "lib64/python3.9/site-packages", "lib/python3/dist-packages", ""] {
+        for packages in
+            ["lib/python3.11/site-packages", "lib64/python3.9/site-packages", "lib/python3/dist-packages", ""]
+        {
             let root = tempfile::tempdir().unwrap();
             let packages = root.path().join(packages);
             let lib = packages.join("zerogpu/lib");

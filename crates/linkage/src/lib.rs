@@ -46,15 +46,21 @@ pub fn cdylib(soname: &str) {
 pub fn command() {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     assert_eq!(target, TARGET, "zerogpu exists for this target only");
-    let own = [
-        // the startup code of a glibc since 2.34 wants a newer version of it: start.c stands between them
+    for argument in link_arguments(&out_folder(), &[RUNTIME, START]).into_iter().chain(executable()) {
+        println!("cargo:rustc-link-arg-bins={argument}");
+    }
+}
+
+/// What the linker is told of an executable besides.
+fn executable() -> [String; 3] {
+    [
+        // the startup code of a glibc since 2.34 asks for a newer version of it: start.c stands between
         "-Wl,--wrap=__libc_start_main".to_string(),
         // 2.29; std asks whether it is there and does without, but lld makes a need of the question
         "-Wl,--defsym=posix_spawn_file_actions_addchdir_np=0".to_string(),
-    ];
-    for argument in link_arguments(&out_folder(), &[RUNTIME, START]).into_iter().chain(own) {
-        println!("cargo:rustc-link-arg-bins={argument}");
-    }
+        // glibc's own libraries need more of libm than the stub has
+        "-Wl,--allow-shlib-undefined".to_string(),
+    ]
 }
 
 /// What the linker is told; what it reads lies in `folder`.
@@ -193,15 +199,8 @@ mod tests {
     #[test]
     fn a_linked_library_unwinds_by_itself_and_needs_only_an_old_glibc() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (source, library) = (folder.path().join("probe.rs"), folder.path().join("libprobe.so"));
-        write(&source, PROBE);
-        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args(["--crate-type=cdylib", "--edition=2021", "-Cstrip=symbols", "-o"]).arg(&library).arg(&source);
-        for argument in link_arguments(folder.path(), &[RUNTIME]) {
-            rustc.arg(format!("-Clink-arg={argument}"));
-        }
-        rustc.args(["-Clink-arg=-Wl,-soname,libprobe.so.7", "-Clink-arg=-Wl,-z,nodelete"]);
-        assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
+        let own = ["-Wl,-soname,libprobe.so.7", "-Wl,-z,nodelete"].map(str::to_string);
+        let library = linked(folder.path(), "cdylib", PROBE, &[RUNTIME], own);
 
         // SAFETY: the library runs no code when it is loaded.
         let loaded = unsafe { libloading::Library::new(&library) }.expect("the library loads");
@@ -209,19 +208,67 @@ mod tests {
         let probe = unsafe { loaded.get::<extern "C" fn(bool) -> u64>(b"probe") }.expect("the library has a function");
         assert_eq!((probe(false), probe(true)), (1, 40));
 
-        let readelf = |what: &str| {
-            let output = Command::new("readelf").args(["-W", what]).arg(&library).output().expect("readelf runs");
-            String::from_utf8(output.stdout).expect("plain text")
-        };
-        let dynamic = readelf("-d");
+        let dynamic = readelf("-d", &library);
         assert!(dynamic.contains("Library soname: [libprobe.so.7]"), "{dynamic}");
         for (tag, word) in [("(FLAGS)", "BIND_NOW"), ("(FLAGS_1)", "NODELETE")] {
             assert!(dynamic.lines().any(|line| line.contains(tag) && line.contains(word)), "{tag} {word}:\n{dynamic}");
         }
-        assert!(!dynamic.contains("libgcc_s"), "{dynamic}");
-        let symbols = readelf("--dyn-syms");
+        let symbols = readelf("--dyn-syms", &library);
         let exported = symbols.lines().filter(|line| line.contains(" GLOBAL ") && !line.contains(" UND "));
         assert_eq!(exported.filter_map(|line| line.split_whitespace().nth(7)).collect::<Vec<_>>(), ["probe"]);
+        is_for_an_old_glibc(&library);
+    }
+
+    const PROGRAM: &str = r#"
+        //! A program with a constructor, which takes arguments, unwinds, and starts another in a folder.
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn construct(count: i32) {
+            RUNS.fetch_add(count as usize, Ordering::Relaxed);
+        }
+        #[used]
+        #[link_section = ".init_array"]
+        static CONSTRUCTOR: extern "C" fn(i32) = construct;
+
+        fn main() {
+            let caught = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(()))).is_err();
+            let mut other = std::process::Command::new("pwd");
+            let folder = other.current_dir("/usr").output().map(|output| String::from_utf8(output.stdout));
+            let exp2 = (std::env::args().count() as f64).exp2();
+            println!("{} {caught} {exp2} {:?}", RUNS.load(Ordering::Relaxed), folder.unwrap().unwrap());
+        }
+    "#;
+
+    #[test]
+    fn a_linked_program_is_constructed_once_and_needs_only_an_old_glibc() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = linked(folder.path(), "bin", PROGRAM, &[RUNTIME, START], executable());
+        let output = Command::new(&program).args(["a", "b"]).output().expect("the program starts");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "3 true 8 \"/usr\\n\"\n", "{output:?}");
+        is_for_an_old_glibc(&program);
+    }
+
+    /// Compiles and links a file of Rust, without cargo.
+    fn linked<const N: usize>(folder: &Path, kind: &str, code: &str, with: &[Source], own: [String; N]) -> PathBuf {
+        let (source, made) = (folder.join("probe.rs"), folder.join("probe"));
+        write(&source, code);
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition=2021", "-Cstrip=symbols", "--crate-type", kind, "-o"]).arg(&made).arg(&source);
+        for argument in link_arguments(folder, with).into_iter().chain(own) {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+        assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
+        made
+    }
+
+    fn readelf(what: &str, file: &Path) -> String {
+        let output = Command::new("readelf").args(["-W", what]).arg(file).output().expect("readelf runs");
+        String::from_utf8(output.stdout).expect("plain text")
+    }
+
+    fn is_for_an_old_glibc(file: &Path) {
+        let (dynamic, symbols) = (readelf("-d", file), readelf("--dyn-syms", file));
+        assert!(!dynamic.contains("libgcc_s"), "{dynamic}");
         let versions = symbols.split("@GLIBC_2.").skip(1).map(|rest| {
             rest.split(|c: char| !c.is_ascii_digit())
                 .next()

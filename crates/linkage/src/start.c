@@ -11,7 +11,8 @@ typedef int program(int, char **, char **);
 extern constructor *__preinit_array_start[] OURS, *__preinit_array_end[] OURS;
 extern constructor *__init_array_start[] OURS, *__init_array_end[] OURS;
 
-int __real___libc_start_main(program *, int, char **, constructor *, void (*)(void), void (*)(void), void *);
+int old_start(program *, int, char **, constructor *, void (*)(void), void (*)(void), void *);
+__asm__(".symver old_start, __libc_start_main@GLIBC_2.2.5");
 
 static void construct(int count, char **arguments, char **environment) {
     for (constructor **next = __preinit_array_start; next != __preinit_array_end; next++)
@@ -23,5 +24,5 @@ static void construct(int count, char **arguments, char **environment) {
 OURS int __wrap___libc_start_main(program *main, int count, char **arguments, constructor *init, void (*fini)(void),
                                   void (*loader_fini)(void), void *stack) {
     /* a startup code of before 2.34 brings its own */
-    return __real___libc_start_main(main, count, arguments, init ? init : construct, fini, loader_fini, stack);
+    return old_start(main, count, arguments, init ? init : construct, fini, loader_fini, stack);
 }

@@ -13,7 +13,7 @@ TEXTS = re.compile(r"(licen[cs]e|copying|notice|copyright|unlicense)", re.I)
 
 def third_party(root):
     """One text with the licences of the foreign crates in the workspace at `root`. Their sources must be there."""
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", TARGET]
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]
     known = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
     packages = {package["id"]: package for package in known["packages"]}
     foreign = [packages[number] for number in linked(known) if packages[number]["source"]]
@@ -29,14 +29,15 @@ def third_party(root):
 
 
 def linked(known):
-    """The ids of all packages that the given ones are built from, but for what only builds or tests them."""
+    """The ids of all packages that are linked into the given ones, but for what only builds or tests them."""
     nodes = {node["id"]: node for node in known["resolve"]["nodes"]}
     names = {package["name"]: package["id"] for package in known["packages"] if not package["source"]}
+    macros = {p["id"] for p in known["packages"] if any("proc-macro" in target["kind"] for target in p["targets"])}
     wanted = {names[name] for name in GIVEN}
     todo = list(wanted)
     while todo:
         for need in nodes[todo.pop()]["deps"]:
-            if need["pkg"] not in wanted and any(kind["kind"] is None for kind in need["dep_kinds"]):
+            if need["pkg"] not in wanted | macros and any(kind["kind"] is None for kind in need["dep_kinds"]):
                 wanted.add(need["pkg"])
                 todo.append(need["pkg"])
     return wanted
