@@ -17,12 +17,13 @@ def third_party(root):
     known = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
     packages = {package["id"]: package for package in known["packages"]}
     foreign = [packages[number] for number in linked(known) if packages[number]["source"]]
+    foreign.sort(key=lambda package: (package["name"], package["version"]))
     holders = {}
-    for package in sorted(foreign, key=lambda package: (package["name"], package["version"])):
+    for package in foreign:
         for text in texts(package):
             holders.setdefault(text, []).append(f"{package['name']} {package['version']}")
     head = "The binaries of zerogpu contain the following crates, and parts of Rust's standard library (MIT OR Apache-2.0).\n\n"
-    table = "".join(f"{p['name']} {p['version']}: {p['license']}\n" for p in sorted(foreign, key=lambda p: p["name"]))
+    table = "".join(f"{p['name']} {p['version']}: {p['license']}\n" for p in foreign)
     parts = [f"{', '.join(names)}\n\n{text}\n" for text, names in sorted(holders.items(), key=lambda item: item[1])]
     line = "\n" + "-" * 80 + "\n\n"
     return head + table + line + line.join(parts)

@@ -52,7 +52,7 @@ class Unfit(Exception):
 
 def version(root):
     """The version of the workspace."""
-    found = re.search(r'^\[workspace\.package\]\nversion = "([^"]+)"$', (root / "Cargo.toml").read_text(), re.M)
+    found = re.search(r'^\[workspace\.package\]\nversion = "([^"]+)"$', (root / "Cargo.toml").read_text(encoding="utf-8"), re.M)
     if not found or not re.fullmatch(r"\d+(\.\d+)*", found[1]):
         raise Unfit("Cargo.toml: a version that Python writes in another way; src/install.rs looks for it as it stands")
     return found[1]
@@ -84,7 +84,7 @@ def build(root, dist, to):
     take(f"{info}/licenses/LICENSE", root / "LICENSE")
     archive.add(f"{info}/licenses/THIRD-PARTY", licences.third_party(root).encode())
     classifiers = "\n".join(f"Classifier: {classifier}" for classifier in CLASSIFIERS)
-    readme = (root / "README.md").read_text()
+    readme = (root / "README.md").read_text(encoding="utf-8")
     archive.add(f"{info}/METADATA", METADATA.format(version=number, classifiers=classifiers, readme=readme).encode())
     archive.add(
         f"{info}/WHEEL",
