@@ -24,6 +24,9 @@ pub const OBJECTS: [Object; 3] = [
 /// Folder of links to what cargo built, under the names that count.
 const LINKS: &str = "zerogpu-lib";
 
+/// What a Python installer writes beside the packages of a wheel of this version.
+const DIST_INFO: &str = concat!("zerogpu-", env!("CARGO_PKG_VERSION"), ".dist-info");
+
 /// A complete installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Install {
@@ -50,12 +53,14 @@ impl Install {
                 )
             })?,
             None => {
-                let installed = beside.parent().unwrap_or(beside).join("lib/zerogpu");
-                let found = library_folder(&installed)?.map_or_else(|| library_folder(beside), |lib| Ok(Some(lib)))?;
+                let prefix = beside.parent().unwrap_or(beside);
+                let installed = prefix.join("lib/zerogpu");
+                let places = [installed.clone()].into_iter().chain(wheels(prefix)).chain([beside.to_path_buf()]);
+                let found = places.map(|place| library_folder(&place)).find_map(Result::transpose).transpose()?;
                 found.with_context(|| {
                     format!(
-                        "{} are neither in {} nor, as cargo builds them, in {}; run cargo build --workspace, or set \
-                         ZEROGPU_LIB to their folder",
+                        "{} are neither in {} nor in a wheel's folder nor, as cargo builds them, in {}; install zerogpu \
+                         again, run cargo build --workspace, or set ZEROGPU_LIB to their folder",
                         OBJECTS.map(|object| object.name).join(", "),
                         installed.display(),
                         beside.display()
@@ -91,6 +96,21 @@ impl Install {
         }
         Ok(path)
     }
+}
+
+/// Where wheels of this version have put the libraries, if an executable in `prefix/bin` came with one: in the folder of a
+/// Python's packages, or (`pip install --target`) in `prefix` itself.
+fn wheels(prefix: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pythons = ["lib", "lib64"]
+        .into_iter()
+        .flat_map(move |lib| below(prefix.join(lib)))
+        .filter(|folder| folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3")));
+    let packages = pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name)));
+    packages
+        .chain([prefix.to_path_buf()])
+        .filter(|packages| packages.join(DIST_INFO).is_dir())
+        .map(|packages| packages.join("zerogpu/lib"))
 }
 
 /// The folder of the objects under their names: `folder` itself, or links made in it to what cargo built.
@@ -218,6 +238,23 @@ mod tests {
         assert_eq!(library_folder(&root.path().join("nowhere")).unwrap(), None);
         let error = Install::find(Some(root.path())).unwrap_err().to_string();
         assert!(error.contains("lacks libcuda.so, libnvidia-ml.so.1; point --lib"), "{error}");
+    }
+
+    #[test]
+    fn a_wheel_of_this_version_is_found_in_each_layout() {
+        for packages in
+            ["lib/python3.11/site-packages", "lib64/python3.9/site-packages", "lib/python3/dist-packages", ""]
+        {
+            let root = tempfile::tempdir().unwrap();
+            let packages = root.path().join(packages);
+            let lib = packages.join("zerogpu/lib");
+            fs::create_dir_all(&lib).unwrap();
+            assert_eq!(wheels(root.path()).count(), 0);
+            fs::create_dir(packages.join("zerogpu-0.0.1.dist-info")).unwrap();
+            assert_eq!(wheels(root.path()).count(), 0, "another version's libraries are none of ours");
+            fs::create_dir(packages.join(DIST_INFO)).unwrap();
+            assert_eq!(wheels(root.path()).collect::<Vec<_>>(), [lib]);
+        }
     }
 
     #[test]

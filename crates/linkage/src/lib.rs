@@ -1,4 +1,5 @@
-//! How our shared objects are linked; for their build scripts ([`cdylib`], [`needs`]) and tests ([`built`]).
+//! How our shared objects and the command are linked; for their build scripts ([`cdylib`], [`needs`], [`command`]) and tests
+//! ([`built`]).
 //!
 //! Each object is preloaded into programs that know nothing of it, on machines that we do not know. So it has the
 //! SONAME of the library that it stands for, needs nothing but glibc, no newer one than 2.28, and is never unloaded:
@@ -10,6 +11,8 @@
 //!   script names stub libraries that have them as glibc 2.28 had (`glibc-2.28.txt`).
 //! * What 2.28 lacks altogether is in `runtime.c`.
 //!
+//! The command is linked the same way: it goes where the objects go.
+//!
 //! `scripts/check-binaries` looks at the result.
 
 use std::collections::BTreeMap;
@@ -19,7 +22,11 @@ use std::process::Command;
 use std::{env, fs};
 
 const MOVED: &str = include_str!("../glibc-2.28.txt");
-const RUNTIME: &str = include_str!("runtime.c");
+const RUNTIME: Source = ("runtime.c", include_str!("runtime.c"));
+const START: Source = ("start.c", include_str!("start.c"));
+
+/// Name and text of a C file.
+type Source = (&'static str, &'static str);
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -28,16 +35,42 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub fn cdylib(soname: &str) {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     assert_eq!(target, TARGET, "zerogpu's libraries exist for this target only");
-    for argument in link_arguments(&out_folder(), soname) {
+    let own = [format!("-Wl,-soname,{soname}"), "-Wl,-z,nodelete".to_string()];
+    for argument in link_arguments(&out_folder(), &[RUNTIME]).into_iter().chain(own) {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }
 }
 
+/// Links the calling package's executables so that they run on an old glibc as well. To be called from its build script;
+/// panics, which stops the build, when the C compiler fails.
+pub fn command() {
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    assert_eq!(target, TARGET, "zerogpu exists for this target only");
+    for argument in link_arguments(&out_folder(), &[RUNTIME, START]).into_iter().chain(executable()) {
+        println!("cargo:rustc-link-arg-bins={argument}");
+    }
+}
+
+/// What the linker is told of an executable besides.
+fn executable() -> [String; 3] {
+    [
+        // the startup code of a glibc since 2.34 asks for a newer version of it: start.c stands between
+        "-Wl,--wrap=__libc_start_main".to_string(),
+        // 2.29; std asks whether it is there and does without, but lld makes a need of the question
+        "-Wl,--defsym=posix_spawn_file_actions_addchdir_np=0".to_string(),
+        // glibc's own libraries need more of libm than the stub has
+        "-Wl,--allow-shlib-undefined".to_string(),
+    ]
+}
+
 /// What the linker is told; what it reads lies in `folder`.
-fn link_arguments(folder: &Path, soname: &str) -> Vec<String> {
-    let source = folder.join("runtime.c");
-    write(&source, RUNTIME);
-    let runtime = compiler(folder).file(&source).compile_intermediates();
+fn link_arguments(folder: &Path, sources: &[Source]) -> Vec<String> {
+    let mut compiler = compiler(folder);
+    for (name, text) in sources {
+        write(&folder.join(name), text);
+        compiler.file(folder.join(name));
+    }
+    let runtime = compiler.compile_intermediates();
 
     let quote = |path: &PathBuf| format!("\"{}\"", path.display());
     let runtime: Vec<_> = runtime.iter().map(quote).collect();
@@ -48,8 +81,8 @@ fn link_arguments(folder: &Path, soname: &str) -> Vec<String> {
     fs::create_dir_all(&search).unwrap_or_else(|e| panic!("{}: {e}", search.display()));
     write(&search.join("libgcc_s.so"), &script);
 
-    let mut arguments = vec![format!("-L{}", search.display()), format!("-Wl,-soname,{soname}")];
-    arguments.extend(["now", "relro", "noexecstack", "nodelete"].map(|keyword| format!("-Wl,-z,{keyword}")));
+    let mut arguments = vec![format!("-L{}", search.display())];
+    arguments.extend(["now", "relro", "noexecstack"].map(|keyword| format!("-Wl,-z,{keyword}")));
     arguments
 }
 
@@ -166,14 +199,8 @@ mod tests {
     #[test]
     fn a_linked_library_unwinds_by_itself_and_needs_only_an_old_glibc() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (source, library) = (folder.path().join("probe.rs"), folder.path().join("libprobe.so"));
-        write(&source, PROBE);
-        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args(["--crate-type=cdylib", "--edition=2021", "-Cstrip=symbols", "-o"]).arg(&library).arg(&source);
-        for argument in link_arguments(folder.path(), "libprobe.so.7") {
-            rustc.arg(format!("-Clink-arg={argument}"));
-        }
-        assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
+        let own = ["-Wl,-soname,libprobe.so.7", "-Wl,-z,nodelete"].map(str::to_string);
+        let library = linked(folder.path(), "cdylib", PROBE, &[RUNTIME], own);
 
         // SAFETY: the library runs no code when it is loaded.
         let loaded = unsafe { libloading::Library::new(&library) }.expect("the library loads");
@@ -181,19 +208,67 @@ mod tests {
         let probe = unsafe { loaded.get::<extern "C" fn(bool) -> u64>(b"probe") }.expect("the library has a function");
         assert_eq!((probe(false), probe(true)), (1, 40));
 
-        let readelf = |what: &str| {
-            let output = Command::new("readelf").args(["-W", what]).arg(&library).output().expect("readelf runs");
-            String::from_utf8(output.stdout).expect("plain text")
-        };
-        let dynamic = readelf("-d");
+        let dynamic = readelf("-d", &library);
         assert!(dynamic.contains("Library soname: [libprobe.so.7]"), "{dynamic}");
         for (tag, word) in [("(FLAGS)", "BIND_NOW"), ("(FLAGS_1)", "NODELETE")] {
             assert!(dynamic.lines().any(|line| line.contains(tag) && line.contains(word)), "{tag} {word}:\n{dynamic}");
         }
-        assert!(!dynamic.contains("libgcc_s"), "{dynamic}");
-        let symbols = readelf("--dyn-syms");
+        let symbols = readelf("--dyn-syms", &library);
         let exported = symbols.lines().filter(|line| line.contains(" GLOBAL ") && !line.contains(" UND "));
         assert_eq!(exported.filter_map(|line| line.split_whitespace().nth(7)).collect::<Vec<_>>(), ["probe"]);
+        is_for_an_old_glibc(&library);
+    }
+
+    const PROGRAM: &str = r#"
+        //! A program with a constructor, which takes arguments, unwinds, and starts another in a folder.
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn construct(count: i32) {
+            RUNS.fetch_add(count as usize, Ordering::Relaxed);
+        }
+        #[used]
+        #[link_section = ".init_array"]
+        static CONSTRUCTOR: extern "C" fn(i32) = construct;
+
+        fn main() {
+            let caught = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(()))).is_err();
+            let mut other = std::process::Command::new("pwd");
+            let folder = other.current_dir("/usr").output().map(|output| String::from_utf8(output.stdout));
+            let exp2 = (std::env::args().count() as f64).exp2();
+            println!("{} {caught} {exp2} {:?}", RUNS.load(Ordering::Relaxed), folder.unwrap().unwrap());
+        }
+    "#;
+
+    #[test]
+    fn a_linked_program_is_constructed_once_and_needs_only_an_old_glibc() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = linked(folder.path(), "bin", PROGRAM, &[RUNTIME, START], executable());
+        let output = Command::new(&program).args(["a", "b"]).output().expect("the program starts");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "3 true 8 \"/usr\\n\"\n", "{output:?}");
+        is_for_an_old_glibc(&program);
+    }
+
+    /// Compiles and links a file of Rust, without cargo.
+    fn linked<const N: usize>(folder: &Path, kind: &str, code: &str, with: &[Source], own: [String; N]) -> PathBuf {
+        let (source, made) = (folder.join("probe.rs"), folder.join("probe"));
+        write(&source, code);
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition=2021", "-Cstrip=symbols", "--crate-type", kind, "-o"]).arg(&made).arg(&source);
+        for argument in link_arguments(folder, with).into_iter().chain(own) {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+        assert!(rustc.status().is_ok_and(|status| status.success()), "{rustc:?}");
+        made
+    }
+
+    fn readelf(what: &str, file: &Path) -> String {
+        let output = Command::new("readelf").args(["-W", what]).arg(file).output().expect("readelf runs");
+        String::from_utf8(output.stdout).expect("plain text")
+    }
+
+    fn is_for_an_old_glibc(file: &Path) {
+        let (dynamic, symbols) = (readelf("-d", file), readelf("--dyn-syms", file));
+        assert!(!dynamic.contains("libgcc_s"), "{dynamic}");
         let versions = symbols.split("@GLIBC_2.").skip(1).map(|rest| {
             rest.split(|c: char| !c.is_ascii_digit())
                 .next()

@@ -1,4 +1,4 @@
-/* Functions that std and libgcc take from a glibc newer than 2.28, put into each of our objects and hidden there. */
+/* Functions that std, libgcc and other crates take from a glibc newer than 2.28, put into each of our objects and hidden. */
 #include <elf.h>
 #include <stdint.h>
 #include <sys/syscall.h>
@@ -52,3 +52,7 @@ OURS int fstat64(int fd, struct stat64 *out) { return __fxstat64(1, fd, out); }
 OURS int fstatat64(int dir, const char *path, struct stat64 *out, int flags) {
     return __fxstatat64(1, dir, path, out, flags);
 }
+
+/* Other crates call these by their plain names; struct stat is struct stat64 on x86-64. */
+OURS int stat(const char *path, struct stat64 *out) { return __xstat64(1, path, out); }
+OURS int fstat(int fd, struct stat64 *out) { return __fxstat64(1, fd, out); }

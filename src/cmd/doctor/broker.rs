@@ -77,6 +77,12 @@ fn refusal(socket: &Path, named: bool, error: &anyhow::Error) -> Finding {
                 Finding::note(TOPIC, text).fix(remedy)
             }
         }
+        Some(Error::Io(error)) if named && error.kind() == std::io::ErrorKind::NotFound => Finding::problem(
+            TOPIC,
+            format!("{shown}, which ZEROGPU_SOCKET names, is not there"),
+            "start zerogpu broker, or unset ZEROGPU_SOCKET; in a container, mount the folder of the broker's socket there \
+             (docs/containers.md)",
+        ),
         _ if named => Finding::problem(
             TOPIC,
             format!("no broker answers on {shown}, which ZEROGPU_SOCKET names"),
@@ -122,7 +128,14 @@ mod tests {
     fn a_socket_without_a_broker_is_a_problem_only_if_it_was_named() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("broker.sock");
-        assert_eq!(look(&socket, true)[0].level, Level::Problem);
+        let missing = &look(&socket, true)[0];
+        assert_eq!(missing.level, Level::Problem);
+        assert!(missing.remedy.as_ref().unwrap().contains("mount the folder"), "{missing:?}");
+        std::fs::write(&socket, "").unwrap();
+        let silent = &look(&socket, true)[0];
+        assert_eq!(silent.level, Level::Problem);
+        assert!(silent.text.contains("no broker answers"), "{silent:?}");
+        std::fs::remove_file(&socket).unwrap();
         assert_eq!(look(&socket, false)[0].level, Level::Ok);
         let denied = || anyhow::Error::from(Error::Io(io::ErrorKind::PermissionDenied.into())).context("advice");
         assert_eq!(refusal(&socket, true, &denied()).level, Level::Problem);
