@@ -73,6 +73,8 @@ int zerogpu_region_expired(uint64_t region);
  *   "borrows"        claims made for work outside any region
  *   "last_claim_ms"  duration of the latest claim, null before the first
  *   "last_park_ms"   duration of the latest park, null before the first
+ *   "waiting"        while a claim waits for a GPU of the broker: an object with "place" (1 is next), "of" (how many
+ *                    wait) and "seconds" (how long still, about), each null where it is not known; else null
  *   "bound_by"       list of texts: each object that binds the process to its context (a live graph, ...), [] if none
  *   "left"           list of texts: what the last park could not give back to the card (it is tried again), [] if nothing
  *   "last_error"     the last sentence that was told on standard error, null before the first
