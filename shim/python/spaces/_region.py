@@ -4,6 +4,8 @@ import os
 import sys
 import warnings
 
+from . import _waiting
+
 
 class GPUError(RuntimeError):
     """No GPU could be had for a marked call, or the call overran its duration. Raised where Gradio is not loaded."""
@@ -36,6 +38,9 @@ class Region:
         if self._movable and self._shim.movable(self._number):
             self._end()
             raise _error(self._shim.reason() or "The GPU region was lost")
+        someone = _waiting.visitor()
+        if someone:
+            _waiting.watch(self._shim, self._number, someone)
         return self
 
     def __exit__(self, kind, error, trace):
@@ -52,9 +57,10 @@ class Region:
         return bool(self._shim.expired(self._number))
 
     # Bound at definition: at interpreter exit a dropped generator may end its region after `os` has been torn down.
-    def _end(self, getpid=os.getpid):
+    def _end(self, getpid=os.getpid, unwatch=_waiting.unwatch):
         """Ends the region, if it is open; why it had no GPU, "" if it had one or needed none."""
         number, self._number = self._number, 0
+        unwatch(number)
         # A fork of the process inherits this object, but not the region.
         if not number or getpid() != self._process:
             return ""

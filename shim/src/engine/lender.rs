@@ -60,6 +60,25 @@ pub struct Lease {
     bytes: u64,
 }
 
+/// What a claim that waits knows of its place in the queue: where a broker has told it, of how many, and about how many
+/// seconds more.
+#[derive(Clone, Copy, Default)]
+pub struct Waiting {
+    place: Option<(u32, u32)>,
+    seconds: Option<f64>,
+}
+
+impl Waiting {
+    /// As JSON, for `zerogpu_state`.
+    pub fn json(&self) -> String {
+        let number = |n: Option<String>| n.unwrap_or_else(|| "null".into());
+        let place = number(self.place.map(|(place, _)| place.to_string()));
+        let of = number(self.place.map(|(_, of)| of.to_string()));
+        let seconds = number(self.seconds.map(|seconds| format!("{seconds:.1}")));
+        format!("{{\"place\": {place}, \"of\": {of}, \"seconds\": {seconds}}}")
+    }
+}
+
 struct Link {
     connection: Arc<Connection>,
     broker: u64,
@@ -72,6 +91,8 @@ struct State {
     link: Option<Link>,
     lease: Option<Lease>,
     claims: u32,
+    /// The claim that waits.
+    waiting: Option<Waiting>,
     /// How the backing was cut into slabs at the last claim: offset to bytes.
     shape: BTreeMap<u64, u64>,
 }
@@ -126,14 +147,23 @@ impl Lender {
     pub fn claim(&self, ask: &Ask) -> Result<(Lease, Duration), Trouble> {
         let start = Instant::now();
         let deadline = start + self.patience;
-        loop {
+        let claimed = loop {
             match self.claim_once(ask, deadline) {
-                Ok(lease) => return Ok((lease, start.elapsed())),
                 // another broker may come
-                Err(Trouble::Gone(_)) if Instant::now() + AGAIN < deadline => std::thread::sleep(AGAIN),
-                Err(trouble) => return Err(trouble),
+                Err(Trouble::Gone(_)) if Instant::now() + AGAIN < deadline => {
+                    self.locked().waiting = Some(Waiting::default());
+                    std::thread::sleep(AGAIN);
+                }
+                claimed => break claimed,
             }
-        }
+        };
+        self.locked().waiting = None;
+        claimed.map(|lease| (lease, start.elapsed()))
+    }
+
+    /// What the claim that waits knows, if one does.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.locked().waiting
     }
 
     fn claim_once(&self, ask: &Ask, deadline: Instant) -> Result<Lease, Trouble> {
@@ -157,6 +187,7 @@ impl Lender {
             let mine = |m: &ToClient| matches!(m, ToClient::Queued { id: of, .. } | ToClient::Granted { id: of, .. } | ToClient::Denied { id: of, .. } if *of == id);
             match self.receive(&connection, mine, patience)?.0 {
                 ToClient::Queued { position, of, seconds, .. } => {
+                    self.locked().waiting = Some(Waiting { place: Some((position, of)), seconds });
                     let about = seconds.map_or_else(String::new, |s| format!(", for about {s:.0} s more"));
                     report::explain(&format!("waiting for a GPU: place {position} of {of}{about}"));
                 }

@@ -193,12 +193,13 @@ impl Engine {
         };
         let list =
             |texts: &Mutex<Vec<String>>| locked(texts).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
+        let waiting = self.lender.as_ref().and_then(Lender::waiting).map_or_else(|| "null".into(), |w| w.json());
         let last_error = report::last_error().map_or_else(|| "null".into(), |text| quoted(&text));
         let (pending, pending_bytes) = locked(&self.record).size();
         format!(
             "{{\"level\": \"{level}\", \"regions\": {}, \"claims\": {}, \"parks\": {}, \"borrows\": {}, \
              \"last_claim_ms\": {}, \"last_park_ms\": {}, \"deferred\": {pending}, \"deferred_bytes\": {pending_bytes}, \
-             \"bytes\": {}, \"bound_by\": [{}], \"left\": [{}], \"last_error\": {last_error}}}",
+             \"bytes\": {}, \"waiting\": {waiting}, \"bound_by\": [{}], \"left\": [{}], \"last_error\": {last_error}}}",
             self.regions.count(),
             count(&t.claims),
             count(&t.parks),

@@ -66,6 +66,10 @@ def call(inside=lambda: None, turn=0):
     return answer
 
 
+def waiting():
+    return shim.state()["waiting"]
+
+
 def later(seconds, function):
     thread = threading.Thread(target=lambda: (time.sleep(seconds), function()))
     thread.start()
@@ -76,7 +80,12 @@ def later(seconds, function):
 def without_a_broker_a_model_is_loaded_and_a_call_says_what_is_missing():
     exact()
     started = time.monotonic()
+    waits = []
+    watcher = threading.Thread(target=lambda: (checks.until(waiting, "it waits"), waits.append(waiting())))
+    watcher.start()
     error = raises(GPUError, "no broker answers on", call)
+    watcher.join()
+    assert waits == [{"place": None, "of": None, "seconds": None}] and waiting() is None, waits
     assert "zerogpu broker" in str(error) and isinstance(error.__cause__, RuntimeError), repr(error)
     assert WAIT * 0.9 < time.monotonic() - started < WAIT + 5
     settled()

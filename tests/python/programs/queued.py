@@ -108,6 +108,22 @@ def a_call_that_waits_loses_none_of_its_time():
 
 
 @check
+def the_state_tells_of_the_wait():
+    assert shim.state()["waiting"] is None
+    rival = Rival()
+    thread = threading.Thread(target=spaces.GPU(kernel))
+    thread.start()
+    checks.until(lambda: shim.state()["waiting"], "the call waits")
+    waiting = shim.state()["waiting"]
+    assert waiting["place"] == waiting["of"] == 1, waiting
+    rival.release()
+    thread.join()
+    assert shim.state()["waiting"] is None
+    rival.end()
+    settled()
+
+
+@check
 def a_call_that_waits_too_long_says_so():
     rival = Rival()
     started = time.monotonic()
