@@ -1,4 +1,5 @@
 //! A connection: who is behind it, and what it holds.
+use super::bound::Bound;
 use super::space::Backing;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,6 +31,16 @@ pub enum Role {
     Space(Box<Space>),
 }
 
+impl Role {
+    /// The program, if it is one.
+    pub fn space(&self) -> Option<&Space> {
+        match self {
+            Role::Space(space) => Some(space),
+            _ => None,
+        }
+    }
+}
+
 /// A program that claims cards.
 pub struct Space {
     /// Its number in the scheduler.
@@ -52,6 +63,8 @@ pub struct Space {
     pub lease: Option<Lease>,
     /// The card with slabs of it, leased or warm.
     pub home: Option<CardId>,
+    /// What binds it to its context.
+    pub bound: Option<Bound>,
 }
 
 /// A lease, as its holder sees it.
@@ -75,6 +88,8 @@ pub struct Lease {
 /// How far a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// Granted; the Space is told once the driver has restored its context.
+    Returning,
     /// Granted; the list of slabs is awaited.
     Granted,
     /// Bytes are on their way to the card.

@@ -90,6 +90,7 @@ impl Daemon {
             told: 0,
             lease: None,
             home: None,
+            bound: None,
         })
     }
 
@@ -149,6 +150,7 @@ impl Daemon {
             ToBroker::Released { lease } => self.released(token, lease),
             ToBroker::Forget { range } => self.forget(token, range),
             ToBroker::Reserve { bytes } => self.reserve(token, bytes),
+            ToBroker::Bound { card, by } => self.bound(token, card, by),
             ToBroker::Status => Ok(()),
         }
     }
@@ -319,7 +321,7 @@ impl Daemon {
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, "released");
         }
-        Ok(())
+        self.put_aside(token)
     }
 
     fn forget(&mut self, token: usize, range: Range) -> Dropped {

@@ -18,7 +18,11 @@ impl Daemon {
                     tracing::debug!(request = request.0, "claim ended: it waited too long");
                     self.timed_out(space);
                 }
+                // it knows of no lease yet, whose time begins anew
+                Action::Overdue { space, .. } if self.is_returning(space) => {}
                 Action::Overdue { lease, space } => self.overdue(lease, space),
+                // one whose context is on its way back is ended when that takes too long
+                Action::Kill { space, .. } if self.is_returning(space) => {}
                 Action::Kill { space, .. } => self.kill(space),
                 Action::Evict(evict) => self.evict(&[evict]),
             }
@@ -40,10 +44,16 @@ impl Daemon {
         );
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
-        let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };
-        let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
         self.metrics.granted(waited);
-        self.send(token, &ToClient::Granted { id, lease: grant.lease.0, card, seconds });
+        if !self.comes_back_first(token) {
+            let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
+            self.tell_granted(token, id, grant.lease, grant.card, seconds);
+        }
+    }
+
+    pub(super) fn tell_granted(&mut self, token: usize, id: u32, lease: LeaseId, card: CardId, seconds: f64) {
+        let Some(card) = self.node.cards.get(card.0 as usize).map(|card| card.uuid) else { return };
+        self.send(token, &ToClient::Granted { id, lease: lease.0, card, seconds });
     }
 
     fn timed_out(&mut self, space: SpaceId) {
@@ -65,7 +75,7 @@ impl Daemon {
     }
 
     /// Ends a process that keeps its card beyond the grace time: a kernel that never ends can't be stopped otherwise.
-    fn kill(&mut self, space: SpaceId) {
+    pub(super) fn kill(&mut self, space: SpaceId) {
         let Some(&token) = self.spaces.get(&space) else { return };
         let Some(client) = self.clients.get(&token) else { return };
         let ended = client.pidfd.as_ref().is_some_and(|process| {
@@ -151,6 +161,8 @@ impl Daemon {
                 let Some(&token) = self.spaces.get(&space) else { return };
                 self.send(token, &ToClient::Forgotten { range });
             }
+            Done::PutAside { space, result, took } => self.is_aside(space, card, result, took),
+            Done::BroughtBack { space, lease, result, took } => self.is_back(space, lease, result, took),
             Done::Failed { space, lease, what, code } => self.failed(space, lease, what, code.0),
         }
     }
@@ -186,6 +198,7 @@ impl Daemon {
         let (id, Some(held)) = (space.id, space.lease.take()) else { return };
         space.home = None;
         let ended = self.scheduler.release(now, held.id, 0);
+        self.still_bound(token);
         if let Err(e) = self.give(held.card, Job::Evict { space: id, let_go: false }) {
             tracing::error!("{e}; restart the broker");
         }
@@ -195,7 +208,7 @@ impl Daemon {
     }
 
     /// The client that has a lease.
-    fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
+    pub(super) fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
         let token = *self.spaces.get(&space)?;
         self.space_mut(token)?.lease_mut(lease.0).map(|_| token)
     }

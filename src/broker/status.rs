@@ -58,6 +58,12 @@ pub struct Program {
     pub host_bytes: u64,
     /// Host memory that is page-locked, in bytes.
     pub pinned: u64,
+    /// What binds it to its context, if something does.
+    #[serde(default)]
+    pub bound_by: Option<String>,
+    /// Whether that context is off the card, by the driver's checkpoint.
+    #[serde(default)]
+    pub aside: bool,
 }
 
 impl Daemon {
@@ -74,6 +80,8 @@ impl Daemon {
                     uid: client.peer.uid,
                     host_bytes: space.reserved,
                     pinned: space.backing.pinned(),
+                    bound_by: space.bound.as_ref().map(|bound| bound.by.clone()),
+                    aside: space.bound.as_ref().is_some_and(|bound| bound.aside),
                 }),
                 _ => None,
             })

@@ -32,7 +32,8 @@
 //! A card fits if its kind is the Space's and the bytes with a context fit beside what is leased there; without
 //! [`Policy::share`], if nothing is leased there. Of those: the card with the Space's warm bytes, then the one with the
 //! fewest leases, then the one with the most free bytes, then the first. Warm bytes of others leave as far as needed, the
-//! least recently used first; what is leased never leaves. A Space is warm on one card at most.
+//! least recently used first; what is leased never leaves. A Space is warm on one card at most. One that is bound to its context
+//! ([`Scheduler::bind`]) computes on one card only.
 //!
 //! # The day
 //!
@@ -40,6 +41,7 @@
 //! used is free again 24 hours after the end of its quarter. A claim needs its seconds to be left beside what the
 //! tenant's other calls, waiting or running, may still use.
 
+mod bound;
 mod card;
 mod denial;
 mod leases;
@@ -52,6 +54,7 @@ mod scheduler;
 mod table;
 mod tenant;
 
+pub use bound::Kept;
 pub use denial::{Denial, Reason};
 pub use outlook::Position;
 pub use policy::{CardSpec, Kind, Policy, TenantPolicy};

@@ -1,5 +1,6 @@
 //! The state, and what Spaces ask of it before they hold a card.
 
+use crate::bound::Bound;
 use crate::card::Card;
 use crate::denial::{bytes, number, time};
 use crate::policy::{CardSpec, Kind, Policy};
@@ -70,6 +71,8 @@ pub(crate) struct Space {
     pub doing: Doing,
     /// The card with its warm bytes.
     pub home: Option<CardId>,
+    /// What binds it to a card.
+    pub bound: Option<Bound>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +168,7 @@ impl Scheduler {
             account.spaces += 1;
         }
         let id = SpaceId(self.new_id());
-        self.spaces.insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None });
+        self.spaces.insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None, bound: None });
         Ok(id)
     }
 
@@ -179,6 +182,7 @@ impl Scheduler {
             }
             Doing::Leasing(lease) => self.release(now, lease, 0),
         };
+        self.unbind(space);
         for card in &mut self.cards {
             card.warm.retain(|warm| warm.space != space);
             card.leaving.retain(|evict| evict.space != space);

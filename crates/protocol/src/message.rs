@@ -225,7 +225,7 @@ pub enum ToBroker {
         /// The lease.
         lease: u64,
     },
-    /// The client has unmapped all, and has neither imports nor a context on the card.
+    /// The client has unmapped all, and has no imports on the card, nor a context unless it is [`ToBroker::Bound`].
     Released {
         /// The lease.
         lease: u64,
@@ -242,6 +242,15 @@ pub enum ToBroker {
     },
     /// Asks for a report.
     Status,
+    /// Something binds the client to its context, which stays on the card when a lease ends. Sent before [`ToBroker::Released`], and
+    /// after the hello. From its release to its next grant the client makes no call of the driver: the broker may have the
+    /// driver checkpoint it meanwhile.
+    Bound {
+        /// The card.
+        card: Uuid,
+        /// What binds it: one sentence or less.
+        by: String,
+    },
 }
 
 /// From the broker to a client, after the welcome.

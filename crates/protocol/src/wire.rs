@@ -169,6 +169,7 @@ impl Message for ToBroker {
             Grow { slab: new, .. } => slab(new),
             Shrink { slabs: gone, .. } => count(gone.len()).and_then(|()| slabs(gone)),
             Forget { range: gone } => range(gone),
+            Bound { by, .. } => text(by),
             Cancel { .. } | Drained { .. } | Released { .. } | Reserve { .. } | Status => Ok(()),
         }
     }

@@ -58,6 +58,7 @@ fn to_broker() -> impl Strategy<Value = ToBroker> {
         range(1 << 20).prop_map(|range| Forget { range }),
         any::<u64>().prop_map(|bytes| Reserve { bytes }),
         Just(Status),
+        (any::<Uuid>(), text()).prop_map(|(card, by)| Bound { card, by }),
     ]
 }
 

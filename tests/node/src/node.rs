@@ -30,11 +30,15 @@ pub struct Shape {
     pub vram: u64,
     /// Lines of the broker's configuration, under `[queue]`.
     pub queue: String,
+    /// Lines under `[memory]`.
+    pub memory: String,
+    /// Whether every second Space with a plan is bound to its context.
+    pub bound: bool,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { cards: 1, room: 32 << 20, vram: 24 << 20, queue: String::new() }
+        Shape { cards: 1, room: 32 << 20, vram: 24 << 20, queue: String::new(), memory: String::new(), bound: false }
     }
 }
 
@@ -147,9 +151,10 @@ impl Node {
             std::os::unix::fs::symlink(node.built.join(file), node.path("lib").join(name))?;
         }
         let config = format!(
-            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n[default-tenant]\nspaces = 100000\n",
+            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n{}\n[default-tenant]\nspaces = 100000\n",
             AGING.as_millis(),
-            node.shape.queue
+            node.shape.queue,
+            node.shape.memory
         );
         std::fs::write(node.path("broker.toml"), config)?;
         Ok(node)
@@ -200,7 +205,13 @@ impl Node {
 
     /// Starts a broker, and waits until it is ready.
     pub fn broker(&self) -> Result<Broker> {
+        self.faulty_broker("")
+    }
+
+    /// The same, with driver calls that fail (SOFTCUDA_FAULT).
+    pub fn faulty_broker(&self, faults: &str) -> Result<Broker> {
         let mut command = self.command("zerogpu");
+        command.env("SOFTCUDA_FAULT", faults);
         command
             .args(["broker", "--driver", "soft", "--socket"])
             .arg(self.socket())
@@ -265,7 +276,11 @@ impl Node {
 
     /// A Space that carries out a plan of its own.
     pub fn planned(&self, seed: u64, most: u64, calls: u64) -> Result<Space> {
-        self.space("plan", &[seed.to_string(), most.to_string(), calls.to_string()])
+        let mut words = vec![seed.to_string(), most.to_string(), calls.to_string()];
+        if self.shape.bound && seed % 2 == 1 {
+            words.push("bound".into());
+        }
+        self.space("plan", &words)
     }
 
     /// A Space that does what it is told.

@@ -6,7 +6,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS` or `obey LIBRARY SEED BYTES`.
+/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS [bound]` or `obey LIBRARY SEED BYTES`.
 ///
 /// # Errors
 /// What went wrong, a wrong byte above all.
@@ -16,9 +16,10 @@ pub fn main(words: &[String]) -> Result<()> {
         Program::open(Path::new(library), seed.parse()?, most.parse()?)
     };
     match words[..] {
-        ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?),
+        ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?, false),
+        ["plan", library, seed, most, calls, "bound"] => plan(&mut open(library, seed, most)?, calls.parse()?, true),
         ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
-        _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS | obey LIBRARY SEED BYTES"),
+        _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS [bound] | obey LIBRARY SEED BYTES"),
     }
 }
 
@@ -27,8 +28,8 @@ fn say(value: &Value) -> Result<()> {
     writeln!(out, "{value}").and_then(|()| out.flush()).context("nobody listens")
 }
 
-/// Calls as the seed has them; a line for each.
-fn plan(program: &mut Program, calls: u64) -> Result<()> {
+/// Calls as the seed has them; a line for each. `bound`: from the first call on its context can't be made anew.
+fn plan(program: &mut Program, calls: u64, bound: bool) -> Result<()> {
     for _ in 0..3 {
         program.take()?;
     }
@@ -42,6 +43,9 @@ fn plan(program: &mut Program, calls: u64) -> Result<()> {
         program.begin(seconds)?;
         program.launch().context("the launch that claims")?;
         let claimed = start.elapsed();
+        if bound && call == 0 {
+            program.bind()?;
+        }
         for _ in 0..program.random().between(1, 6) {
             program.step().context("inside a region")?;
         }
@@ -68,6 +72,7 @@ fn obey(program: &mut Program) -> Result<()> {
             ["take", bytes] => program.take_bytes(bytes.parse()?)?,
             ["begin", seconds] => program.begin(seconds.parse()?)?,
             ["launch"] => program.launch()?,
+            ["bind"] => program.bind()?,
             ["steps", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.step())?,
             ["change", percent] => program.change(percent.parse()?)?,
             ["check"] => checked = program.check()?,

@@ -56,6 +56,7 @@ pub fn to_broker() -> Vec<(&'static str, ToBroker)> {
         ("forget", ToBroker::Forget { range: Range::new(4 * MIB, 4 << 30) }),
         ("reserve", ToBroker::Reserve { bytes: 16 << 30 }),
         ("status", ToBroker::Status),
+        ("bound", ToBroker::Bound { card: [0xa5; 16], by: "what a slot made".into() }),
     ]
 }
 
