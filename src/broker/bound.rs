@@ -190,7 +190,7 @@ impl Daemon {
                 self.tell_granted(token, id, number, card, clamp_seconds(seconds));
             }
             Err(why) => {
-                tracing::error!(space = space.0, card = card.0, "{why}");
+                tracing::warn!(space = space.0, card = card.0, "{why}");
                 self.give_up(token, "its context could not be brought back");
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason: Reason::Internal, text: sentence(&why) });

@@ -69,6 +69,7 @@ pub(crate) struct Table {
 }
 
 /// What stands between a slot's process and its cards, on a cache line of its own since each call passes it.
+#[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Door {
     /// One of [`OPEN`], [`SHUT`], [`ASIDE`] and [`RETURNING`].
