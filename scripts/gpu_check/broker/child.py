@@ -61,7 +61,7 @@ class Program:
         library = self._driver.library
         library.zerogpu_region_begin.restype = ctypes.c_uint64
         started = time.monotonic()
-        self._region = library.zerogpu_region_begin(ctypes.c_double(300))
+        self._region = library.zerogpu_region_begin(ctypes.c_double(100))
         self._driver.run(self._kernel)
         return {"ms": (time.monotonic() - started) * 1e3, "state": self._state()}
 
