@@ -77,7 +77,10 @@ fn bring_back(driver: &Driver, pid: i32, aside: bool) -> Result<(), String> {
         }
     }
     driver.restore_process(pid).map_err(|Failure { call, code }| {
-        format!("the program's context could not be brought back to the card ({call}: CUDA error {}): call again", code.0)
+        format!(
+            "the program's context could not be brought back to the card ({call}: CUDA error {}): call again",
+            code.0
+        )
     })
 }
 
@@ -185,7 +188,12 @@ impl Daemon {
             Ok(()) => {
                 (bound.aside, bound.due, bound.known) = (false, true, true);
                 lease.stage = Stage::Granted;
-                tracing::info!(space = space.0, card = card.0, ms = took.as_secs_f64() * 1e3, "its context was brought back");
+                tracing::info!(
+                    space = space.0,
+                    card = card.0,
+                    ms = took.as_secs_f64() * 1e3,
+                    "its context was brought back"
+                );
                 let seconds = restarted.map_or(0.0, |deadline| deadline.saturating_sub(now).as_secs_f64());
                 self.tell_granted(token, id, number, card, clamp_seconds(seconds));
             }

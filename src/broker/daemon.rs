@@ -218,7 +218,14 @@ impl Daemon {
         let idle = self.idle.as_ref().and_then(Idle::wake);
         let stuck = self.stuck_at().map(|at| at.saturating_duration_since(Instant::now()));
         // rounded up, since epoll counts milliseconds and an early wake would spin
-        scheduler.into_iter().chain(silent.min()).chain(places).chain(idle).chain(stuck).min().map(|t| t + Duration::from_millis(1))
+        scheduler
+            .into_iter()
+            .chain(silent.min())
+            .chain(places)
+            .chain(idle)
+            .chain(stuck)
+            .min()
+            .map(|t| t + Duration::from_millis(1))
     }
 
     fn accept(&mut self) {

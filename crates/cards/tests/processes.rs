@@ -82,7 +82,9 @@ fn worker(path: &Path) {
             "give" => show(slot.as_ref().unwrap().give(0, number)),
             "hold" => show(slot.as_ref().unwrap().hold(0, number, ID)),
             "letgo" => show(slot.as_ref().unwrap().let_go(ID)),
-            "aside" | "state" | "shut" | "put" | "back" | "reopen" => order(slot.as_ref().unwrap(), command, number as u32),
+            "aside" | "state" | "shut" | "put" | "back" | "reopen" => {
+                order(slot.as_ref().unwrap(), command, number as u32)
+            }
             "call" => {
                 let inside = slot.as_ref().unwrap().enter();
                 assert!(inside.is_some());

@@ -26,20 +26,20 @@ def check(tmp_path):
         ours = ("LD_PRELOAD", "ZEROGPU_", "SOFTCUDA_")
         values = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         values.update(environment)
-        done = subprocess.run(list(map(str, command)), env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        done = subprocess.run(list(map(str, command)), env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
         return done.returncode, done.stdout.decode(), json.loads(report.read_text()) if report.exists() else None
 
     return run
 
 
 def test_all_sizes_pass(check):
-    code, output, report = check("--sizes", "0.0625,0.25")
+    code, output, report = check("--sizes", "0.0625,0.125")
     assert code == 0 and output.rstrip().endswith("pass"), output
     assert report["errors"] == report["notes"] == [], output
     # first, cold, kept warm; then warm with nothing, a part and all changed
     assert [(row["size"] // MIB, row["level"], row["changed"]) for row in report["rows"]] == [
         (size, level, changed)
-        for size in (64, 256)
+        for size in (64, 128)
         for level, changed in [("cold, first", 0), ("cold", 0), ("cold, kept warm", 0), ("warm", 0), ("warm", 0.1), ("warm", 1)]
     ]
     for row in report["rows"]:
@@ -48,7 +48,7 @@ def test_all_sizes_pass(check):
         assert row["parked_bytes"] == (size if "warm" in row["level"] else 0), row
     assert [(row["size"] // MIB, row["parked_bytes"], row["wrong_chunks"]) for row in report["checkpoints"]] == [
         (64, 0, 0),
-        (256, 0, 0),
+        (128, 0, 0),
     ]
 
 
