@@ -26,6 +26,17 @@ class View:
     # What a claimed process must at least be seen to hold.
     CLAIMED_BYTES = 0
 
+    def free(self):
+        """Bytes that the first card has left; None: as much as anyone wants."""
+        return None
+
+    def growth(self, before):
+        """By how much a card holds more than in an earlier look, and how many contexts more there are, if known."""
+        used, contexts = self.look()
+        bytes_before, contexts_before = before
+        growth = max((now - bytes_before.get(card, 0) for card, now in used.items()), default=0)
+        return growth, None if contexts is None else contexts - contexts_before
+
     def settled(self, within=2.0):
         """A look that is the same twice, 50 ms apart: what an ended process had is gone only a little after it."""
         give_up = time.monotonic() + within
@@ -65,12 +76,15 @@ class Nvml(View):
 
     def look(self):
         # NVML counts no contexts.
-        used = {}
-        for index, card in enumerate(self._cards):
-            memory = self._Memory()
-            self._ask("nvmlDeviceGetMemoryInfo", card, ctypes.byref(memory))
-            used[index] = memory.used
-        return used, None
+        return {index: self._memory(card).used for index, card in enumerate(self._cards)}, None
+
+    def free(self):
+        return self._memory(self._cards[0]).free
+
+    def _memory(self, card):
+        memory = self._Memory()
+        self._ask("nvmlDeviceGetMemoryInfo", card, ctypes.byref(memory))
+        return memory
 
     def _ask(self, function, *arguments):
         code = getattr(self._nvml, function)(*arguments)
@@ -137,7 +151,7 @@ class Observer:
             self._parked(event["step"], event["state"])
 
     def _claimed(self):
-        self.claimed_bytes, contexts = self._growth()
+        self.claimed_bytes, contexts = self._view.growth(self._before)
         if self.claimed_bytes < self._view.CLAIMED_BYTES or contexts == 0:
             self.errors.append("nothing of the process was seen on the card while it was claimed")
 
@@ -145,7 +159,7 @@ class Observer:
         bound = state["bound_by"]
         give_up = time.monotonic() + self.WITHIN
         while True:
-            used, contexts = self._growth()
+            used, contexts = self._view.growth(self._before)
             clean = used <= self.PARKED_BYTES and not contexts
             if clean or bound or time.monotonic() > give_up:
                 break
@@ -155,9 +169,3 @@ class Observer:
         park = {"step": step, "bytes": used, "contexts": contexts, "bound_by": bound}
         park.update((key, state.get(key)) for key in ("claims", "last_claim_ms", "last_park_ms"))
         self.parks.append(park)
-
-    def _growth(self):
-        used, contexts = self._view.look()
-        before, contexts_before = self._before
-        growth = max((now - before.get(card, 0) for card, now in used.items()), default=0)
-        return growth, None if contexts is None else contexts - contexts_before

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 from . import card, compare, launch, options, report
+from .broker import main as broker
 
 NOT_RUNNABLE = "not runnable on this card"
 
@@ -21,6 +22,8 @@ NOT_RUNNABLE = "not runnable on this card"
 def main():
     launch.refuse_preload()
     chosen, settings = options.read()
+    if settings.broker:
+        return broker.main(settings)
     started = time.monotonic()
     folder = settings.keep or pathlib.Path(tempfile.mkdtemp(prefix="gpu-check-"))
     settings.cards = folder / "softcuda-cards"

@@ -7,6 +7,10 @@ import sys
 
 from . import launch, programs
 
+# Bytes of memory that --broker tries.
+SIZES = [1 << 30, 4 << 30, 16 << 30]
+SOFT_SIZES = [64 << 20, 128 << 20, 256 << 20]
+
 
 def read():
     """The programs to run, and the settings; leaves with a message where they make no sense."""
@@ -19,6 +23,9 @@ def read():
     unknown = set(settings.only) - {program.name for program in programs.ALL}
     if unknown:
         parser.error(f"no such program: {', '.join(sorted(unknown))} (--list names them)")
+    settings.budget = settings.budget if settings.budget is not None else (200 if settings.broker else 330)
+    if settings.broker:
+        _check_broker(parser, settings)
     if settings.bare and settings.driver == "soft":
         parser.error("--bare runs on the machine's own driver: leave out --driver soft")
     if not settings.bare:
@@ -26,6 +33,19 @@ def read():
     if settings.keep:
         settings.keep.mkdir(parents=True)
     return [program for program in programs.ALL if not settings.only or program.name in settings.only], settings
+
+
+def _check_broker(parser, settings):
+    if settings.only or settings.bare or settings.device == "cpu":
+        parser.error("--broker has no programs to choose, and needs the shim and a card")
+    settings.sizes = settings.sizes or (SOFT_SIZES if settings.driver == "soft" else SIZES)
+
+
+def _sizes(text):
+    sizes = [int(float(size) * 1024) << 20 for size in text.split(",")]
+    if min(sizes) < 64 << 20:
+        raise ValueError(text)
+    return sizes
 
 
 def _check_library(parser, settings):
@@ -39,6 +59,7 @@ def _check_library(parser, settings):
         settings.soft_lib = (settings.soft_lib or settings.lib / "libsoftcuda.so").resolve()
         if not settings.soft_lib.exists():
             parser.error(f"{settings.soft_lib} does not exist: name softcuda's library by --soft-lib")
+    if settings.driver == "soft" or settings.broker:
         settings.zerogpu = (
             settings.zerogpu or shutil.which("zerogpu", path=str(settings.lib)) or shutil.which("zerogpu")
         )
@@ -69,6 +90,13 @@ def _parser():
     add("--soft-lib", type=path, metavar="PATH", help="softcuda's library (default: libsoftcuda.so in --lib)")
     add("--zerogpu", metavar="PATH", help="the command zerogpu, for soft-smi (default: in --lib, else in PATH)")
     add("--bare", action="store_true", help="bare runs only")
+    add("--broker", action="store_true", help="instead: claims and parks through a broker, timed")
+    add(
+        "--sizes",
+        type=_sizes,
+        metavar="GIB,...",
+        help="GiB of memory, with --broker (default: 1,4,16; with --driver soft 0.0625,0.125,0.25)",
+    )
     add(
         "--device",
         choices=("cuda", "cpu"),
@@ -76,7 +104,7 @@ def _parser():
         help="cpu: the programs that can run there, as a test of the programs and of this tool",
     )
     add("--jobs", type=int, default=3, metavar="N", help="bare runs at a time (default: %(default)s)")
-    add("--budget", type=float, default=330, metavar="SECONDS", help="start no run after this (default: %(default)s)")
+    add("--budget", type=float, metavar="SECONDS", help="start no run after this (default: 330, with --broker 200)")
     add("--json", type=path, metavar="FILE", help="write the whole report there")
     add("--keep", type=path, metavar="FOLDER", help="keep results and logs in this new folder")
     return parser

@@ -4,6 +4,7 @@
 //! The worker decides nothing, and keeps all that is on its card. While it has no job it brings in what may be claimed soon,
 //! piece by piece, so that a job waits for one piece at most.
 use super::ahead::{Ahead, Stop};
+use super::bound;
 use super::slabs::{Card, Moved, Slabs};
 use super::space::Backing;
 use std::collections::{HashMap, VecDeque};
@@ -34,6 +35,10 @@ pub enum Job {
     Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
     /// Drop all slabs of a Space. `let_go`: it has said that it uses none of them.
     Evict { space: SpaceId, let_go: bool },
+    /// Have the driver checkpoint a Space's process.
+    PutAside { space: SpaceId, backing: Arc<Backing>, pid: i32, patience: Duration },
+    /// Have it restored, before its lease begins. `aside`: it is checkpointed for certain.
+    BringBack { space: SpaceId, backing: Arc<Backing>, lease: LeaseId, pid: i32, aside: bool },
     /// Drop all slabs of a Space that is gone, and let go of its backing.
     Leave { space: SpaceId, backing: Option<Arc<Backing>> },
 }
@@ -56,6 +61,10 @@ pub enum Done {
     /// Nothing of the Space is on the card any more, as far as the broker can tell: `withheld` bytes did not come free,
     /// since the Space has kept what it must not.
     Evicted { space: SpaceId, withheld: u64 },
+    /// A Space's process is checkpointed, or the reason why not.
+    PutAside { space: SpaceId, result: Result<(), String>, took: Duration },
+    /// It is as it was before that, or the reason why not.
+    BroughtBack { space: SpaceId, lease: LeaseId, result: Result<(), String>, took: Duration },
     /// A job failed. Bytes are where they were.
     Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
 }
@@ -229,6 +238,11 @@ impl Room {
                 (self.tell)(done);
             }
             Job::Evict { space, let_go } => self.evict(space, let_go),
+            Job::PutAside { .. } | Job::BringBack { .. } => {
+                if let Some(done) = bound::act(self.card.driver, job) {
+                    (self.tell)(done);
+                }
+            }
             Job::Leave { space, backing } => {
                 self.evict(space, false);
                 drop(backing);

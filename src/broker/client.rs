@@ -1,5 +1,6 @@
 //! A connection: who is behind it, and what it holds.
 use super::ahead::Stop;
+use super::bound::Bound;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -52,6 +53,16 @@ pub enum Role {
     Space(Box<Space>),
 }
 
+impl Role {
+    /// The program, if it is one.
+    pub fn space(&self) -> Option<&Space> {
+        match self {
+            Role::Space(space) => Some(space),
+            _ => None,
+        }
+    }
+}
+
 /// A program that claims cards.
 pub struct Space {
     /// Its number in the scheduler.
@@ -78,6 +89,8 @@ pub struct Space {
     pub wish: Request,
     /// Ends what is brought ahead of its claim.
     pub ahead: Option<Stop>,
+    /// What binds it to its context.
+    pub bound: Option<Bound>,
 }
 
 /// A lease, as its holder sees it.
@@ -103,6 +116,8 @@ pub struct Lease {
 /// How far a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// Granted; the Space is told once the driver has restored its context.
+    Returning,
     /// Granted; the list of slabs is awaited.
     Granted,
     /// Bytes are on their way to the card.

@@ -3,6 +3,7 @@
 //! One thread decides everything; the workers of the cards do what takes time. Nothing here waits: clients that do not
 //! read are dropped, and so is whoever breaks the protocol. What a client asks is in `desk`, what the scheduler and the
 //! workers answer in `outcome`.
+use super::bound::Bound;
 use super::card::{Done, Worker};
 use super::client::{Client, Role};
 use super::config::Config;
@@ -204,6 +205,7 @@ impl Daemon {
                 self.read(token);
             }
             self.dismiss_silent();
+            self.end_stuck();
             self.decide();
             self.tell_places();
             self.look_whether_idle();
@@ -229,6 +231,7 @@ impl Daemon {
         let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
         let idle = self.idle.as_ref().and_then(Idle::wake);
         let state = self.used.then(|| self.ledger.wake());
+        let stuck = self.stuck_at().map(|at| at.saturating_duration_since(Instant::now()));
         // rounded up, since epoll counts milliseconds and an early wake would spin
         scheduler
             .into_iter()
@@ -236,6 +239,7 @@ impl Daemon {
             .chain(places)
             .chain(idle)
             .chain(state)
+            .chain(stuck)
             .min()
             .map(|t| t + Duration::from_millis(1))
     }
@@ -445,9 +449,11 @@ impl Daemon {
 
     fn moving(&self) -> bool {
         use super::client::Stage::{Filling, Homing};
-        let moves = |client: &Client| match &client.role {
-            Role::Space(space) => space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Filling | Homing)),
-            _ => false,
+        let moves = |client: &Client| {
+            client.role.space().is_some_and(|space| {
+                space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Filling | Homing))
+                    || space.bound.as_ref().is_some_and(Bound::is_moving)
+            })
         };
         self.clients.values().any(moves)
     }

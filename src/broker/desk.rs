@@ -118,6 +118,7 @@ impl Daemon {
             home: None,
             wish: Request::default(),
             ahead: None,
+            bound: None,
         })
     }
 
@@ -197,7 +198,8 @@ impl Daemon {
             ToBroker::Forget { range } => self.forget(token, range),
             ToBroker::Reserve { bytes } => self.reserve(token, bytes),
             ToBroker::Prefetch { seconds, slabs, dirty, more } => self.prefetch(token, seconds, &slabs, &dirty, more),
-            ToBroker::Bound { .. } | ToBroker::Status => Ok(()),
+            ToBroker::Bound { card, by } => self.bound(token, card, by),
+            ToBroker::Status => Ok(()),
         }
     }
 
@@ -399,7 +401,7 @@ impl Daemon {
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, "released");
         }
-        Ok(())
+        self.put_aside(token)
     }
 
     fn forget(&mut self, token: usize, range: Range) -> Dropped {

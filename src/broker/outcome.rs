@@ -18,7 +18,11 @@ impl Daemon {
                     tracing::debug!(request = request.0, "claim ended: it waited too long");
                     self.timed_out(space);
                 }
+                // it knows of no lease yet, whose time begins anew
+                Action::Overdue { space, .. } if self.is_returning(space) => {}
                 Action::Overdue { lease, space } => self.overdue(lease, space),
+                // one whose context is on its way back is ended when that takes too long
+                Action::Kill { space, .. } if self.is_returning(space) => {}
                 Action::Kill { space, .. } => {
                     if let Some(&token) = self.spaces.get(&space) {
                         self.end_process(token, Cause::Overdue, "it kept a card beyond its time");
@@ -45,10 +49,16 @@ impl Daemon {
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
         self.used = true;
-        let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };
-        let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
         self.metrics.granted(waited);
-        self.send(token, &ToClient::Granted { id, lease: grant.lease.0, card, seconds });
+        if !self.comes_back_first(token) {
+            let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
+            self.tell_granted(token, id, grant.lease, grant.card, seconds);
+        }
+    }
+
+    pub(super) fn tell_granted(&mut self, token: usize, id: u32, lease: LeaseId, card: CardId, seconds: f64) {
+        let Some(card) = self.node.cards.get(card.0 as usize).map(|card| card.uuid) else { return };
+        self.send(token, &ToClient::Granted { id, lease: lease.0, card, seconds });
     }
 
     fn timed_out(&mut self, space: SpaceId) {
@@ -159,6 +169,8 @@ impl Daemon {
                 let Some(&token) = self.spaces.get(&space) else { return };
                 self.send(token, &ToClient::Forgotten { range });
             }
+            Done::PutAside { space, result, took } => self.is_aside(space, card, result, took),
+            Done::BroughtBack { space, lease, result, took } => self.is_back(space, lease, result, took),
             Done::Failed { space, lease, what, code } => self.failed(space, lease, what, code.0),
         }
     }
@@ -194,6 +206,7 @@ impl Daemon {
         let (id, Some(held)) = (space.id, space.lease.take()) else { return };
         space.home = None;
         let ended = self.scheduler.release(now, held.id, 0);
+        self.still_bound(token);
         self.drop_slabs(held.card, id, false);
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, why);
@@ -207,7 +220,7 @@ impl Daemon {
     }
 
     /// The client that has a lease.
-    fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
+    pub(super) fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
         let token = *self.spaces.get(&space)?;
         self.space_mut(token)?.lease_mut(lease.0).map(|_| token)
     }

@@ -60,6 +60,12 @@ pub struct Program {
     pub pinned: u64,
     /// Why its connection is over, while its process still has a card.
     pub parting: Option<String>,
+    /// What binds it to its context, if something does.
+    #[serde(default)]
+    pub bound_by: Option<String>,
+    /// Whether that context is off the card, by the driver's checkpoint.
+    #[serde(default)]
+    pub aside: bool,
 }
 
 impl Daemon {
@@ -77,6 +83,8 @@ impl Daemon {
                     host_bytes: space.reserved,
                     pinned: space.backing.pinned(),
                     parting: client.parting.clone(),
+                    bound_by: space.bound.as_ref().map(|bound| bound.by.clone()),
+                    aside: space.bound.as_ref().is_some_and(|bound| bound.aside),
                 }),
                 _ => None,
             })

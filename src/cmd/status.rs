@@ -174,6 +174,11 @@ pub fn text(status: &Status) -> String {
         mib(status.host_reserved),
         mib(status.host_memory)
     );
+    for program in &status.programs {
+        let Some(by) = &program.bound_by else { continue };
+        let where_ = if program.aside { "off the card" } else { "on the card" };
+        let _ = writeln!(out, "  {} (pid {}) is bound to its context, {where_}: by {by}", program.name, program.pid);
+    }
     for tenant in &status.scheduler.tenants {
         let limit = tenant.used_limit.map_or_else(String::new, |limit| format!(" of {limit:.0}"));
         let _ = writeln!(

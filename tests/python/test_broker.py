@@ -176,3 +176,15 @@ def queued(node):
 @each_check("queued.py")
 def test_a_card_that_others_want(queued, check):
     queued.require_end(messages=True) if check == END else queued.require(check)
+
+
+@pytest.fixture(scope="module")
+def bound(node):
+    # softcuda notes the call of a slot that it does not have
+    return node("bound").run("bound.py", ZEROGPU_WAIT="2s", SOFTCUDA_STRICT_LOG="")
+
+
+@each_check("bound.py")
+def test_a_context_that_can_not_be_made_anew(bound, check):
+    # it says what its broker did not do
+    bound.require_end(messages=True) if check == END else bound.require(check)

@@ -176,6 +176,18 @@ structs! {
     CUctxCreateParams { execAffinityParams: *mut CUexecAffinityParam, numExecAffinityParams: i32, cigParams: *mut c_void }
     /// Hints of a batched copy.
     CUmemcpyAttributes { srcAccessOrder: u32, srcLocHint: CUmemLocation, dstLocHint: CUmemLocation, flags: u32 }
+    /// How long a process may take to be locked for its checkpoint.
+    CUcheckpointLockArgs { timeoutMs: u32, reserved0: u32, reserved1: [u64; 7] }
+    /// How a process is checkpointed.
+    CUcheckpointCheckpointArgs { reserved: [u64; 8] }
+    /// A card of a checkpoint, and the one that takes its place.
+    CUcheckpointGpuPair { oldUuid: CUuuid, newUuid: CUuuid }
+    /// Where a process is restored.
+    CUcheckpointRestoreArgs {
+        gpuPairs: *mut CUcheckpointGpuPair, gpuPairsCount: u32, reserved: [u8; 44], reserved1: u64,
+    }
+    /// How a process is unlocked.
+    CUcheckpointUnlockArgs { reserved: [u64; 8] }
     /// The properties of `cuDeviceGetProperties`.
     CUdevprop {
         maxThreadsPerBlock: i32, maxThreadsDim: [i32; 3], maxGridSize: [i32; 3], sharedMemPerBlock: i32,

@@ -2,6 +2,7 @@
 //!
 //! Only its version is asked at start; `cuInit` comes with the first claim. Functions are looked up in that handle, so
 //! what we export under the same names is never called by mistake.
+use crate::checkpoint::Calls;
 use crate::ok;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{c_char, c_void};
@@ -63,6 +64,8 @@ macro_rules! functions {
         pub struct Driver {
             $(#[allow(missing_docs)] pub $name: unsafe extern "C" fn($($arg: $ty),*) -> CUresult,)*
             $(#[allow(missing_docs)] pub $later: Option<unsafe extern "C" fn($($larg: $lty),*) -> CUresult>,)*
+            /// What only drivers from 570 on have.
+            pub(crate) checkpoint: Option<Calls>,
         }
 
         impl Driver {
@@ -81,6 +84,7 @@ macro_rules! functions {
                         let found = unsafe { library.get(concat!(stringify!($later), "\0").as_bytes()) };
                         found.ok().map(|found| *found)
                     },)*
+                    checkpoint: Calls::load(library),
                 })
             }
         }

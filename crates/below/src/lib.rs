@@ -1,14 +1,17 @@
 //! The CUDA driver below us, and what shim and broker both do with it: copy in bulk, and make and map physical memory.
 //!
 //! `driver` finds and opens the library, `copy` moves bytes between host backing and card through memory that `pins`
-//! keeps page-locked, `physical` makes, maps and shares the card's memory, `hasher` hashes it there. Nothing here prints: what goes wrong is returned,
+//! keeps page-locked, `physical` makes, maps and shares the card's memory, `hasher` hashes it there,
+//! `checkpoint` takes another process off its card. Nothing here prints: what goes wrong is returned,
 //! as the driver's error or as a sentence for a human.
+mod checkpoint;
 mod copy;
 mod driver;
 mod hasher;
 pub mod physical;
 mod pins;
 
+pub use checkpoint::{Failure, ProcessState};
 pub use copy::{copy, Copied, Pinning, Trip, Way};
 pub use driver::{locate, Below, Driver};
 pub use hasher::{Hash, Hasher};

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Mutex;
 
 /// Device and inode: which file it is, by whatever path.
 type Identity = (u64, u64);
@@ -25,6 +26,8 @@ pub(crate) struct CardFile {
     pieces: Box<[Owned]>,
     /// Held while a slot is joined or cleared: two threads of a process would share a byte lock.
     pub(crate) slots: ThreadLock,
+    /// Held while another process is put aside or brought back: two threads would share a byte lock here as well.
+    pub(crate) orders: Mutex<()>,
     next: Option<&'static CardFile>,
 }
 
@@ -233,10 +236,10 @@ fn known(path: &Path, fits: impl Fn(&CardFile) -> bool) -> Option<&'static CardF
 fn keep(file: File, header: Header, table: Option<&'static Table>) -> io::Result<&'static CardFile> {
     let meta = file.metadata()?;
     let identity = (meta.dev(), meta.ino());
-    let (own, slots) = (Owned::default(), ThreadLock::new());
+    let (own, slots, orders) = (Owned::default(), ThreadLock::new(), Mutex::new(()));
     let pieces = (0..table.map_or(0, |_| PIECES)).map(|_| Owned::default()).collect();
     let next = all().next();
-    let kept = Box::leak(Box::new(CardFile { identity, file, header, table, own, pieces, slots, next }));
+    let kept = Box::leak(Box::new(CardFile { identity, file, header, table, own, pieces, slots, orders, next }));
     FILES.store(kept, Ordering::Release);
     Ok(kept)
 }

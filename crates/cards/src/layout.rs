@@ -2,7 +2,7 @@
 //!
 //! Columns of [`SLOTS`] words, each a page long: the header's page, the slots' page (process id and two lock bytes each),
 //! then for each card the columns `asked`, `held` and `contexts`, then the columns of the pieces that processes hold
-//! together. A column is summed in one pass.
+//! together, then the slots' doors. A column is summed in one pass.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -21,7 +21,7 @@ pub const NAME_BYTES: usize = 96;
 
 const PAGE: usize = 4096;
 const MAGIC: [u8; 8] = *b"softcuda";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const NAME_AT: usize = 32;
 
 /// Length of the file.
@@ -49,6 +49,11 @@ pub(crate) fn hold(row: usize) -> u64 {
     (std::mem::offset_of!(Table, shared) + row * 8) as u64
 }
 
+/// Lock byte that is held by whoever puts a slot's process aside or brings it back.
+pub(crate) fn order(slot: usize) -> u64 {
+    (std::mem::offset_of!(Table, doors) + slot * size_of::<Door>()) as u64
+}
+
 pub(crate) type Column = [AtomicU64; SLOTS];
 
 /// The file as it is mapped.
@@ -60,7 +65,29 @@ pub(crate) struct Table {
     pub(crate) pids: Column,
     pub(crate) cards: [Shares; MAX_CARDS as usize],
     pub(crate) shared: Pieces,
+    pub(crate) doors: [Door; SLOTS],
 }
+
+/// What stands between a slot's process and its cards, on a cache line of its own since each call passes it.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Door {
+    /// One of [`OPEN`], [`SHUT`], [`ASIDE`] and [`RETURNING`].
+    pub(crate) state: AtomicU64,
+    /// Calls that are inside.
+    pub(crate) inside: AtomicU64,
+    /// Pieces that the process holds.
+    pub(crate) holds: AtomicU64,
+}
+
+/// The process uses its cards.
+pub(crate) const OPEN: u64 = 0;
+/// Its calls wait; what it has is on the cards.
+pub(crate) const SHUT: u64 = 1;
+/// Its calls wait, and what it has counts on no card.
+pub(crate) const ASIDE: u64 = 2;
+/// The same, while it is seen whether there is room for it: what it has counts as asked for.
+pub(crate) const RETURNING: u64 = 3;
 
 /// The pieces of memory that processes hold together, a word for each.
 #[repr(C)]
@@ -204,6 +231,12 @@ impl Image {
         self.word(PAGE, slot)
     }
 
+    /// Whether what a slot has counts on no card.
+    pub(crate) fn is_aside(&self, slot: usize) -> bool {
+        let at = std::mem::offset_of!(Table, doors) + slot * size_of::<Door>();
+        matches!(self.word(at, 0), ASIDE | RETURNING)
+    }
+
     pub(crate) fn held(&self, card: usize, slot: usize) -> u64 {
         self.word(shares_at(card) + PAGE, slot)
     }
@@ -244,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_table_is_made_of_pages() {
-        assert_eq!(LENGTH, PAGE * (2 + 3 * MAX_CARDS as usize) + 3 * 8 * PIECES);
+        assert_eq!(LENGTH, PAGE * (2 + 3 * MAX_CARDS as usize) + 3 * 8 * PIECES + 64 * SLOTS);
         assert_eq!(hold(0) as usize, PAGE * (2 + 3 * MAX_CARDS as usize));
         assert_eq!(std::mem::offset_of!(Table, pids), PAGE);
         assert_eq!(shares_at(1), PAGE * 5);

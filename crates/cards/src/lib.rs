@@ -12,11 +12,15 @@
 //!
 //! Memory that several processes hold together ([`Slot::hold`]) is kept in rows of its own, by the same rules.
 //!
+//! A process can be put aside by another one ([`Slot::shut`], [`Slot::put_aside`]): its calls wait at its door, and what it has counts on no
+//! card until it is brought back. Nothing is moved for that: sums leave out the slots whose door says so.
+//!
 //! A forked child owns no slot: a POSIX lock is not inherited. Its [`Slot`] refuses, and it may join anew.
 //!
 //! A POSIX lock has one trap: closing *any* descriptor of the file drops the process's locks on it. Files opened here are
 //! therefore kept open until the process ends, and opening one twice gives the same descriptor.
 
+mod aside;
 mod file;
 mod fork;
 mod layout;
@@ -25,6 +29,7 @@ mod slot;
 mod snapshot;
 mod sys;
 
+pub use aside::{Cannot, Inside, State};
 pub use layout::{MAX_CARDS, NAME_BYTES, PIECES, SLOTS};
 pub use slot::{Refused, Slot};
 pub use snapshot::{Card, Process, Snapshot};

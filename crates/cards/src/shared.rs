@@ -105,6 +105,7 @@ impl Slot {
     /// Notes a row whose read lock this process has just got. It is shown as its first holder's.
     fn adopt_piece(&self, row: usize) {
         self.file.set_held(row, 1);
+        self.table.doors[self.index].holds.fetch_add(1, SeqCst);
         let _ = self.table.shared.owners[row].compare_exchange(0, self.index as u64 + 1, SeqCst, SeqCst);
     }
 
@@ -115,6 +116,7 @@ impl Slot {
 
     /// Drops this process's lock on a row, and the piece if that was the last.
     fn drop_piece(&self, row: usize) {
+        self.table.doors[self.index].holds.fetch_sub(1, SeqCst);
         let owner = &self.table.shared.owners[row];
         let _ = owner.compare_exchange(self.index as u64 + 1, 0, SeqCst, SeqCst);
         if let Ok(true) = sys::try_lock(self.file.locks(), hold(row)) {

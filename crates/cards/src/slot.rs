@@ -2,7 +2,7 @@
 
 use crate::file::CardFile;
 use crate::fork;
-use crate::layout::{edit, life, shared_of, Column, Shares, Table, PIECES, SLOTS};
+use crate::layout::{edit, life, shared_of, Column, Shares, Table, ASIDE, OPEN, PIECES, RETURNING, SLOTS};
 use crate::sys;
 use std::fmt;
 use std::io;
@@ -54,7 +54,7 @@ pub struct Slot {
     pub(crate) file: &'static CardFile,
     pub(crate) table: &'static Table,
     pub(crate) index: usize,
-    generation: u32,
+    pub(crate) generation: u32,
 }
 
 impl Slot {
@@ -108,7 +108,7 @@ impl Slot {
         let full = |held: u64| Refused::Full { free: size.saturating_sub(held) };
         for attempt in 0..ATTEMPTS {
             add(&shares.asked[self.index], bytes).ok_or_else(|| full(self.held(card)))?;
-            if sum(&shares.asked).saturating_add(self.pieces(card)) <= size {
+            if self.asked(card) <= size {
                 return Ok(());
             }
             self.unask(card, bytes)?;
@@ -133,9 +133,21 @@ impl Slot {
         subtract(&self.shares(card)?.asked[self.index], bytes).map(|_| ()).ok_or(Refused::NotHeld)
     }
 
+    /// Bytes of a card that are held or asked for, by anyone in any way.
+    pub(crate) fn asked(&self, card: u32) -> u64 {
+        self.sum(&self.table.cards[card as usize].asked, &[ASIDE]).saturating_add(self.pieces(card))
+    }
+
     /// Bytes of a card that are held, by anyone in any way.
-    fn held(&self, card: u32) -> u64 {
-        sum(&self.table.cards[card as usize].held).saturating_add(self.pieces(card))
+    pub(crate) fn held(&self, card: u32) -> u64 {
+        self.sum(&self.table.cards[card as usize].held, &[ASIDE, RETURNING]).saturating_add(self.pieces(card))
+    }
+
+    /// The sum of a column without the slots whose doors are in one of these states.
+    fn sum(&self, column: &Column, without: &[u64]) -> u64 {
+        let shares = column.iter().map(|share| share.load(SeqCst)).enumerate().filter(|&(_, share)| share != 0);
+        let counted = shares.filter(|&(slot, _)| !without.contains(&self.table.doors[slot].state.load(SeqCst)));
+        counted.fold(0, |sum, (_, share)| sum.saturating_add(share))
     }
 
     /// Bytes of the pieces on a card.
@@ -191,7 +203,7 @@ impl Slot {
     }
 
     /// Clears what dead processes left on one card. True if there was something.
-    fn sweep(&self, card: u32, shares: &Shares) -> bool {
+    pub(crate) fn sweep(&self, card: u32, shares: &Shares) -> bool {
         let columns = [&self.table.pids, &shares.asked, &shares.held, &shares.contexts];
         let used = |index: usize| columns.iter().any(|column| column[index].load(SeqCst) != 0);
         let _threads = self.file.slots.lock();
@@ -241,11 +253,12 @@ fn clear(table: &Table, index: usize) {
     for owner in &table.shared.owners {
         let _ = owner.compare_exchange(index as u64 + 1, 0, SeqCst, SeqCst);
     }
+    let door = &table.doors[index];
+    for word in [&door.inside, &door.holds] {
+        word.store(0, SeqCst);
+    }
+    door.state.store(OPEN, SeqCst);
     table.pids[index].store(0, SeqCst);
-}
-
-fn sum(column: &Column) -> u64 {
-    column.iter().map(|share| share.load(SeqCst)).fold(0, u64::saturating_add)
 }
 
 fn add(word: &AtomicU64, bytes: u64) -> Option<u64> {

@@ -78,7 +78,7 @@ pub(crate) fn take(file: &CardFile) -> io::Result<Snapshot> {
 fn living(file: &CardFile, image: &Image) -> io::Result<Vec<(usize, u32)>> {
     let own = file.own_slot();
     let mut alive = Vec::new();
-    for slot in (0..SLOTS).filter(|&slot| image.pid(slot) != 0) {
+    for slot in (0..SLOTS).filter(|&slot| image.pid(slot) != 0 && !image.is_aside(slot)) {
         let pid = match sys::locked_by(file.locks(), life(slot))? {
             // The own lock is invisible to its owner.
             None if own == Some(slot) => std::process::id(),

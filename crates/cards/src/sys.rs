@@ -4,6 +4,8 @@ use crate::layout::{Table, LENGTH};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// Takes the lock on one byte if no other process has it. Locks of the own process never stand in the way.
 pub(crate) fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
@@ -75,6 +77,20 @@ fn flock(kind: libc::c_int, byte: u64) -> libc::flock {
         l_len: 1,
         l_pid: 0,
     }
+}
+
+/// Sleeps while the lower half of a word of the file is `value`, until somebody calls [`wake`], at most `patience`.
+pub(crate) fn sleep_while(word: &AtomicU64, value: u64, patience: Duration) {
+    let time = libc::timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+    // SAFETY: the kernel reads the word's lower half, which stands first on this architecture, and the time. Whatever it
+    // answers, the caller looks at the word again.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value as u32, &raw const time) };
+}
+
+/// Wakes who sleeps on a word, in any process.
+pub(crate) fn wake(word: &AtomicU64) {
+    // SAFETY: the kernel uses the address of the word only to find the sleepers.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
 /// Maps the file for good.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use zerogpu_cards::{Cards, Slot, Snapshot, Wish};
+use zerogpu_cards::{Cannot, Cards, Slot, Snapshot, Wish};
 
 const SIZE: u64 = 1000;
 const NAME: &str = "card";
@@ -20,7 +20,7 @@ fn main() {
     if arguments.get(1).is_some_and(|argument| argument == "worker") {
         return worker(Path::new(&arguments[2]));
     }
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 17] = [
         ("the_share_of_a_killed_process_is_free", the_share_of_a_killed_process_is_free),
         ("racing_processes_get_the_whole_card_and_no_more", racing_processes_get_the_whole_card_and_no_more),
         ("a_kill_at_any_instant_leaves_the_cards_whole", a_kill_at_any_instant_leaves_the_cards_whole),
@@ -33,6 +33,9 @@ fn main() {
         ("a_piece_counts_once_until_its_last_holder_is_gone", a_piece_counts_once_until_its_last_holder_is_gone),
         ("a_piece_has_to_fit_like_a_share", a_piece_has_to_fit_like_a_share),
         ("a_forked_child_holds_no_piece", a_forked_child_holds_no_piece),
+        ("a_process_is_put_aside_and_brought_back", a_process_is_put_aside_and_brought_back),
+        ("a_call_inside_is_waited_for", a_call_inside_is_waited_for),
+        ("whoever_dies_meanwhile_is_in_nobody_s_way", whoever_dies_meanwhile_is_in_nobody_s_way),
         ("slots_run_out_with_an_error_and_come_back", slots_run_out_with_an_error_and_come_back),
         (
             "a_process_of_another_container_is_seen_by_its_id_here",
@@ -79,6 +82,18 @@ fn worker(path: &Path) {
             "give" => show(slot.as_ref().unwrap().give(0, number)),
             "hold" => show(slot.as_ref().unwrap().hold(0, number, ID)),
             "letgo" => show(slot.as_ref().unwrap().let_go(ID)),
+            "aside" | "state" | "shut" | "put" | "back" | "reopen" => {
+                order(slot.as_ref().unwrap(), command, number as u32)
+            }
+            "call" => {
+                let inside = slot.as_ref().unwrap().enter();
+                assert!(inside.is_some());
+                println!("inside");
+                // until the next line
+                std::io::stdin().lines().next();
+                drop(inside);
+                "outside".to_string()
+            }
             "look" => show(Cards::look(path).and_then(|cards| cards.snapshot())),
             "fork" => in_child(|| {
                 let old = slot.take().unwrap();
@@ -99,6 +114,19 @@ fn worker(path: &Path) {
 
 fn show<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
     result.map_or_else(|error| error.to_string(), |_| "ok".to_string())
+}
+
+/// Does something with another process.
+fn order(slot: &Slot, command: &str, pid: u32) -> String {
+    let told = |result: Result<(), Cannot>| result.map_or_else(|why| format!("{why:?}"), |()| "ok".to_string());
+    match command {
+        "shut" => told(slot.shut(pid, Some(Duration::from_millis(50)))),
+        "put" => told(slot.put_aside(pid)),
+        "back" => told(slot.bring_back(pid)),
+        "reopen" => told(slot.open(pid)),
+        "aside" => told(slot.shut(pid, None).and_then(|()| slot.put_aside(pid))),
+        _ => format!("{:?}", slot.state_of(pid)),
+    }
 }
 
 /// Runs `work` in a forked child, which prints what it says, and waits for its end.
@@ -442,6 +470,86 @@ fn a_forked_child_holds_no_piece() {
     // SAFETY: kill(2) with signal 0 asks whether the process is there.
     assert_eq!(unsafe { libc::kill(child, 0) }, 0, "the child waits for the input that this test still holds");
     assert_eq!(other.ask("take 1000"), "ok");
+}
+
+fn a_process_is_put_aside_and_brought_back() {
+    let (_folder, path) = place();
+    let (mut one, mut two) = (Worker::joined(&path), Worker::joined(&path));
+    let pid = one.child.id();
+    assert_eq!(one.ask("take 600"), "ok");
+    let order = |two: &mut Worker, what: &str| two.ask(&format!("{what} {pid}"));
+    assert_eq!(order(&mut two, "state"), "Ok(Running)");
+    for early in ["put", "back", "reopen"] {
+        assert_eq!(order(&mut two, early), "State(Running)", "{early}");
+    }
+    assert_eq!(order(&mut two, "shut"), "ok");
+    assert_eq!(order(&mut two, "shut"), "State(Shut)");
+    assert_eq!(order(&mut two, "state"), "Ok(Shut)");
+    assert_eq!(look(&path).cards[0].bytes_used, 600, "it has what it had");
+    assert_eq!(order(&mut two, "put"), "ok");
+    assert_eq!(order(&mut two, "state"), "Ok(Aside)");
+    assert_eq!(look(&path), Snapshot::idle(1, SIZE, NAME));
+    assert_eq!(order(&mut two, "reopen"), "State(Aside)");
+    assert_eq!(two.ask("take 401"), "ok", "its room is free");
+    assert_eq!(order(&mut two, "back"), "Full");
+    assert_eq!(order(&mut two, "state"), "Ok(Aside)");
+    assert_eq!(look(&path).cards[0].bytes_used, 401, "what does not fit is nowhere");
+    assert_eq!(two.ask("give 1"), "ok");
+    assert_eq!(order(&mut two, "back"), "ok");
+    assert_eq!(look(&path).cards[0].bytes_used, 1000);
+    // a call waits until the door is open, and then goes on
+    one.say("call");
+    assert_eq!(order(&mut two, "reopen"), "ok");
+    assert_eq!(one.hear(), "inside");
+    assert_eq!(one.ask("go"), "outside");
+    assert_eq!(one.ask("give 600"), "ok");
+    assert_eq!(two.ask("take 600"), "ok");
+    let own = two.child.id();
+    assert_eq!(two.ask(&format!("shut {own}")), "Itself");
+    assert_eq!(two.ask("shut 1"), "Gone", "no user of the cards");
+    assert_eq!(two.ask("hold 1"), "the software card has 0 bytes free");
+    assert_eq!(two.ask("give 600"), "ok");
+    assert_eq!(one.ask("hold 100"), "ok");
+    assert_eq!(two.ask(&format!("aside {pid}")), "Shared");
+}
+
+fn a_call_inside_is_waited_for() {
+    let (_folder, path) = place();
+    let (mut one, mut two) = (Worker::joined(&path), Worker::joined(&path));
+    let pid = one.child.id();
+    assert_eq!(one.ask("call"), "inside");
+    assert_eq!(two.ask(&format!("shut {pid}")), "Busy");
+    assert_eq!(two.ask(&format!("state {pid}")), "Ok(Running)");
+    two.say(&format!("aside {pid}"));
+    one.say("go");
+    assert_eq!(two.hear(), "ok", "without a limit of time it waits for the call's end");
+    assert_eq!(one.hear(), "outside");
+}
+
+fn whoever_dies_meanwhile_is_in_nobody_s_way() {
+    let (_folder, path) = place();
+    let (mut one, mut two, mut three) = (Worker::joined(&path), Worker::joined(&path), Worker::joined(&path));
+    let pid = one.child.id();
+    assert_eq!(one.ask("take 600"), "ok");
+    // the one that puts aside: the process stays aside, and another brings it back
+    assert_eq!(two.ask(&format!("aside {pid}")), "ok");
+    two.kill();
+    assert_eq!(three.ask(&format!("state {pid}")), "Ok(Aside)");
+    assert_eq!(three.ask(&format!("back {pid}")), "ok");
+    assert_eq!(three.ask(&format!("put {pid}")), "ok");
+    // the one that was put aside: its slot is as good as new
+    one.kill();
+    assert_eq!(three.ask(&format!("back {pid}")), "Gone");
+    let mut four = Worker::joined(&path);
+    assert_eq!(four.ask("call"), "inside");
+    assert_eq!(four.ask("go"), "outside");
+    assert_eq!(four.ask("take 1000"), "ok");
+    assert_eq!(look(&path).cards[0].bytes_used, 1000);
+    // one that is inside of a call
+    assert_eq!(four.ask("call"), "inside");
+    three.say(&format!("aside {}", four.child.id()));
+    four.kill();
+    assert_eq!(three.hear(), "Gone");
 }
 
 fn slots_run_out_with_an_error_and_come_back() {

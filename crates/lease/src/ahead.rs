@@ -23,7 +23,9 @@ impl Scheduler {
         let asking = self.spaces.get(&space)?;
         let may = self.policy.prefetch && self.policy.warm_for != Some(Duration::ZERO) && now >= self.held;
         let waited_for = self.queue.values().any(|request| request.kind == asking.spec.kind);
-        if !may || waited_for || bytes == 0 || asking.doing != Doing::Nothing {
+        // one that is bound gets its context back first
+        let can = asking.doing == Doing::Nothing && asking.bound.is_none();
+        if !may || waited_for || bytes == 0 || !can {
             return None;
         }
         let need = bytes.checked_add(self.policy.context_bytes)?;

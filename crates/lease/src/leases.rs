@@ -1,5 +1,6 @@
 //! What can be asked of a lease, and of what it leaves behind.
 
+use crate::bound::Bound;
 use crate::card::Warm;
 use crate::denial::{bytes, number};
 use crate::poll::{Action, Evict};
@@ -110,6 +111,14 @@ impl Scheduler {
         Ok(deadline)
     }
 
+    /// The time of a lease begins only now: its holder could not use the card before. Gives its deadline.
+    pub fn restart(&mut self, now: Duration, lease: LeaseId) -> Option<Duration> {
+        let held = self.leases.get_mut(&lease)?;
+        held.deadline = now.saturating_add(held.deadline.saturating_sub(held.since));
+        (held.overdue, held.killed) = (None, false);
+        Some(held.deadline)
+    }
+
     /// Bytes of a lease.
     #[must_use]
     pub fn leased_bytes(&self, lease: LeaseId) -> Option<u64> {
@@ -207,6 +216,8 @@ impl Scheduler {
         let (context, half_life) = (self.policy.context_bytes, self.policy.half_life);
         let need = bytes.saturating_add(context);
         let mut evicts = Vec::new();
+        // from here on its context is the lease's
+        let bound = self.unbind(space);
         let home = self.spaces.get_mut(&space).and_then(|space| space.home.take());
         if let Some(home) = home.and_then(|home| self.card_mut(home)) {
             // What is warm elsewhere is old as soon as the Space writes here.
@@ -225,6 +236,7 @@ impl Scheduler {
         let Some(holder) = self.spaces.get_mut(&space) else { return (id, evicts) };
         holder.doing = Doing::Leasing(id);
         holder.keeps_word = true;
+        holder.bound = bound.map(Bound::leased);
         let tenant = holder.tenant;
         if let Some(account) = self.accounts.get_mut(&tenant) {
             account.start(now, half_life);

@@ -32,7 +32,8 @@
 //! A card fits if its kind is the Space's and the bytes with a context fit beside what is leased there; without
 //! [`Policy::share`], if nothing is leased there. Of those: the card with the Space's warm bytes, then the one with the
 //! fewest leases, then the one with the most free bytes, then the first. Warm bytes of others leave as far as needed, the
-//! least recently used first; what is leased never leaves. A Space is warm on one card at most.
+//! least recently used first; what is leased never leaves. A Space is warm on one card at most. One that is bound to its context
+//! ([`Scheduler::bind`]) computes on one card only.
 //!
 //! # Ahead of a claim
 //!
@@ -49,6 +50,7 @@
 //! tenant's other calls, waiting or running, may still use.
 
 mod ahead;
+mod bound;
 mod card;
 mod denial;
 mod leases;
@@ -62,6 +64,7 @@ mod table;
 mod tenant;
 
 pub use ahead::Prefetch;
+pub use bound::Kept;
 pub use denial::{Denial, Reason};
 pub use outlook::Position;
 pub use policy::{CardSpec, Kind, Policy, TenantPolicy};

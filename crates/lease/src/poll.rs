@@ -1,5 +1,6 @@
 //! What the daemon must do now, and when to ask again.
 
+use crate::card::Card;
 use crate::queue::Request;
 use crate::{CardId, LeaseId, RequestId, Scheduler, SpaceId};
 use std::cmp::Reverse;
@@ -177,9 +178,16 @@ impl Scheduler {
 
     /// Whether any card takes the request now.
     fn fits(&self, request: &Request) -> bool {
+        self.cards.iter().any(|card| self.takes(card, request))
+    }
+
+    /// Whether a card takes the request now.
+    fn takes(&self, card: &Card, request: &Request) -> bool {
         let need = request.bytes.saturating_add(self.policy.context_bytes);
-        let share = self.policy.share;
-        self.cards.iter().any(|card| card.spec.kind == request.kind && card.takes(need, share))
+        let (only, own) = self.bound_to(request.space).map_or((None, 0), |(card, own)| (Some(card), own));
+        card.spec.kind == request.kind
+            && only.is_none_or(|only| only == card.id)
+            && card.takes(need.saturating_sub(own), self.policy.share)
     }
 
     fn start(&mut self, now: Duration, id: RequestId, card: CardId, actions: &mut Vec<Action>) {
@@ -196,12 +204,10 @@ impl Scheduler {
 
     /// The best card that takes the request now.
     fn choose(&self, request: &Request, reserved: &[CardId]) -> Option<CardId> {
-        let need = request.bytes.saturating_add(self.policy.context_bytes);
         let home = self.spaces.get(&request.space).and_then(|space| space.home);
         self.cards
             .iter()
-            .filter(|card| card.spec.kind == request.kind && !reserved.contains(&card.id))
-            .filter(|card| card.takes(need, self.policy.share))
+            .filter(|card| !reserved.contains(&card.id) && self.takes(card, request))
             .min_by_key(|card| (home != Some(card.id), card.leases, Reverse(card.free()), card.id))
             .map(|card| card.id)
     }
@@ -210,9 +216,12 @@ impl Scheduler {
     /// leases last until their deadlines. A reservation that moved at will would let others refill the card it left.
     fn reserve(&self, request: &Request, reserved: &[CardId]) -> Option<CardId> {
         let need = request.bytes.saturating_add(self.policy.context_bytes);
+        let only = self.bound_to(request.space).map(|(card, _)| card);
         let fits = |card: CardId| {
             let spec = self.cards.get(card.0 as usize).map(|card| card.spec);
-            spec.is_some_and(|spec| spec.kind == request.kind && need <= spec.bytes) && !reserved.contains(&card)
+            spec.is_some_and(|spec| spec.kind == request.kind && need <= spec.bytes)
+                && !reserved.contains(&card)
+                && only.is_none_or(|only| only == card)
         };
         if let Some(kept) = request.reserved.filter(|card| fits(*card)) {
             return Some(kept);

@@ -1,5 +1,6 @@
 //! The state, and what Spaces ask of it before they hold a card.
 
+use crate::bound::Bound;
 use crate::card::Card;
 use crate::denial::{bytes, number, time};
 use crate::policy::{CardSpec, Kind, Policy};
@@ -82,6 +83,8 @@ pub(crate) struct Space {
     pub home: Option<CardId>,
     /// Whether it has claimed since others' bytes last left for what it might claim.
     pub keeps_word: bool,
+    /// What binds it to a card.
+    pub bound: Option<Bound>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +180,8 @@ impl Scheduler {
             account.spaces += 1;
         }
         let id = SpaceId(self.new_id());
-        self.spaces.insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None, keeps_word: false });
+        self.spaces
+            .insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None, keeps_word: false, bound: None });
         Ok(id)
     }
 
@@ -191,6 +195,7 @@ impl Scheduler {
             }
             Doing::Leasing(lease) => self.release(now, lease, 0),
         };
+        self.unbind(space);
         for card in &mut self.cards {
             card.warm.retain(|warm| warm.space != space);
             card.leaving.retain(|evict| evict.space != space);

@@ -226,7 +226,7 @@ pub enum ToBroker {
         /// The lease.
         lease: u64,
     },
-    /// The client has unmapped all, and has neither imports nor a context on the card.
+    /// The client has unmapped all, and has no imports on the card, nor a context unless it is [`ToBroker::Bound`].
     Released {
         /// The lease.
         lease: u64,

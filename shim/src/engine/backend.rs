@@ -178,9 +178,13 @@ impl Backend for Engine {
         if kind == Kind::Function {
             self.end_function(handle);
         }
-        let there = self.claimed.load(Ordering::Acquire) || locked(&self.live).kept;
-        if there && self.lost.load(Ordering::Acquire) == 0 {
+        if self.lost.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        if self.claimed.load(Ordering::Acquire) {
             self.end_live(kind, handle);
+        } else if locked(&self.live).kept {
+            self.end_later(kind, handle);
         }
     }
 

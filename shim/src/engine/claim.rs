@@ -129,17 +129,18 @@ impl Engine {
         let card = self.lease(borrowed, why)?;
         let claimed = find_card(d, card).and_then(|device| {
             check_card(d, device)?;
-            self.settle_on(device)?;
+            self.settle_on(device, card)?;
+            self.make_window(d)?;
             self.bring_in(d, device)
         });
-        if let Some(lender) = self.lender.as_ref().filter(|_| claimed.is_err()) {
-            lender.released();
+        if claimed.is_err() {
+            self.end_lease();
         }
         claimed
     }
 
     /// The card of the claim. A process that something binds to a context on another can't move.
-    fn settle_on(&self, device: CUdevice) -> Result<(), Failed> {
+    fn settle_on(&self, device: CUdevice, card: Option<Uuid>) -> Result<(), Failed> {
         let mut live = locked(&self.live);
         if live.kept && live.device != device {
             return Err(Failed {
@@ -150,7 +151,7 @@ impl Engine {
                     .into(),
             });
         }
-        live.device = device;
+        (live.device, live.card) = (device, card);
         Ok(())
     }
 
@@ -195,9 +196,17 @@ impl Engine {
             let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?;
             live.hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;
+            // so nobody has to ask while parked, when no call may reach the driver
+            let _known_already = self.cards.set(Ok(()));
         }
+        Ok(())
+    }
+
+    /// The addresses of the app's own reservations, once.
+    fn make_window(&self, d: &Driver) -> Result<(), Failed> {
+        let st = lock().map_err(Failed::at("locking"))?;
         if st.memory.vmm().has_reservations() {
-            live.hand_over_window(d)?;
+            locked(&self.live).hand_over_window(d)?;
         }
         Ok(())
     }
@@ -244,6 +253,7 @@ impl Engine {
         self.bind().map_err(Failed::at("making the context current"))?;
         set_limits(d, st);
         let mut live = locked(&self.live);
+        live.end_late(d);
         let needed = needed(st);
         let mapping = |code, had| no_room("mapping the app's own memory", d, needed, had, code);
         let bytes = match (&self.lender, lent) {

@@ -101,6 +101,8 @@ struct State {
     waiting: Option<Waiting>,
     /// How the backing was cut into slabs at the last claim: offset to bytes.
     shape: BTreeMap<u64, u64>,
+    /// While parked: the card with a context that this process is bound to, and what binds it.
+    bound: Option<(Uuid, String)>,
 }
 
 /// The broker.
@@ -138,10 +140,11 @@ impl Lender {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a lease goes on without its broker.
+    /// Whether a broker ought to know what this process has on a card, and there is none: a lease goes on, or a context is
+    /// bound.
     pub fn is_orphan(&self) -> bool {
         let state = self.locked();
-        state.lease.is_some() && state.link.is_none()
+        (state.lease.is_some() || state.bound.is_some()) && state.link.is_none()
     }
 
     /// How the backing is cut: what was agreed at the last claim.
@@ -314,14 +317,22 @@ impl Lender {
         }
     }
 
-    /// Nothing of this process is on the card any more.
-    pub fn released(&self) {
+    /// Nothing of this process is on the card any more, but for a context that it is `bound` to: that card, and what binds
+    /// it. From here to the next grant no call reaches the driver, which may be checkpointing this process.
+    pub fn released(&self, bound: Option<(Uuid, String)>) {
         let mut state = self.locked();
-        let Some(lease) = state.lease.take() else { return };
+        let lease = state.lease.take();
+        state.bound = bound.clone();
         let Some(connection) = state.link.as_ref().map(|link| link.connection.clone()) else { return };
         drop(state);
+        let mut news: Vec<ToBroker> = lease.iter().map(|lease| ToBroker::Released { lease: lease.number }).collect();
+        if let Some((card, by)) = bound {
+            // first, so that the card is not given away before its context has left
+            let with_its_lease = lease.is_none_or(|lease| lease.card == card);
+            news.insert(if with_its_lease { 0 } else { news.len() }, ToBroker::Bound { card, by });
+        }
         // a broker that is gone sees the end of the connection
-        let _gone_is_as_good = self.send(&connection, &ToBroker::Released { lease: lease.number });
+        let _gone_is_as_good = news.iter().try_for_each(|message| self.send(&connection, message));
     }
 
     /// Asks that the lease last until a moment; what the broker says comes with the other news.
@@ -380,7 +391,7 @@ impl Lender {
         self.used.fetch_sub(less, Ordering::Relaxed);
     }
 
-    /// Finds a broker for a lease that has lost its own.
+    /// Finds a broker for a lease or a bound context that has lost its own.
     pub fn reconnect(&self) {
         if self.is_orphan() {
             let _tried_again_later = self.connect();

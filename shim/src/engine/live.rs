@@ -13,7 +13,7 @@ use zerogpu_device::memory::Change;
 use zerogpu_device::objects::StreamKind;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_image::Kernel;
-use zerogpu_protocol::Range;
+use zerogpu_protocol::{Range, Uuid};
 
 /// What exists in the driver below for the current claim.
 #[derive(Default)]
@@ -26,10 +26,14 @@ pub struct Live {
     pub taken: Vec<u64>,
     /// The card of the claim: its ordinal in the driver.
     pub device: CUdevice,
+    /// The same card, as the broker calls it.
+    pub card: Option<Uuid>,
     /// The primary context.
     pub ctx: CUcontext,
     /// Whether a park left it there, with all twins, since something binds the process to it.
     pub kept: bool,
+    /// Twins in it whose objects the app has ended while parked, when no call may reach the driver.
+    pub(super) late: Vec<(Kind, u64)>,
     /// How often it was retained and not released yet.
     pub retained: u32,
     /// Who lends physical memory, while claimed with a lease.
@@ -313,23 +317,20 @@ impl Engine {
         let Some(twin) = handle::twin(h, kind, epoch) else { return };
         // a module is unloaded in the current context
         let (Ok(d), Ok(_)) = (self.driver(), self.bind()) else { return };
-        // SAFETY: a twin of this claim, whose object the app has just ended; a refusal leaves it to the park.
-        let ended = unsafe {
-            match kind {
-                Kind::Stream => (d.cuStreamDestroy_v2)(CUstream(twin as usize)),
-                Kind::Event => (d.cuEventDestroy_v2)(CUevent(twin as usize)),
-                Kind::Module => {
-                    let mut live = locked(&self.live);
-                    live.modules.retain(|m| m.0 .0 != h);
-                    live.globals.retain(|_, g| g.module.0 != h);
-                    live.ended_modules.push(CUmodule(twin as usize));
-                    CUresult::SUCCESS
-                }
-                _ => CUresult::SUCCESS,
-            }
-        };
-        if !ended.ok() {
-            crate::report::explain(&format!("the driver kept a {kind:?} that the app ended (CUDA error {})", ended.0));
+        match kind {
+            // unloaded without a lock
+            Kind::Module => locked(&self.live).forget(h, twin),
+            _ => end_twin(d, kind, twin),
+        }
+    }
+
+    /// The same while parked with a context that stayed: the driver hears of it at the next claim.
+    pub(super) fn end_later(&self, kind: Kind, h: usize) {
+        let Some(twin) = handle::twin(h, kind, self.epoch.load(Ordering::Acquire)) else { return };
+        let mut live = locked(&self.live);
+        match kind {
+            Kind::Module => live.forget(h, twin),
+            _ => live.late.push((kind, twin)),
         }
     }
 
@@ -397,6 +398,35 @@ impl Engine {
         };
         live.give_back();
         done
+    }
+}
+
+impl Live {
+    /// A module has ended: nothing of it is restored at a claim any more, and its twin is unloaded when that can be.
+    fn forget(&mut self, h: usize, twin: u64) {
+        self.modules.retain(|m| m.0 .0 != h);
+        self.globals.retain(|_, g| g.module.0 != h);
+        self.ended_modules.push(CUmodule(twin as usize));
+    }
+
+    /// Ends the twins of what has ended while parked. The context is current.
+    pub(super) fn end_late(&mut self, d: &Driver) {
+        self.late.drain(..).for_each(|(kind, twin)| end_twin(d, kind, twin));
+    }
+}
+
+/// Ends a twin whose object the app has ended.
+fn end_twin(d: &Driver, kind: Kind, twin: u64) {
+    // SAFETY: a twin in the current context, that nobody uses any more; a refusal leaves it to the context's end.
+    let ended = unsafe {
+        match kind {
+            Kind::Stream => (d.cuStreamDestroy_v2)(CUstream(twin as usize)),
+            Kind::Event => (d.cuEventDestroy_v2)(CUevent(twin as usize)),
+            _ => CUresult::SUCCESS,
+        }
+    };
+    if !ended.ok() {
+        crate::report::explain(&format!("the driver kept a {kind:?} that the app ended (CUDA error {})", ended.0));
     }
 }
 

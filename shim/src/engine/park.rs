@@ -14,7 +14,7 @@ use zerogpu_device::exec::now;
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};
-use zerogpu_protocol::Range;
+use zerogpu_protocol::{clip, Range, TEXT_BYTES};
 
 /// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
 const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
@@ -158,11 +158,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Nothing of the process is on the card: the next may have it.
-    fn end_lease(&self) {
-        if let Some(lender) = &self.lender {
-            lender.released();
-        }
+    /// Nothing of the process is on the card, but for a context that it is bound to: the next may have it.
+    pub(super) fn end_lease(&self) {
+        let Some(lender) = &self.lender else { return };
+        let card = {
+            let live = locked(&self.live);
+            // what is left is tried again, which takes driver calls
+            live.card.filter(|_| live.kept && locked(&self.left).is_empty())
+        };
+        let by = || clip(&locked(&self.bound).join(", "), TEXT_BYTES).to_string();
+        lender.released(card.map(|card| (card, by())));
     }
 
     /// Keeps the times of the events that this claim recorded, as offsets from its base event.
@@ -223,10 +228,14 @@ impl Engine {
         if locked(&self.left).is_empty() || matches!(*phase, Phase::Claimed { .. }) {
             return true;
         }
-        match (self.driver(), lock()) {
+        let all = match (self.driver(), lock()) {
             (Ok(d), Ok(_st)) => self.give_back(d),
             _ => true,
+        };
+        if all {
+            self.end_lease();
         }
+        all
     }
 
     /// Gives back memory, mappings and pins.
@@ -268,6 +277,7 @@ impl Engine {
         live.modules.clear();
         live.ended_modules.clear();
         live.globals.clear();
+        live.late.clear();
         live.base = None;
         // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {

@@ -115,7 +115,7 @@ impl Engine {
                     Some(self.settings.idle)
                 }
             }
-            Phase::Parked | Phase::Lost(_) if self.leave_again() => None,
+            Phase::Parked | Phase::Lost(_) if self.leave_again() => self.find_broker(),
             Phase::Parked | Phase::Lost(_) => Some(AGAIN),
         }
     }
@@ -148,6 +148,13 @@ impl Engine {
             wanted.are_told(&mut st.memory).ok()?;
         }
         None
+    }
+
+    /// While parked: a context that stays on a card needs a broker, to leave it. How long to wait until the next look.
+    fn find_broker(&self) -> Option<Duration> {
+        let lender = self.lender.as_ref()?;
+        lender.reconnect();
+        lender.is_orphan().then_some(AGAIN)
     }
 
     /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another, again and again.

@@ -244,6 +244,8 @@ mod tests {
             host_bytes: GIB,
             pinned: 0,
             parting: None,
+            bound_by: None,
+            aside: false,
         };
         Status {
             version: "1.2.3".into(),

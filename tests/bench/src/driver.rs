@@ -62,6 +62,7 @@ functions! {
     cuMemsetD8Async(CUdeviceptr, u8, usize, CUstream);
     cuMemcpyHtoD_v2(CUdeviceptr, *const c_void, usize);
     cuMemcpyDtoH_v2(*mut c_void, CUdeviceptr, usize);
+    cuGetExportTable(*mut *const c_void, *const CUuuid);
 }
 
 /// `zerogpu_region_begin` and its companions (include/zerogpu.h).

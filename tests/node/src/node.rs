@@ -38,6 +38,8 @@ pub struct Shape {
     pub soft: Vec<(&'static str, String)>,
     /// Calls of the broker's driver that fail, as `SOFTCUDA_FAULT` has them.
     pub faults: String,
+    /// Whether every second Space with a plan is bound to its context.
+    pub bound: bool,
 }
 
 impl Default for Shape {
@@ -51,6 +53,7 @@ impl Default for Shape {
             tenant: String::new(),
             soft: Vec::new(),
             faults: String::new(),
+            bound: false,
         }
     }
 }
@@ -220,7 +223,13 @@ impl Node {
 
     /// Starts a broker, and waits until it is ready.
     pub fn broker(&self) -> Result<Broker> {
+        self.faulty_broker("")
+    }
+
+    /// The same, with driver calls that fail (SOFTCUDA_FAULT).
+    pub fn faulty_broker(&self, faults: &str) -> Result<Broker> {
         let mut command = self.command("zerogpu");
+        command.env("SOFTCUDA_FAULT", faults);
         command
             .args(["broker", "--driver", "soft", "--socket"])
             .arg(self.socket())
@@ -286,7 +295,11 @@ impl Node {
 
     /// A Space that carries out a plan of its own.
     pub fn planned(&self, seed: u64, most: u64, calls: u64) -> Result<Space> {
-        self.space("plan", &[seed.to_string(), most.to_string(), calls.to_string()])
+        let mut words = vec![seed.to_string(), most.to_string(), calls.to_string()];
+        if self.shape.bound && seed % 2 == 1 {
+            words.push("bound".into());
+        }
+        self.space("plan", &words)
     }
 
     /// A Space that does what it is told.

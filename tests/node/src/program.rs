@@ -91,6 +91,25 @@ impl Program {
         }
     }
 
+    /// Calls what the shim only forwards, so that the context is bound from now on: a slot of an undocumented table that
+    /// softcuda does not have.
+    pub fn bind(&self) -> Result<()> {
+        const TABLE: CUuuid = CUuuid { bytes: 0x1734_DC26_800D_4745_8726_C0F1_E7DD_8BCA_u128.to_be_bytes() };
+        const SLOT: usize = 5;
+        let mut table = std::ptr::null();
+        // SAFETY: writes the table's address.
+        must("cuGetExportTable", unsafe { (self.d.cuGetExportTable)(&mut table, &TABLE) })?;
+        let slot: Option<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>;
+        // SAFETY: a table of C functions behind its size, longer than that; what takes fewer arguments ignores the rest.
+        unsafe {
+            slot = std::mem::transmute::<usize, _>(*table.cast::<usize>().add(SLOT));
+            slot.context("the table ends early")?(0, 0, 0, 16);
+        }
+        let state = self.state()?;
+        ensure!(state["bound_by"].as_array().is_some_and(|by| !by.is_empty()), "nothing was bound: {state}");
+        Ok(())
+    }
+
     /// Launches a kernel, so that a region really claims.
     pub fn launch(&mut self) -> Result<()> {
         if self.pieces.is_empty() {

@@ -7,7 +7,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS`, `obey LIBRARY SEED BYTES`, `deed NAME SOCKET` or `late CARD SOCKET`.
+/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS [bound]`, `obey LIBRARY SEED BYTES`, `deed NAME SOCKET` or `late CARD SOCKET`.
 ///
 /// # Errors
 /// What went wrong, a wrong byte above all.
@@ -17,11 +17,12 @@ pub fn main(words: &[String]) -> Result<()> {
         Program::open(Path::new(library), seed.parse()?, most.parse()?)
     };
     match words[..] {
-        ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?),
+        ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?, false),
+        ["plan", library, seed, most, calls, "bound"] => plan(&mut open(library, seed, most)?, calls.parse()?, true),
         ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
         ["deed", name, socket] => hostile::commit(name, Path::new(socket)),
         ["late", card, socket] => hostile::lie(card, Path::new(socket)),
-        _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS | obey LIBRARY SEED BYTES"),
+        _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS [bound] | obey LIBRARY SEED BYTES"),
     }
 }
 
@@ -30,8 +31,8 @@ fn say(value: &Value) -> Result<()> {
     writeln!(out, "{value}").and_then(|()| out.flush()).context("nobody listens")
 }
 
-/// Calls as the seed has them; a line for each.
-fn plan(program: &mut Program, calls: u64) -> Result<()> {
+/// Calls as the seed has them; a line for each. `bound`: from the first call on its context can't be made anew.
+fn plan(program: &mut Program, calls: u64, bound: bool) -> Result<()> {
     for _ in 0..3 {
         program.take()?;
     }
@@ -45,6 +46,9 @@ fn plan(program: &mut Program, calls: u64) -> Result<()> {
         program.begin(seconds)?;
         program.launch().context("the launch that claims")?;
         let claimed = start.elapsed();
+        if bound && call == 0 {
+            program.bind()?;
+        }
         for _ in 0..program.random().between(1, 6) {
             program.step().context("inside a region")?;
         }
@@ -71,6 +75,7 @@ fn obey(program: &mut Program) -> Result<()> {
             ["take", bytes] => program.take_bytes(bytes.parse()?)?,
             ["begin", seconds] => program.begin(seconds.parse()?)?,
             ["launch"] => program.launch()?,
+            ["bind"] => program.bind()?,
             ["steps", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.step())?,
             ["write", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.write())?,
             ["drop"] => program.drop_one()?,

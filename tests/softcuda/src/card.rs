@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 use zerogpu_abi::*;
-use zerogpu_cards::{Cards, Refused, Slot, Wish};
+use zerogpu_cards::{Cards, Inside, Refused, Slot, Wish};
 use zerogpu_device::api::set_exports;
 use zerogpu_device::host;
 use zerogpu_device::link::Recipe;
@@ -123,7 +123,7 @@ const STALE: [CUresult; 4] =
 
 impl Card {
     /// The process's slot in the file of cards; joined at the first use.
-    fn slot(&self) -> Res<&Slot> {
+    pub fn slot(&self) -> Res<&Slot> {
         let slot = self.slot.get_or_init(|| {
             let joined = self.cards.clone().and_then(|cards| cards.join().map_err(|e| e.to_string()));
             joined
@@ -133,6 +133,12 @@ impl Card {
                 .ok()
         });
         slot.as_ref().ok_or(CUresult::SYSTEM_NOT_READY)
+    }
+
+    /// Waits while another process keeps this one locked for a checkpoint, then counts a call in. None: the process has no
+    /// slot yet, or is a forked child.
+    pub fn enter(&self) -> Option<Inside> {
+        self.slot.get()?.as_ref()?.enter()
     }
 
     /// A call begins: the error that the settings inject into it.

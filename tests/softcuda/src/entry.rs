@@ -1,6 +1,7 @@
 //! The exports: every declared symbol, with fault injection in front and a record of violations behind.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments, unsafe_op_in_unsafe_fn, missing_docs)]
 use crate::card;
+use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use zerogpu_abi::*;
@@ -25,16 +26,34 @@ macro_rules! missing {
     }};
 }
 
-/// Runs a call: starts the driver if need be, fails on purpose if told to, notes what a program must not do.
+thread_local! {
+    /// Calls of this thread that have not returned. Those in a callback are let through: the one around them is inside.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs a call: starts the driver if need be, waits while the process is locked for a checkpoint, fails on purpose if told
+/// to, notes what a program must not do.
 fn guarded(name: &'static str, body: impl FnOnce() -> CUresult) -> CUresult {
     let run = AssertUnwindSafe(|| {
         let card = card::start();
+        let _inside = if DEPTH.get() == 0 { card.enter() } else { None };
+        DEPTH.set(DEPTH.get() + 1);
+        let _left = Left;
         let injected = card.fault(name);
         let result = if injected.ok() { body() } else { injected };
         card.judge(name, result);
         result
     });
     catch_unwind(run).unwrap_or(CUresult::UNKNOWN)
+}
+
+/// A call has returned, in whatever way.
+struct Left;
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
 }
 
 include!(concat!(env!("OUT_DIR"), "/exports.rs"));

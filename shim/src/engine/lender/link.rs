@@ -39,6 +39,7 @@ impl Lender {
         });
         let cc = (config.profile.cc.0 as u32, config.profile.cc.1 as u32);
         let orphan = holds.is_some();
+        let bound = state.bound.clone().filter(|_| !orphan);
         let hello = Hello { name: self.name.clone(), vram: config.vram, cc, role: Role::Space, holds };
         let file = backing::file().ok_or_else(|| {
             Trouble::Denied(
@@ -71,6 +72,10 @@ impl Lender {
         };
         if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
             return Err(self.hang_up("no thread could be made; raise the process limit"));
+        }
+        if let Some((card, by)) = bound {
+            // an earlier broker may have had the driver checkpoint this process
+            self.send(&connection, &ToBroker::Bound { card, by })?;
         }
         report::explain(&format!(
             "connected to the broker on {}{}",
@@ -120,9 +125,11 @@ impl Lender {
         }
         self.forget_link(connection);
         if let Some(engine) = engine().filter(|_| self.is_orphan()) {
-            report::explain(
-                "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
-            );
+            if self.locked().lease.is_some() {
+                report::explain(
+                    "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
+                );
+            }
             engine.watch.look_again(engine);
         }
     }

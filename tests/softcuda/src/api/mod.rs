@@ -6,6 +6,8 @@
     clippy::undocumented_unsafe_blocks,
     missing_docs
 )]
+mod checkpoint;
 mod share;
 
+pub use checkpoint::*;
 pub use share::*;
