@@ -1,12 +1,14 @@
 //! A card's worker: a thread with the card's context, which makes, fills, brings home and drops slabs, one job at a time.
 //!
 //! Jobs come in the order in which the daemon decided them, so an eviction that makes room is done before what needs it.
-//! The worker decides nothing, and keeps all that is on its card.
+//! The worker decides nothing, and keeps all that is on its card. While it has no job it brings in what may be claimed soon,
+//! piece by piece, so that a job waits for one piece at most.
+use super::ahead::{Ahead, Stop};
 use super::slabs::{Card, Moved, Slabs};
 use super::space::Backing;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::{channel, Receiver, Sender, TryRecvError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
@@ -18,6 +20,10 @@ use zerogpu_protocol::Range;
 pub enum Job {
     /// Make the slabs of a lease, and bring their bytes in.
     Fill { space: SpaceId, backing: Arc<Backing>, lease: LeaseId, slabs: Vec<Range>, dirty: Vec<Range> },
+    /// What the host has written: the card's copy of it is old.
+    Stale { space: SpaceId, dirty: Vec<Range> },
+    /// Bring in what the Space may claim soon, while there is nothing else to do.
+    Ahead { space: SpaceId, backing: Arc<Backing>, slabs: Vec<Range>, stop: Stop },
     /// One more slab, zeroed.
     Grow { space: SpaceId, lease: LeaseId, slab: Range },
     /// Slabs that their owner has let go of.
@@ -38,6 +44,9 @@ pub enum Done {
     Slabs { space: SpaceId, lease: LeaseId, fds: Vec<OwnedFd> },
     /// The bytes are there.
     Filled { space: SpaceId, lease: LeaseId, moved: Moved, took: Duration },
+    /// Bringing in what may be claimed soon has ended, wherever it got: `bytes` of the Space are on the card, `moved` of them
+    /// copied for it.
+    Ahead { space: SpaceId, stop: Stop, bytes: u64, moved: u64, took: Duration },
     /// A slab that was asked for; the error is the driver's.
     Grown { space: SpaceId, lease: LeaseId, slab: Range, fd: Res<OwnedFd> },
     /// The host copy is complete; `resident` bytes are on the card.
@@ -75,7 +84,7 @@ impl Worker {
                 });
                 let card = Card { driver, device, hasher: hasher.ok() };
                 let _daemon_is_there = ready.send(Ok(()));
-                Room { card, spaces: HashMap::new(), tell: Box::new(tell) }.serve(&inbox);
+                Room { card, spaces: HashMap::new(), ahead: VecDeque::new(), tell: Box::new(tell) }.serve(&inbox);
             }
             Err(e) => {
                 let _daemon_is_there = ready.send(Err(e));
@@ -113,13 +122,52 @@ fn retain(d: &Driver, device: CUdevice) -> Res {
 struct Room {
     card: Card,
     spaces: HashMap<SpaceId, Slabs>,
+    /// What is brought in while there is no job, the first first.
+    ahead: VecDeque<Ahead>,
     tell: Box<dyn Fn(Done) + Send>,
 }
 
 impl Room {
     fn serve(mut self, inbox: &Receiver<Job>) {
-        while let Ok(job) = inbox.recv() {
+        loop {
+            let job = match inbox.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) if !self.ahead.is_empty() => {
+                    self.go_ahead();
+                    continue;
+                }
+                Err(TryRecvError::Empty) => match inbox.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
+            };
             self.act(job);
+        }
+    }
+
+    /// One piece of what may be claimed soon.
+    fn go_ahead(&mut self) {
+        let Some(first) = self.ahead.front_mut() else { return };
+        let more = first.step(&self.card, self.spaces.entry(first.space).or_default());
+        if let Err(code) = &more {
+            // the claim does all of it, and says what is wrong
+            tracing::debug!(space = first.space.0, code = code.0, "bytes were not brought ahead of a claim");
+        }
+        if !more.unwrap_or(false) {
+            let space = first.space;
+            self.end_ahead(|ahead| ahead.space == space);
+        }
+    }
+
+    /// Brings no more of these ahead.
+    fn end_ahead(&mut self, which: impl Fn(&Ahead) -> bool) {
+        let (ended, rest): (VecDeque<Ahead>, _) = std::mem::take(&mut self.ahead).into_iter().partition(which);
+        self.ahead = rest;
+        for ahead in ended {
+            let bytes = self.spaces.get(&ahead.space).map_or(0, Slabs::bytes);
+            let Ahead { space, stop, moved, took, .. } = ahead;
+            (self.tell)(Done::Ahead { space, stop, bytes, moved, took });
         }
     }
 
@@ -127,8 +175,27 @@ impl Room {
         match job {
             // whoever is gone waits for nothing
             Job::Fill { backing, .. } | Job::Home { backing, .. } if backing.is_gone() => {}
-            Job::Fill { space, backing, lease, slabs, dirty } => self.fill(space, &backing, lease, &slabs, &dirty),
+            // whoever computes has the card and its bus for itself
+            Job::Fill { space, backing, lease, slabs, dirty } => {
+                self.end_ahead(|_| true);
+                self.fill(space, &backing, lease, &slabs, &dirty);
+            }
+            Job::Stale { space, dirty } => {
+                if let Some(of_space) = self.spaces.get_mut(&space) {
+                    dirty.into_iter().for_each(|range| of_space.make_stale(range));
+                }
+            }
+            Job::Ahead { space, backing, slabs, stop } => {
+                self.end_ahead(|ahead| ahead.space == space);
+                match self.spaces.entry(space).or_default().keep(&self.card, &slabs) {
+                    Ok(()) => self.ahead.push_back(Ahead::new(space, backing, slabs, stop)),
+                    Err(code) => {
+                        (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code })
+                    }
+                }
+            }
             Job::Grow { space, lease, slab } => {
+                self.end_ahead(|_| true);
                 let of_space = self.spaces.entry(space).or_default();
                 let fd = of_space.make(&self.card, slab).and_then(|()| of_space.share(slab.off));
                 (self.tell)(Done::Grown { space, lease, slab, fd });
@@ -150,6 +217,7 @@ impl Room {
                 (self.tell)(done);
             }
             Job::Forget { space, backing, range, drop } => {
+                self.end_ahead(|ahead| ahead.space == space);
                 let dropped = match self.spaces.get_mut(&space) {
                     Some(of_space) if drop => of_space.drop_range(&self.card, range),
                     _ => Ok(0),
@@ -196,10 +264,12 @@ impl Room {
     }
 
     fn evict(&mut self, space: SpaceId, let_go: bool) {
+        self.ahead.retain(|ahead| ahead.space != space);
         let Some(mut slabs) = self.spaces.remove(&space) else {
             return (self.tell)(Done::Evicted { space, withheld: 0 });
         };
-        let (bytes, before) = (slabs.bytes(), self.free());
+        // what it never had it can't keep
+        let (bytes, before) = (slabs.lent(), self.free());
         match slabs.clear(&self.card) {
             Ok(()) => {
                 // contexts of others come and go meanwhile, so only what can't be theirs counts

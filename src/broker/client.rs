@@ -1,6 +1,7 @@
 //! A connection: who is behind it, and what it holds.
+use super::ahead::Stop;
 use super::space::Backing;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 use zerogpu_lease::{CardId, LeaseId, RequestId, SpaceId};
@@ -16,8 +17,29 @@ pub struct Client {
     pub pidfd: Option<OwnedFd>,
     /// Whether packets wait for room in its socket.
     pub blocked: bool,
+    /// Why its connection is over although its process still holds a card.
+    pub parting: Option<String>,
     /// What it is.
     pub role: Role,
+}
+
+impl Client {
+    /// Ends its process: the one that connected, as the kernel says.
+    ///
+    /// # Errors
+    /// It can't be named, or this process may not.
+    pub fn kill(&self) -> std::io::Result<()> {
+        let process = self.pidfd.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
+        // SAFETY: a descriptor of ours, and numbers; no signal information.
+        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()).or_else(|e| match e.raw_os_error() {
+                // it has ended already
+                Some(libc::ESRCH) => Ok(()),
+                _ => Err(e),
+            }),
+        }
+    }
 }
 
 /// What a client is.
@@ -52,6 +74,10 @@ pub struct Space {
     pub lease: Option<Lease>,
     /// The card with slabs of it, leased or warm.
     pub home: Option<CardId>,
+    /// The list of what it may claim soon, as it comes.
+    pub wish: Request,
+    /// Ends what is brought ahead of its claim.
+    pub ahead: Option<Stop>,
 }
 
 /// A lease, as its holder sees it.
@@ -62,6 +88,8 @@ pub struct Lease {
     pub card: CardId,
     /// The client's number of the claim.
     pub claim: u32,
+    /// The number that it had at an earlier broker, which its holder names until it has heard of the new one.
+    pub before: Option<u64>,
     /// How far it is.
     pub stage: Stage,
     /// The list of slabs, as it comes.
@@ -112,9 +140,16 @@ pub struct Tally {
 }
 
 impl Space {
+    /// Has nothing more be brought ahead of a claim.
+    pub fn stop_ahead(&mut self) {
+        if let Some(stop) = self.ahead.take() {
+            stop.set();
+        }
+    }
+
     /// Its lease, if it has this number.
     pub fn lease_mut(&mut self, number: u64) -> Option<&mut Lease> {
-        self.lease.as_mut().filter(|lease| lease.id.0 == number)
+        self.lease.as_mut().filter(|lease| lease.id.0 == number || lease.before == Some(number))
     }
 }
 
@@ -123,7 +158,7 @@ impl Lease {
     pub fn new(id: LeaseId, card: CardId, claim: u32, stage: Stage, waited: f64) -> Lease {
         let tally =
             Tally { granted: Instant::now(), waited, brought: 0, warm: 0, taken: 0, unchanged: 0, revoked: false };
-        Lease { id, card, claim, stage, request: Request::default(), slabs: Vec::new(), tally }
+        Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }
     }
 
     /// Whether its holder has its memory: bytes may have gone home, and it may go on all the same.

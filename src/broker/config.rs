@@ -23,6 +23,8 @@ pub struct Config {
     pub idle_exit: Option<String>,
     /// Host memory that all Spaces may use together, as in "256GiB"; without it, nine tenths of the machine's.
     pub host_memory: Option<String>,
+    /// Where the use of tenants is kept over a restart; without it, in $STATE_DIRECTORY, else beside the socket.
+    pub state: Option<PathBuf>,
     /// The queue.
     pub queue: Queue,
     /// What stays on a card.
@@ -59,6 +61,8 @@ pub struct Queue {
 pub struct Memory {
     /// How long bytes stay warm: "0" never, as in "10min"; without it, until the room is needed.
     pub warm: Option<String>,
+    /// Whether bytes are brought to an idle card when a region begins.
+    pub prefetch: Option<bool>,
     /// Room on a card for the context of each Space that computes.
     pub context: Option<String>,
 }
@@ -128,6 +132,7 @@ impl Config {
             queue_timeout: time(&self.queue.timeout, usual.queue_timeout)?,
             share: self.queue.share.unwrap_or(usual.share),
             warm_for: self.memory.warm.as_ref().map(|text| parsed(text, zerogpu_settings::duration)).transpose()?,
+            prefetch: self.memory.prefetch.unwrap_or(usual.prefetch),
             context_bytes: size(&self.memory.context, usual.context_bytes)?,
             half_life: time(&self.queue.half_life, usual.half_life)?,
             tenants: tenants.collect::<Result<_>>()?,
@@ -155,6 +160,21 @@ impl Config {
     /// Bytes of host memory for all Spaces.
     pub fn host_memory(&self) -> Result<u64> {
         size(&self.host_memory, machine_memory() / 10 * 9)
+    }
+
+    /// The file with the use of tenants, of a broker that listens on `socket`.
+    pub fn state(&self, socket: &Path) -> PathBuf {
+        // systemd sets it for a service with a StateDirectory=; of several the first is as good as any
+        let folder = std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
+        match (&self.state, folder) {
+            (Some(path), _) => path.clone(),
+            (None, Some(folders)) => std::env::split_paths(&folders).next().unwrap_or_default().join("use.json"),
+            (None, None) => {
+                let mut name = socket.as_os_str().to_owned();
+                name.push(".use");
+                name.into()
+            }
+        }
     }
 
     /// How long nothing is leased after an unclean end.
@@ -223,6 +243,7 @@ mod tests {
         assert_eq!(config.policy().unwrap(), Policy::default());
         assert_eq!(config.socket_mode().unwrap(), 0o600);
         assert_eq!(config.tenant_of(7), "uid-7");
+        assert_eq!(config.state(Path::new("/run/y")), Path::new("/run/y.use"));
         assert!(config.host_memory().unwrap() > 1 << 20);
     }
 
@@ -236,6 +257,7 @@ mod tests {
             metrics = "127.0.0.1:9464"
             host-memory = "10GiB"
             idle-exit = "1min"
+            state = "/var/lib/x"
             [queue]
             aging = "1min"
             max-seconds = 90.5
@@ -246,6 +268,7 @@ mod tests {
             reconnect = "1s"
             [memory]
             warm = "0"
+            prefetch = false
             context = "512MiB"
             [default-tenant]
             spaces = 3
@@ -260,6 +283,8 @@ mod tests {
         let policy = config.policy().unwrap();
         assert_eq!((policy.aging, policy.max_seconds, policy.share), (Duration::from_secs(60), 90.5, true));
         assert_eq!((policy.warm_for, policy.context_bytes), (Some(Duration::ZERO), 512 << 20));
+        assert!(!policy.prefetch);
+        assert_eq!(config.state(Path::new("/run/y")), Path::new("/var/lib/x"));
         assert_eq!(policy.default_tenant.spaces, 3);
         let alice = policy.tenant("alice");
         assert_eq!((alice.weight, alice.spaces, alice.vram), (2.0, 3, 40 << 30));

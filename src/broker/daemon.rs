@@ -3,11 +3,13 @@
 //! One thread decides everything; the workers of the cards do what takes time. Nothing here waits: clients that do not
 //! read are dropped, and so is whoever breaks the protocol. What a client asks is in `desk`, what the scheduler and the
 //! workers answer in `outcome`.
-use super::card::{Done, Job, Worker};
+use super::card::{Done, Worker};
 use super::client::{Client, Role};
 use super::config::Config;
+use super::desk::Fault;
 use super::idle::Idle;
-use super::metrics::Metrics;
+use super::ledger::Ledger;
+use super::metrics::{Cause, Metrics};
 use super::Node;
 use anyhow::{Context, Result};
 use mio::unix::SourceFd;
@@ -16,7 +18,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,7 +77,7 @@ pub struct Daemon {
     pub(super) workers: Vec<Worker>,
     inbox: Receiver<Letter>,
     letters: Letters,
-    poll: Poll,
+    pub(super) poll: Poll,
     listener: Listener,
     signals: SignalFd,
     pub(super) scheduler: Scheduler,
@@ -91,6 +93,9 @@ pub struct Daemon {
     buffer: Packet,
     leaving: bool,
     idle: Option<Idle>,
+    ledger: Ledger,
+    /// Whether the cards were used since the ledger was written.
+    pub(super) used: bool,
 }
 
 impl Daemon {
@@ -102,6 +107,7 @@ impl Daemon {
         listener: Listener,
         hold: Duration,
         idle: Option<Idle>,
+        socket: &Path,
     ) -> Result<Daemon> {
         let poll = Poll::new().context("epoll is not there")?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("eventfd is not there")?);
@@ -125,6 +131,9 @@ impl Daemon {
         let specs: Vec<_> = node.specs()?;
         let mut scheduler = Scheduler::new(config.policy()?, &specs);
         scheduler.hold(hold);
+        // its thread comes after the signals are blocked, or it would be the one that they end
+        let ledger = Ledger::open(config.state(socket))?;
+        scheduler.restore(Duration::ZERO, &ledger.read());
         let host_memory = config.host_memory()?;
         let id = random()?;
         Ok(Daemon {
@@ -150,6 +159,8 @@ impl Daemon {
             buffer: Packet::new(),
             leaving: false,
             idle,
+            ledger,
+            used: false,
         })
     }
 
@@ -196,6 +207,9 @@ impl Daemon {
             self.decide();
             self.tell_places();
             self.look_whether_idle();
+            if self.used && self.ledger.wake().is_zero() {
+                self.write_use();
+            }
         }
         Ok(self.farewell())
     }
@@ -214,8 +228,16 @@ impl Daemon {
         let waiting = self.clients.values().any(|c| matches!(&c.role, Role::Space(space) if space.claim.is_some()));
         let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
         let idle = self.idle.as_ref().and_then(Idle::wake);
+        let state = self.used.then(|| self.ledger.wake());
         // rounded up, since epoll counts milliseconds and an early wake would spin
-        scheduler.into_iter().chain(silent.min()).chain(places).chain(idle).min().map(|t| t + Duration::from_millis(1))
+        scheduler
+            .into_iter()
+            .chain(silent.min())
+            .chain(places)
+            .chain(idle)
+            .chain(state)
+            .min()
+            .map(|t| t + Duration::from_millis(1))
     }
 
     fn accept(&mut self) {
@@ -226,7 +248,14 @@ impl Daemon {
                 Err(e) => return tracing::warn!("a connection could not be accepted: {e}"),
             };
             let Ok(peer) = peer(socket.as_fd()) else { continue };
-            let pidfd = pidfd(socket.as_fd(), peer.pid).ok();
+            let pidfd = pidfd(socket.as_fd(), peer.pid)
+                .inspect_err(|e| {
+                    tracing::warn!(
+                        pid = peer.pid,
+                        "a program's process can't be watched ({e}): its end is its connection's"
+                    );
+                })
+                .ok();
             let token = self.next;
             self.next += 2;
             let registry = self.poll.registry();
@@ -241,39 +270,45 @@ impl Daemon {
             }
             let endpoint = Endpoint::new(socket, KEPT);
             let role = Role::New(Instant::now() + HELLO);
-            self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, role });
+            self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, parting: None, role });
         }
     }
 
     /// Reads what a client says, up to a turn's worth.
     fn read(&mut self, token: usize) {
         for _ in 0..TURN {
-            let Some(client) = self.clients.get_mut(&token) else { return };
+            let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
             let result = match client.role {
                 Role::New(_) => match client.endpoint.recv_hello(&mut self.buffer) {
-                    Ok(Some((_, hello, backing))) => self.hello(token, hello, backing),
+                    Ok(Some((theirs, hello, backing))) => self.hello(token, theirs, hello, backing),
                     Ok(None) => return,
-                    Err(e) => Err(e.to_string()),
+                    Err(e) => Err(e.to_string().into()),
                 },
                 _ => match client.endpoint.recv(&mut self.buffer) {
                     Ok(Some(message)) => self.message(token, message),
                     Ok(None) => return,
-                    Err(Error::Closed) => Err("it has closed the connection".into()),
-                    Err(e) => Err(e.to_string()),
+                    Err(Error::Closed) => Err(Fault::NotTheirs("it has closed the connection".into())),
+                    Err(Error::Io(e)) => Err(Fault::NotTheirs(format!("its connection failed: {e}"))),
+                    Err(e) => Err(e.to_string().into()),
                 },
             };
-            if let Err(why) = result {
-                return self.leave(token, &why);
+            match result {
+                Ok(()) => {}
+                Err(Fault::NotTheirs(why)) => return self.lose(token, &why),
+                Err(Fault::Theirs(why)) if self.holds_card(token) => {
+                    return self.end_process(token, Cause::Protocol, &format!("it broke the protocol: {why}"));
+                }
+                Err(Fault::Theirs(why)) => return self.leave(token, &why),
             }
         }
         self.busy.push_back(token);
     }
 
     fn flush(&mut self, token: usize) {
-        let Some(client) = self.clients.get_mut(&token) else { return };
+        let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
         let flushed = client.endpoint.flush().map_err(|e| e.to_string());
         if let Err(why) = flushed.and_then(|()| self.watch_room(token)) {
-            self.leave(token, &why);
+            self.lose(token, &why);
         }
     }
 
@@ -295,52 +330,11 @@ impl Daemon {
     }
 
     pub(super) fn send_with(&mut self, token: usize, message: &ToClient, fds: &[impl AsFd]) {
-        let Some(client) = self.clients.get_mut(&token) else { return };
+        let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
         let sent = client.endpoint.send(message, fds).map_err(|e| e.to_string());
         if let Err(why) = sent.and_then(|()| self.watch_room(token)) {
-            self.leave(token, &why);
+            self.lose(token, &why);
         }
-    }
-
-    /// A client is gone, or has to go: so is all that it held.
-    pub(super) fn leave(&mut self, token: usize, why: &str) {
-        let Some(client) = self.clients.remove(&token) else { return };
-        let registry = self.poll.registry();
-        // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
-        for fd in
-            std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd()))
-        {
-            let _closed_below = registry.deregister(&mut SourceFd(&fd));
-        }
-        let Role::Space(space) = client.role else {
-            if !matches!(client.role, Role::Observer) {
-                tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");
-            }
-            return;
-        };
-        self.spaces.remove(&space.id);
-        let now = self.now();
-        let ended = self.scheduler.detach(now, space.id);
-        if let Some(lease) = &space.lease {
-            self.lease_ended(&space, lease, ended, why);
-        }
-        tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
-        space.backing.leave();
-        let mut backing = Some(space.backing);
-        let last = self.workers.len().saturating_sub(1);
-        for (i, worker) in self.workers.iter().enumerate() {
-            // the last one gets ours: whoever ends last is a worker, with a context to unpin in
-            let share = if i == last { backing.take() } else { backing.clone() };
-            worker.give(Job::Leave { space: space.id, backing: share });
-        }
-    }
-
-    /// Drops connections that never said hello.
-    fn dismiss_silent(&mut self) {
-        let now = Instant::now();
-        let silent = |client: &Client| matches!(client.role, Role::New(until) if until <= now);
-        let tokens: Vec<usize> = self.clients.iter().filter(|(_, c)| silent(c)).map(|(&token, _)| token).collect();
-        tokens.into_iter().for_each(|token| self.leave(token, "it said no hello in time"));
     }
 
     /// Takes what other threads have sent.
@@ -382,6 +376,13 @@ impl Daemon {
             }
         }
         news.iter().for_each(|(token, message)| self.send(*token, message));
+    }
+
+    /// Keeps what tenants have used for the broker that comes next.
+    fn write_use(&mut self) {
+        let now = self.now();
+        self.ledger.write(&self.scheduler.book(now));
+        self.used = self.clients.keys().any(|&token| self.holds_card(token));
     }
 
     fn look_whether_idle(&mut self) {
@@ -438,6 +439,7 @@ impl Daemon {
         // host memory is unpinned by the workers, which have contexts
         let tokens: Vec<usize> = self.clients.keys().copied().collect();
         tokens.into_iter().for_each(|token| self.leave(token, "the broker ends"));
+        self.write_use();
         !held
     }
 

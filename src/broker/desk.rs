@@ -1,21 +1,43 @@
 //! What clients ask, checked and answered. The error of each function is why its client is dropped.
+use super::ahead::Stop;
 use super::card::Job;
-use super::client::{in_order, Lease, Role, Space, Stage};
+use super::client::{in_order, Client, Lease, Role, Space, Stage};
 use super::daemon::Daemon;
+use super::metrics::Cause;
 use super::space::Backing;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use zerogpu_lease::{Claim, Denial, Reason as Why, SpaceSpec};
 use zerogpu_protocol::{
-    check_backing, clamp_seconds, clip, report_packets, Answer, Hello, Range, Reason, Refused, Role as Kind, ToBroker,
-    ToClient, Welcome, SECONDS, TEXT_BYTES, VERSIONS,
+    check_backing, clamp_seconds, clip, negotiate, report_packets, Answer, Hello, Range, Reason, Refused, Request,
+    Role as Kind, ToBroker, ToClient, Versions, Welcome, SECONDS, TEXT_BYTES, VERSIONS,
 };
 
 /// What a lease may hold beyond the quota: slabs are whole, and memory freed inside a lease may stay in one.
 const SLACK: u64 = 512 << 20;
 
-type Dropped = Result<(), String>;
+/// Why a client is dropped.
+pub(super) enum Fault {
+    /// It broke the protocol.
+    Theirs(String),
+    /// Its connection is over, or the broker failed.
+    NotTheirs(String),
+}
+
+impl From<&str> for Fault {
+    fn from(why: &str) -> Fault {
+        Fault::Theirs(why.into())
+    }
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Fault {
+        Fault::Theirs(why)
+    }
+}
+
+pub(super) type Dropped = Result<(), Fault>;
 
 /// The number on the wire of a reason of the scheduler.
 fn reason(why: &Why) -> Reason {
@@ -43,13 +65,17 @@ impl Daemon {
     }
 
     /// A client introduces itself.
-    pub(super) fn hello(&mut self, token: usize, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+    pub(super) fn hello(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+        if let Some(holds) = &hello.holds {
+            self.hand_over(token, holds);
+        }
         let role = match (hello.role, backing) {
             (Kind::Observer, _) => Ok(Role::Observer),
             (Kind::Space, Some(file)) => self.admit(token, &hello, file).map(|space| Role::Space(Box::new(space))),
             (Kind::Space, None) => return Err("it brought no backing".into()),
         };
-        let (broker, version) = (self.id, VERSIONS.highest);
+        let broker = self.id;
+        let version = negotiate(VERSIONS, theirs).map_err(|e| e.to_string())?;
         let Some(client) = self.clients.get_mut(&token) else { return Ok(()) };
         match role {
             Ok(role) => {
@@ -59,7 +85,7 @@ impl Daemon {
             Err((reason, text)) => {
                 let refused = Refused { reason, text: sentence(&text) };
                 client.endpoint.answer(&Answer::Refused(refused)).map_err(|e| e.to_string())?;
-                return Err(format!("it was refused: {text}"));
+                return Err(format!("it was refused: {text}").into());
             }
         }
         if let Some(holds) = hello.holds {
@@ -90,7 +116,22 @@ impl Daemon {
             told: 0,
             lease: None,
             home: None,
+            wish: Request::default(),
+            ahead: None,
         })
+    }
+
+    /// A process that lost its connection to this broker while it held a card is back: the lease ends here, to be taken over.
+    fn hand_over(&mut self, token: usize, holds: &zerogpu_protocol::Holding) {
+        let Some(pid) = self.clients.get(&token).map(|client| client.peer.pid) else { return };
+        let is_it = |client: &Client| match &client.role {
+            Role::Space(space) => space.lease.as_ref().is_some_and(|lease| lease.id.0 == holds.lease),
+            _ => false,
+        };
+        let before = self.clients.iter().find(|(_, c)| c.peer.pid == pid && is_it(c));
+        if let Some(before) = before.map(|(&before, _)| before).filter(|_| holds.broker == self.id) {
+            self.leave(before, "its process has connected again");
+        }
     }
 
     /// A Space that computes on a card since before this broker. What it says is a fact, as far as it can be one.
@@ -107,11 +148,17 @@ impl Daemon {
         match adopted {
             Ok((id, card)) => {
                 if let Some(space) = self.space_mut(token) {
-                    space.lease = Some(Lease::new(id, card, 0, Stage::Adopted, 0.0));
+                    let before = Some(holds.lease);
+                    space.lease = Some(Lease { before, ..Lease::new(id, card, 0, Stage::Adopted, 0.0) });
                 }
+                self.used = true;
                 tracing::info!(space = space.0, lease = id.0, card = card.0, "lease taken over from an earlier broker");
                 let seconds = clamp_seconds(holds.seconds_left);
                 self.send(token, &ToClient::Granted { id: 0, lease: id.0, card: holds.card, seconds });
+            }
+            // two can't have the card, and this one has it without a lease
+            Err(denial) if denial.reason == Why::Room => {
+                self.end_process(token, Cause::Late, &format!("it said too late that it holds a card: {denial}"))
             }
             Err(denial) => self.deny(token, 0, &denial),
         }
@@ -149,7 +196,8 @@ impl Daemon {
             ToBroker::Released { lease } => self.released(token, lease),
             ToBroker::Forget { range } => self.forget(token, range),
             ToBroker::Reserve { bytes } => self.reserve(token, bytes),
-            ToBroker::Status => Ok(()),
+            ToBroker::Prefetch { seconds, slabs, dirty, more } => self.prefetch(token, seconds, &slabs, &dirty, more),
+            ToBroker::Bound { .. } | ToBroker::Status => Ok(()),
         }
     }
 
@@ -207,7 +255,7 @@ impl Daemon {
             (lease.bytes(), lease.claim, lease.id, lease.card, lease.slabs.clone());
         space.home = Some(card);
         if bytes > vram.saturating_add(SLACK) {
-            return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}"));
+            return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}").into());
         }
         // what it claimed was an estimate
         let planned = self.scheduler.leased_bytes(lease_id).unwrap_or(0);
@@ -223,6 +271,38 @@ impl Daemon {
             }
         }
         self.give(card, Job::Fill { space: id, backing, lease: lease_id, slabs, dirty: request.dirty })
+    }
+
+    /// A region began: what a claim would want can be brought to an idle card.
+    fn prefetch(&mut self, token: usize, seconds: f64, slabs: &[Range], dirty: &[Range], more: bool) -> Dropped {
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        if space.claim.is_some() || space.lease.is_some() {
+            return Err("it told what it will claim while it waits or computes".into());
+        }
+        space.wish.push(slabs, dirty, more).map_err(|e| e.to_string())?;
+        let Some(Request { slabs, dirty, .. }) = space.wish.take() else { return Ok(()) };
+        let (id, size, vram, backing) = (space.id, space.backing.size(), space.vram, space.backing.clone());
+        if !in_order(&slabs, size) || !in_order(&dirty, size) {
+            return Err("its ranges are out of order, overlap, or lie outside its backing".into());
+        }
+        let bytes = slabs.iter().map(|slab| slab.len).sum();
+        if bytes > vram.saturating_add(SLACK) {
+            return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}").into());
+        }
+        space.stop_ahead();
+        // it does not name them again
+        if let Some(card) = space.home {
+            self.give(card, Job::Stale { space: id, dirty })?;
+        }
+        let Some(found) = self.scheduler.prefetch(now, id, seconds, bytes) else { return Ok(()) };
+        self.evict(&found.evict);
+        let stop = Stop::default();
+        if let Some(space) = self.space_mut(token) {
+            (space.home, space.ahead) = (Some(found.card), Some(stop.clone()));
+        }
+        tracing::debug!(space = id.0, card = found.card.0, bytes, "a region began: bytes are brought ahead");
+        self.give(found.card, Job::Ahead { space: id, backing, slabs, stop })
     }
 
     fn extend(&mut self, token: usize, number: u64, seconds: f64) -> Dropped {
@@ -327,6 +407,7 @@ impl Daemon {
         if range.end() > space.backing.size() {
             return Err("it wants a range outside its backing forgotten".into());
         }
+        space.stop_ahead();
         let (id, backing) = (space.id, space.backing.clone());
         // while it computes, the slab is in use although its host copy is not
         let drop = space.lease.is_none();
@@ -367,6 +448,6 @@ impl Daemon {
     /// Gives a card's worker a job.
     pub(super) fn give(&self, card: zerogpu_lease::CardId, job: Job) -> Dropped {
         let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job));
-        given.then_some(()).ok_or_else(|| format!("the worker of {card} has ended"))
+        given.then_some(()).ok_or_else(|| Fault::NotTheirs(format!("the worker of {card} has ended")))
     }
 }

@@ -43,7 +43,7 @@ pub struct Totals {
     pub leases: u64,
     /// Claims that got no card.
     pub denied: u64,
-    /// Processes ended for keeping a card.
+    /// Processes ended.
     pub killed: u64,
     /// Bytes copied to cards.
     pub bytes_in: u64,
@@ -65,7 +65,39 @@ pub struct Metrics {
     copied: Family<Way, Counter>,
     copying: Family<Way, Counter<f64, AtomicU64>>,
     denied: Counter,
-    killed: Counter,
+    killed: Family<OfCause, Counter>,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfCause {
+    cause: &'static str,
+}
+
+/// Why a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It kept a card beyond its time.
+    Overdue,
+    /// It broke the protocol while it held a card.
+    Protocol,
+    /// It said that it holds a card when that was another's.
+    Late,
+    /// It kept memory of a card that it had said to have let go of.
+    Memory,
+}
+
+impl Cause {
+    const ALL: [Cause; 4] = [Cause::Overdue, Cause::Protocol, Cause::Late, Cause::Memory];
+
+    /// What metrics and log call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cause::Overdue => "overdue",
+            Cause::Protocol => "protocol",
+            Cause::Late => "late",
+            Cause::Memory => "memory",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -89,7 +121,7 @@ impl Default for Metrics {
             copied: Family::default(),
             copying: Family::default(),
             denied: Counter::default(),
-            killed: Counter::default(),
+            killed: Family::default(),
         };
         let mut r = Registry::with_prefix("zerogpu");
         r.register_with_unit("card", "Memory of a card by use", Unit::Bytes, all.card_bytes.clone());
@@ -107,7 +139,7 @@ impl Default for Metrics {
         r.register_with_unit("copied", "Bytes copied to cards (in) and home (out)", Unit::Bytes, all.copied.clone());
         r.register_with_unit("copying", "Time spent copying", Unit::Seconds, all.copying.clone());
         r.register("claims_denied", "Claims that got no card", all.denied.clone());
-        r.register("spaces_killed", "Processes ended for keeping a card", all.killed.clone());
+        r.register("spaces_killed", "Processes ended, by cause", all.killed.clone());
         all.registry = Arc::new(r);
         all
     }
@@ -126,8 +158,8 @@ impl Metrics {
     }
 
     /// A process was ended.
-    pub fn killed(&self) {
-        self.killed.inc();
+    pub fn killed(&self, cause: Cause) {
+        self.killed.get_or_create(&OfCause { cause: cause.label() }).inc();
     }
 
     /// A lease ended.
@@ -156,7 +188,10 @@ impl Metrics {
         Totals {
             leases: self.granted.get(),
             denied: self.denied.get(),
-            killed: self.killed.get(),
+            killed: Cause::ALL
+                .iter()
+                .map(|cause| self.killed.get_or_create(&OfCause { cause: cause.label() }).get())
+                .sum(),
             bytes_in: copied("in"),
             bytes_out: copied("out"),
         }

@@ -10,12 +10,15 @@
 //!
 //! A Space keeps its bytes in its own host memory, which the broker maps; on a card they lie in slabs that the broker makes
 //! and the Space maps. So a Space that dies leaves nothing behind, and a broker that dies takes nothing along.
+mod ahead;
 mod card;
 mod client;
 mod config;
 mod daemon;
 mod desk;
 mod idle;
+mod leaving;
+mod ledger;
 mod metrics;
 mod outcome;
 mod slabs;
@@ -151,7 +154,7 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl F
     }
     let metrics = config.metrics;
     let idle = config.idle_exit()?.map(|after| Idle::new(after, driver)).transpose()?;
-    let mut daemon = Daemon::open(config, file, node, listener, hold, idle)?;
+    let mut daemon = Daemon::open(config, file, node, listener, hold, idle, &path)?;
     if let Some(address) = metrics {
         daemon.serve_metrics(address)?;
     }

@@ -2,8 +2,8 @@
 use super::card::{Done, Job};
 use super::client::{Lease, Role, Space, Stage};
 use super::daemon::Daemon;
-use super::desk::sentence;
-use std::os::fd::AsRawFd;
+use super::desk::{sentence, Fault};
+use super::metrics::Cause;
 use zerogpu_lease::{Action, CardId, Ended, Evict, Grant, LeaseId, SpaceId};
 use zerogpu_protocol::{clamp_seconds, Reason, ToClient, PACKET_FDS};
 
@@ -19,7 +19,11 @@ impl Daemon {
                     self.timed_out(space);
                 }
                 Action::Overdue { lease, space } => self.overdue(lease, space),
-                Action::Kill { space, .. } => self.kill(space),
+                Action::Kill { space, .. } => {
+                    if let Some(&token) = self.spaces.get(&space) {
+                        self.end_process(token, Cause::Overdue, "it kept a card beyond its time");
+                    }
+                }
                 Action::Evict(evict) => self.evict(&[evict]),
             }
         }
@@ -40,6 +44,7 @@ impl Daemon {
         );
         let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
+        self.used = true;
         let Some(card) = self.node.cards.get(grant.card.0 as usize).map(|card| card.uuid) else { return };
         let seconds = clamp_seconds(grant.deadline.saturating_sub(now).as_secs_f64());
         self.metrics.granted(waited);
@@ -64,29 +69,15 @@ impl Daemon {
         self.send(token, &ToClient::Revoked { lease: lease.0, text, grace });
     }
 
-    /// Ends a process that keeps its card beyond the grace time: a kernel that never ends can't be stopped otherwise.
-    fn kill(&mut self, space: SpaceId) {
-        let Some(&token) = self.spaces.get(&space) else { return };
-        let Some(client) = self.clients.get(&token) else { return };
-        let ended = client.pidfd.as_ref().is_some_and(|process| {
-            // SAFETY: a descriptor of ours, and numbers; no signal information.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) == 0 }
-        });
-        tracing::warn!(space = space.0, pid = client.peer.pid, ended, "kept what is not its own: its process is ended");
-        self.metrics.killed();
-        self.leave(token, "it kept a card, or memory of one, beyond its time");
-    }
-
     /// Has warm bytes leave.
     pub(super) fn evict(&mut self, evicts: &[Evict]) {
         for evict in evicts {
             let token = self.spaces.get(&evict.space).copied();
             if let Some(space) = token.and_then(|token| self.space_mut(token)) {
                 space.home = space.home.filter(|&home| home != evict.card);
+                space.stop_ahead();
             }
-            if let Err(e) = self.give(evict.card, Job::Evict { space: evict.space, let_go: true }) {
-                tracing::error!("{e}; restart the broker");
-            }
+            self.drop_slabs(evict.card, evict.space, true);
         }
     }
 
@@ -97,8 +88,25 @@ impl Daemon {
                 self.scheduler.evicted(space, card);
                 if withheld > 0 {
                     tracing::warn!(space = space.0, withheld, "kept card memory that it has no lease for");
-                    self.kill(space);
+                    if let Some(&token) = self.spaces.get(&space) {
+                        self.end_process(token, Cause::Memory, "it kept memory of a card beyond its time");
+                    }
                 }
+            }
+            Done::Ahead { space, stop, bytes, moved, took } => {
+                self.metrics.brought(moved, took);
+                tracing::debug!(space = space.0, card = card.0, bytes, moved, "brought ahead");
+                let Some(&token) = self.spaces.get(&space) else { return };
+                let Some(space) = self.space_mut(token) else { return };
+                // what was begun since goes on
+                if space.ahead.take_if(|ahead| stop.is(ahead)).is_none() && space.ahead.is_some() {
+                    return;
+                }
+                if bytes == 0 && space.lease.is_none() {
+                    space.home = space.home.filter(|&home| home != card);
+                }
+                let id = space.id;
+                self.scheduler.settle_warm(id, card, bytes);
             }
             Done::Slabs { space, lease, fds } => {
                 let Some(token) = self.holder(space, lease) else { return };
@@ -156,12 +164,12 @@ impl Daemon {
     }
 
     /// A job failed. Bytes that could not go home are still on the card: their owner, who has the slabs mapped, takes them
-    /// home itself, as it does when the broker dies.
+    /// home itself, as it does when the broker dies, and connects again.
     fn failed(&mut self, space: SpaceId, lease: Option<LeaseId>, what: &str, code: u32) {
         // a Space that is gone has its copies broken off
         let Some(&token) = self.spaces.get(&space) else { return };
         tracing::error!(space = space.0, code, "{what} failed");
-        let Some(number) = lease else { return self.leave(token, &format!("{what} failed")) };
+        let Some(number) = lease else { return self.lose(token, &format!("{what} failed")) };
         let held = self.space_mut(token).and_then(|space| space.lease_mut(number.0));
         match held.map(|held| (held.stage, held.claim)) {
             Some((Stage::Filling, id)) => {
@@ -174,7 +182,7 @@ impl Daemon {
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason, text });
             }
-            Some(_) => self.leave(token, &format!("{what} failed")),
+            Some(_) => self.lose(token, &format!("{what} failed")),
             None => {}
         }
     }
@@ -186,11 +194,15 @@ impl Daemon {
         let (id, Some(held)) = (space.id, space.lease.take()) else { return };
         space.home = None;
         let ended = self.scheduler.release(now, held.id, 0);
-        if let Err(e) = self.give(held.card, Job::Evict { space: id, let_go: false }) {
-            tracing::error!("{e}; restart the broker");
-        }
+        self.drop_slabs(held.card, id, false);
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, why);
+        }
+    }
+
+    fn drop_slabs(&self, card: CardId, space: SpaceId, let_go: bool) {
+        if let Err(Fault::Theirs(why) | Fault::NotTheirs(why)) = self.give(card, Job::Evict { space, let_go }) {
+            tracing::error!("{why}; restart the broker");
         }
     }
 

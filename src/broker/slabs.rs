@@ -2,6 +2,7 @@
 //!
 //! Every function is called by the card's worker, with the card's context current. What fails leaves nothing half made:
 //! a slab is in the table with right bytes, or its memory is given back.
+use super::ahead::Stop;
 use super::space::Backing;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -17,6 +18,8 @@ struct Slab {
     /// Where the broker sees it.
     va: u64,
     fd: OwnedFd,
+    /// Whether its Space has ever had the descriptor: only then can it keep the memory.
+    lent: bool,
     chunks: Vec<Chunk>,
 }
 
@@ -47,6 +50,16 @@ pub struct Card {
 #[derive(Default)]
 pub struct Slabs(BTreeMap<u64, Slab>);
 
+/// What became of a piece that was to be copied.
+pub enum Piece {
+    /// So many bytes are there.
+    Copied(u64),
+    /// Nothing was lacking.
+    Whole,
+    /// It was not to be, any more.
+    Stopped,
+}
+
 /// What a move did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
@@ -62,20 +75,32 @@ impl Slabs {
         self.0.values().map(|slab| slab.len).sum()
     }
 
-    /// Drops what is not wanted, makes what is missing (zeroed, so that nothing of others is ever seen), and gives a
-    /// descriptor for each slab wanted, in order. The new slabs have no bytes yet: see [`Slabs::fill`].
-    pub fn prepare(&mut self, card: &Card, wanted: &[Range]) -> Res<Vec<OwnedFd>> {
+    /// Bytes of them whose descriptors the Space has had.
+    pub fn lent(&self) -> u64 {
+        self.0.values().filter(|slab| slab.lent).map(|slab| slab.len).sum()
+    }
+
+    /// Whether this slab is there.
+    pub fn has(&self, range: Range) -> bool {
+        self.0.get(&range.off).is_some_and(|slab| slab.len == range.len)
+    }
+
+    /// Drops what is not wanted. `wanted` is sorted.
+    pub fn keep(&mut self, card: &Card, wanted: &[Range]) -> Res {
         let kept =
             |off: u64, len: u64| wanted.binary_search_by_key(&off, |w| w.off).is_ok_and(|i| wanted[i].len == len);
         let old: Vec<u64> = self.0.iter().filter(|(&off, slab)| !kept(off, slab.len)).map(|(&off, _)| off).collect();
-        old.into_iter().try_for_each(|off| self.drop_one(card, off))?;
+        old.into_iter().try_for_each(|off| self.drop_one(card, off))
+    }
+
+    /// Drops what is not wanted, makes what is missing (zeroed, so that nothing of others is ever seen), and gives a
+    /// descriptor for each slab wanted, in order. The new slabs have no bytes yet: see [`Slabs::fill`].
+    pub fn prepare(&mut self, card: &Card, wanted: &[Range]) -> Res<Vec<OwnedFd>> {
+        self.keep(card, wanted)?;
         for range in wanted {
             self.make(card, *range)?;
         }
-        let share = |range: &Range| {
-            self.0.get(&range.off).ok_or(CUresult::UNKNOWN)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY)
-        };
-        wanted.iter().map(share).collect()
+        wanted.iter().map(|range| self.share(range.off)).collect()
     }
 
     /// Makes one slab, zeroed, unless it is there.
@@ -95,16 +120,30 @@ impl Slabs {
         match made {
             Ok((va, fd)) => {
                 let chunks = vec![Chunk::STALE; len.div_ceil(CHUNK as u64) as usize];
-                self.0.insert(range.off, Slab { len, handle, va, fd, chunks });
+                self.0.insert(range.off, Slab { len, handle, va, fd, lent: false, chunks });
                 Ok(())
             }
             Err(e) => physical::release(d, handle).and(Err(e)),
         }
     }
 
-    /// A descriptor of a slab.
-    pub fn share(&self, off: u64) -> Res<OwnedFd> {
-        self.0.get(&off).ok_or(CUresult::INVALID_VALUE)?.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY)
+    /// A descriptor of a slab, for its Space.
+    pub fn share(&mut self, off: u64) -> Res<OwnedFd> {
+        let slab = self.0.get_mut(&off).ok_or(CUresult::INVALID_VALUE)?;
+        slab.lent = true;
+        slab.fd.try_clone().map_err(|_| CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Brings in the first bytes that a slab lacks, at most `most`.
+    pub fn fill_piece(&mut self, card: &Card, backing: &Backing, slab: Range, most: u64, stop: &Stop) -> Res<Piece> {
+        let Some(found) = self.0.get(&slab.off) else { return Ok(Piece::Whole) };
+        let Some(&(first, count)) = runs(&found.chunks, |chunk| chunk.stale).first() else { return Ok(Piece::Whole) };
+        let count = count.min((most / CHUNK as u64) as usize);
+        let run = found.run(slab.off, first, count);
+        match backing.travel_unless(stop, backing.trip(found.va + (run.off - slab.off), run))? {
+            Some(copied) => self.make_fresh(card, slab.off, first, count).map(|()| Piece::Copied(copied.bytes)),
+            None => Ok(Piece::Stopped),
+        }
     }
 
     /// Brings in what the card lacks: new slabs whole, and what the host has written of the others. `dirty` is sorted.
@@ -213,7 +252,7 @@ impl Slabs {
     }
 
     /// What the host has written is not what the card holds.
-    fn make_stale(&mut self, range: Range) {
+    pub fn make_stale(&mut self, range: Range) {
         for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off)
         {
             let first = range.off.saturating_sub(off) / CHUNK as u64;

@@ -1,4 +1,5 @@
 //! The host backing of a Space, as the broker sees it: mapped once, page-locked once.
+use super::ahead::Stop;
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -87,6 +88,18 @@ impl Backing {
             all.refused = all.refused.or(copied.refused);
         }
         Ok(all)
+    }
+
+    /// Copies one trip to the card, unless that is not to be any more. Whoever sets `stop` and then calls
+    /// [`Backing::forget`] knows that nothing is pinned there afterwards.
+    pub fn travel_unless(&self, stop: &Stop, trip: Trip) -> Res<Option<Copied>> {
+        let mut pins = self.pins();
+        if stop.is_set() || self.is_gone() {
+            return Ok(None);
+        }
+        let copied = copy(self.driver, Way::In, &[trip], Pinning::Kept(&mut pins));
+        self.pinned.store(pins.bytes(), Ordering::Relaxed);
+        copied.map(Some)
     }
 
     /// Bytes that are page-locked.

@@ -58,6 +58,8 @@ pub struct Program {
     pub host_bytes: u64,
     /// Host memory that is page-locked, in bytes.
     pub pinned: u64,
+    /// Why its connection is over, while its process still has a card.
+    pub parting: Option<String>,
 }
 
 impl Daemon {
@@ -74,6 +76,7 @@ impl Daemon {
                     uid: client.peer.uid,
                     host_bytes: space.reserved,
                     pinned: space.backing.pinned(),
+                    parting: client.parting.clone(),
                 }),
                 _ => None,
             })

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use zerogpu_lease::{SpaceId, State};
+use zerogpu_lease::{Holder, SpaceId, State};
 use zerogpu_protocol::{default_socket, Connection, Hello, Packet, Role, ToBroker, ToClient, SYSTEM_SOCKET};
 use zerogpu_settings::Settings;
 
@@ -126,7 +126,7 @@ pub fn text(status: &Status) -> String {
             mib(card.free)
         );
         for holder in &card.holders {
-            let left = if holder.overdue { "over its time".into() } else { format!("{} left", time(holder.left)) };
+            let left = standing(status, holder);
             let kind = if holder.borrowed { " (borrowed)" } else { "" };
             let _ = writeln!(
                 out,
@@ -139,10 +139,11 @@ pub fn text(status: &Status) -> String {
         for resident in &card.residents {
             let _ = writeln!(
                 out,
-                "  warm     {:<32} {:>10}  for {}",
+                "  warm     {:<32} {:>10}  for {}{}",
                 name(resident.space),
                 mib(resident.bytes),
-                time(resident.seconds)
+                time(resident.seconds),
+                if resident.ahead { ", ahead of a call" } else { "" }
             );
         }
     }
@@ -182,6 +183,17 @@ pub fn text(status: &Status) -> String {
         );
     }
     out
+}
+
+/// How long a lease lasts still, or what is amiss with it.
+pub fn standing(status: &Status, holder: &Holder) -> String {
+    let program = status.programs.iter().find(|program| program.space == holder.space.0);
+    match program.and_then(|program| program.parting.as_ref()) {
+        Some(why) if holder.ending => format!("its process is being ended: {why}"),
+        Some(why) => format!("not connected: {why}"),
+        None if holder.overdue => "over its time".into(),
+        None => format!("{} left", time(holder.left)),
+    }
 }
 
 /// What people call a Space.

@@ -129,6 +129,11 @@ impl Moving {
     }
 }
 
+/// Whether no plan is being done. The state's lock must be held: none begins meanwhile.
+pub fn is_still() -> bool {
+    MOVING.load(Ordering::SeqCst) == 0
+}
+
 impl Drop for Moving {
     fn drop(&mut self) {
         // sequentially consistent with `settle`: either it sees the zero, or this sees that it waits

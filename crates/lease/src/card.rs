@@ -23,6 +23,8 @@ pub(crate) struct Warm {
     pub space: SpaceId,
     pub bytes: u64,
     pub since: Duration,
+    /// Brought ahead of a claim that is expected until then.
+    pub awaited: Option<Duration>,
 }
 
 impl Card {
@@ -63,11 +65,12 @@ impl Card {
         Some(evict)
     }
 
-    /// Evicts until `need` bytes are free: the least recently used first, and none whose room turns out not to be needed.
-    pub fn make_room(&mut self, need: u64) -> Vec<Evict> {
+    /// Evicts until `need` bytes are free: of what `may_go` the least recently used first, and none whose room turns out not to
+    /// be needed.
+    pub fn make_room(&mut self, need: u64, may_go: impl Fn(&Warm) -> bool) -> Vec<Evict> {
         let mut short = need.saturating_sub(self.free());
         let mut leave = Vec::new();
-        for warm in &self.warm {
+        for warm in self.warm.iter().filter(|warm| may_go(warm)) {
             if short == 0 {
                 break;
             }

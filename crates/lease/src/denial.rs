@@ -68,11 +68,10 @@ impl Denial {
 
     pub(crate) fn too_long(seconds: f64, limit: f64) -> Denial {
         let (asked, limit) = (number(seconds), number(limit));
+        // the words that users of Hugging Face's service know
         Denial::new(
             Reason::TooLong,
-            format!(
-                "asked for {asked} s of GPU, more than the {limit} s that one call may take: ask for {limit} s or less"
-            ),
+            format!("The requested GPU duration ({asked}s) is larger than the maximum allowed ({limit}s)"),
         )
     }
 

@@ -24,8 +24,10 @@ impl Scheduler {
         let kind = self.idle_space(space)?.spec.kind;
         let context = self.policy.context_bytes;
         let share = self.policy.share || now < self.held;
-        let need = bytes.saturating_add(context);
         let on = self.cards.get(card.0 as usize).ok_or_else(|| Denial::unknown(card))?;
+        // what is said to be there can't be more than there is
+        let bytes = bytes.min(on.spec.bytes.saturating_sub(context));
+        let need = bytes.saturating_add(context);
         if on.spec.kind != kind {
             return Err(Denial::no_card(kind, &[on.spec.kind]));
         }
@@ -59,7 +61,7 @@ impl Scheduler {
             ));
         }
         growing.bytes += more;
-        let evicts = on.make_room(more);
+        let evicts = on.make_room(more, |_| true);
         on.leased += more;
         self.forget_homes(&evicts);
         Ok(evicts)
@@ -127,6 +129,16 @@ impl Scheduler {
         true
     }
 
+    /// The holder of a lease is being ended for what it did. The lease goes on until the Space is
+    /// [detached](Scheduler::detach), which is when its process is gone; no [`Action`] names it before. False if there is none.
+    pub fn condemn(&mut self, now: Duration, lease: LeaseId) -> bool {
+        let Some(held) = self.leases.get_mut(&lease) else { return false };
+        held.deadline = held.deadline.min(now);
+        held.overdue = held.overdue.or(Some(now));
+        held.killed = true;
+        true
+    }
+
     /// A lease is over. `warm_bytes` of the Space stay on the card, as long as nobody needs the room.
     pub fn release(&mut self, now: Duration, lease: LeaseId, warm_bytes: u64) -> Option<Ended> {
         let over = self.leases.remove(&lease)?;
@@ -140,7 +152,7 @@ impl Scheduler {
             card.leases = card.leases.saturating_sub(1);
             card.leased = card.leased.saturating_sub(over.bytes + over.context);
             if warm > 0 {
-                card.warm.push(Warm { space: over.space, bytes: warm, since: now });
+                card.warm.push(Warm { space: over.space, bytes: warm, since: now, awaited: None });
             }
         }
         if let Some(space) = self.spaces.get_mut(&over.space) {
@@ -205,13 +217,14 @@ impl Scheduler {
             }
         }
         if let Some(on) = self.card_mut(card) {
-            evicts.extend(on.make_room(need));
+            evicts.extend(on.make_room(need, |_| true));
             on.leases += 1;
             on.leased = on.leased.saturating_add(need);
         }
         self.forget_homes(&evicts);
         let Some(holder) = self.spaces.get_mut(&space) else { return (id, evicts) };
         holder.doing = Doing::Leasing(id);
+        holder.keeps_word = true;
         let tenant = holder.tenant;
         if let Some(account) = self.accounts.get_mut(&tenant) {
             account.start(now, half_life);

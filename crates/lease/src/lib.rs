@@ -34,12 +34,21 @@
 //! fewest leases, then the one with the most free bytes, then the first. Warm bytes of others leave as far as needed, the
 //! least recently used first; what is leased never leaves. A Space is warm on one card at most.
 //!
+//! # Ahead of a claim
+//!
+//! When a region of a Space begins, its bytes may be brought to a card where nobody computes, if nobody waits for a card of
+//! that kind: to its home if it has one, else to the card with the most free bytes. From then on they are warm bytes like others: any claim
+//! evicts them if it needs the room, they cool, and they are neither a lease nor GPU seconds. Others' warm bytes leave for
+//! them, the least recently used first, but not those that were themselves brought ahead of a claim for as long as that
+//! region may last; and a Space for which some have left has to claim once before more do.
+//!
 //! # The day
 //!
 //! [`TenantPolicy::gpu_seconds_per_day`] bounds the use of the last 24 hours, counted by quarters of an hour: a second
-//! used is free again 24 hours after the end of its quarter. A claim needs its seconds to be left beside what the
+//! used is free again 24 hours after the end of its quarter, also over a restart ([`Scheduler::book`]). A claim needs its seconds to be left beside what the
 //! tenant's other calls, waiting or running, may still use.
 
+mod ahead;
 mod card;
 mod denial;
 mod leases;
@@ -52,12 +61,13 @@ mod scheduler;
 mod table;
 mod tenant;
 
+pub use ahead::Prefetch;
 pub use denial::{Denial, Reason};
 pub use outlook::Position;
 pub use policy::{CardSpec, Kind, Policy, TenantPolicy};
 pub use poll::{Action, Evict, Grant};
 pub use report::{CardReport, Holder, Report, Resident, SpaceReport, State, TenantReport, Waiting};
-pub use scheduler::{Claim, Ended, Scheduler, SpaceSpec};
+pub use scheduler::{Claim, Ended, Scheduler, SpaceSpec, Use};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -30,6 +30,8 @@ pub struct Policy {
     pub share: bool,
     /// How long bytes stay warm: `None`, until the room is needed; zero, not at all.
     pub warm_for: Option<Duration>,
+    /// Whether bytes are brought to an idle card before their Space claims it.
+    pub prefetch: bool,
     /// Room kept for the CUDA context of each leased Space.
     pub context_bytes: u64,
     /// After this time a used second counts half in the order.
@@ -62,6 +64,7 @@ impl Default for Policy {
             queue_timeout: Duration::from_secs(600),
             share: false,
             warm_for: None,
+            prefetch: true,
             context_bytes: 600 << 20,
             half_life: Duration::from_secs(300),
             tenants: BTreeMap::new(),

@@ -25,7 +25,8 @@ pub enum Action {
         /// Whose.
         space: SpaceId,
     },
-    /// The grace time is over as well: end the process, then [detach](Scheduler::detach) the Space.
+    /// The grace time is over as well: end the process, and [detach](Scheduler::detach) the Space when it has ended. The card
+    /// is leased until then.
     Kill {
         /// Which.
         lease: LeaseId,

@@ -60,6 +60,8 @@ pub struct Holder {
     pub left: f64,
     /// Whether the deadline has passed.
     pub overdue: bool,
+    /// Whether its process is being ended.
+    pub ending: bool,
     /// Whether it is for work outside every region.
     pub borrowed: bool,
 }
@@ -73,6 +75,8 @@ pub struct Resident {
     pub bytes: u64,
     /// For how long.
     pub seconds: f64,
+    /// Whether they were brought ahead of a claim that may come.
+    pub ahead: bool,
 }
 
 /// A request that waits.
@@ -187,12 +191,14 @@ impl Scheduler {
             seconds: now.saturating_sub(lease.since).as_secs_f64(),
             left: lease.deadline.saturating_sub(now).as_secs_f64(),
             overdue: lease.deadline <= now,
+            ending: lease.killed,
             borrowed: lease.borrowed,
         });
         let residents = card.warm.iter().map(|warm| Resident {
             space: warm.space,
             bytes: warm.bytes,
             seconds: now.saturating_sub(warm.since).as_secs_f64(),
+            ahead: warm.awaited.is_some(),
         });
         CardReport {
             card: card.id,

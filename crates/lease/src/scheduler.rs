@@ -6,8 +6,9 @@ use crate::policy::{CardSpec, Kind, Policy};
 use crate::poll::Action;
 use crate::queue::{Rank, Request};
 use crate::table::Table;
-use crate::tenant::{Account, TenantId};
+use crate::tenant::{Account, TenantId, DAY, QUARTER};
 use crate::{CardId, Denial, LeaseId, Reason, RequestId, SpaceId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -52,6 +53,15 @@ pub struct Claim {
     pub borrowed: bool,
 }
 
+/// What a tenant has used of the cards within a day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Use {
+    /// Its name.
+    pub tenant: String,
+    /// Seconds, each with the time for which it still counts.
+    pub seconds: Vec<(Duration, f64)>,
+}
+
 /// A lease that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -70,6 +80,8 @@ pub(crate) struct Space {
     pub doing: Doing,
     /// The card with its warm bytes.
     pub home: Option<CardId>,
+    /// Whether it has claimed since others' bytes last left for what it might claim.
+    pub keeps_word: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +177,7 @@ impl Scheduler {
             account.spaces += 1;
         }
         let id = SpaceId(self.new_id());
-        self.spaces.insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None });
+        self.spaces.insert(id, Space { tenant, spec, doing: Doing::Nothing, home: None, keeps_word: false });
         Ok(id)
     }
 
@@ -302,6 +314,32 @@ impl Scheduler {
             let (lately, weight) = account.map_or((0.0, 1.0), |a| (a.lately(now, half_life), a.policy.divisor()));
             request.rank(*id, now, aging, lately, weight)
         })
+    }
+
+    /// The GPU seconds of each tenant that count in its day, for a broker that comes after this one.
+    #[must_use]
+    pub fn book(&mut self, now: Duration) -> Vec<Use> {
+        let half_life = self.policy.half_life;
+        self.accounts.values_mut().for_each(|account| account.settle(now, half_life));
+        let all =
+            self.accounts.values().map(|account| Use { tenant: account.name.clone(), seconds: account.book(now) });
+        all.filter(|used| !used.seconds.is_empty()).collect()
+    }
+
+    /// Takes over what an earlier broker's [`book`](Scheduler::book) said. Seconds that have left the day, or are no numbers,
+    /// are not taken.
+    pub fn restore(&mut self, now: Duration, book: &[Use]) {
+        for used in book {
+            let mut seconds = used.seconds.clone();
+            seconds.retain(|(left, used)| !left.is_zero() && *left <= DAY + QUARTER && used.is_finite() && *used > 0.0);
+            if seconds.is_empty() {
+                continue;
+            }
+            let tenant = self.account(now, &used.tenant);
+            if let Some(account) = self.accounts.get_mut(&tenant) {
+                account.add(now, &seconds);
+            }
+        }
     }
 
     fn kinds(&self) -> Vec<Kind> {

@@ -24,8 +24,8 @@ pub(crate) struct Account {
     at: Duration,
     /// Seconds used, each halved every half-life.
     lately: f64,
-    /// Seconds used in each quarter of an hour, by its number since the start; the oldest first.
-    quarters: VecDeque<(u64, f64)>,
+    /// Seconds used in each quarter of an hour, by the time at which they no longer count; the oldest first.
+    quarters: VecDeque<(Duration, f64)>,
 }
 
 impl Account {
@@ -60,16 +60,16 @@ impl Account {
 
     /// Seconds used within the last day.
     pub fn today(&self, now: Duration) -> f64 {
-        let settled: f64 = self.quarters.iter().filter(|(quarter, _)| leaves(*quarter) > now).map(|(_, s)| s).sum();
+        let settled: f64 = self.quarters.iter().filter(|(leaves, _)| *leaves > now).map(|(_, s)| s).sum();
         settled + f64::from(self.running) * now.saturating_sub(self.at).as_secs_f64()
     }
 
     /// When at least `seconds` of today's use will have left the window, if ever.
     pub fn frees(&self, seconds: f64) -> Option<Duration> {
         let mut freed = 0.0;
-        self.quarters.iter().find_map(|(quarter, used)| {
+        self.quarters.iter().find_map(|(leaves, used)| {
             freed += used;
-            (freed + 1e-6 >= seconds).then(|| leaves(*quarter))
+            (freed + 1e-6 >= seconds).then_some(*leaves)
         })
     }
 
@@ -83,19 +83,31 @@ impl Account {
             self.lately = 0.0;
         }
         while self.running > 0 && self.at < now {
-            let quarter = number(self.at);
-            let end = end(quarter).min(now);
+            let quarter_ends = end(self.at);
+            let (end, leaves) = (quarter_ends.min(now), quarter_ends + DAY);
             let used = f64::from(self.running) * (end - self.at).as_secs_f64();
-            match self.quarters.back_mut() {
-                Some((last, sum)) if *last == quarter => *sum += used,
-                _ => self.quarters.push_back((quarter, used)),
+            let at = self.quarters.partition_point(|(other, _)| *other < leaves);
+            match self.quarters.get_mut(at) {
+                Some((other, sum)) if *other == leaves => *sum += used,
+                _ => self.quarters.insert(at, (leaves, used)),
             }
             self.at = end;
         }
         self.at = now;
-        while self.quarters.front().is_some_and(|(quarter, _)| leaves(*quarter) <= now) {
+        while self.quarters.front().is_some_and(|(leaves, _)| *leaves <= now) {
             self.quarters.pop_front();
         }
+    }
+
+    /// The seconds of the last day, each with the time for which it still counts. Settled up to `now`.
+    pub fn book(&self, now: Duration) -> Vec<(Duration, f64)> {
+        self.quarters.iter().map(|(leaves, used)| (leaves.saturating_sub(now), *used)).collect()
+    }
+
+    /// Adds what an earlier broker knew: seconds, with the time for which each still counts.
+    pub fn add(&mut self, now: Duration, book: &[(Duration, f64)]) {
+        self.quarters.extend(book.iter().map(|(left, used)| (now.saturating_add(*left), *used)));
+        self.quarters.make_contiguous().sort_by_key(|(leaves, _)| *leaves);
     }
 
     /// Whether forgetting this account would change nothing that matters.
@@ -103,19 +115,11 @@ impl Account {
         self.spaces == 0
             && self.running == 0
             && self.lately(now, half_life) < 0.01
-            && self.quarters.back().is_none_or(|(quarter, _)| leaves(*quarter) <= now)
+            && self.quarters.back().is_none_or(|(leaves, _)| *leaves <= now)
     }
 }
 
-fn number(at: Duration) -> u64 {
-    at.as_secs() / QUARTER.as_secs()
-}
-
-fn end(quarter: u64) -> Duration {
-    Duration::from_secs((quarter + 1) * QUARTER.as_secs())
-}
-
-/// When the use of a quarter no longer counts.
-fn leaves(quarter: u64) -> Duration {
-    end(quarter) + DAY
+/// The end of the quarter of an hour that a time lies in.
+fn end(at: Duration) -> Duration {
+    Duration::from_secs((at.as_secs() / QUARTER.as_secs() + 1) * QUARTER.as_secs())
 }

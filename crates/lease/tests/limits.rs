@@ -58,7 +58,7 @@ fn claims_that_cannot_be() {
         assert_eq!(refused(&mut s, |s| s.claim(at(0.0), bob, wish(seconds, 1))).reason, reason, "{seconds}");
     }
     let denial = refused(&mut s, |s| s.claim(at(0.0), bob, wish(60.5, 1)));
-    assert_eq!(denial.text, "asked for 60.5 s of GPU, more than the 60 s that one call may take: ask for 60 s or less");
+    assert_eq!(denial.text, "The requested GPU duration (60.5s) is larger than the maximum allowed (60s)");
     let denial = refused(&mut s, |s| s.claim(at(0.0), bob, wish(1.0, 10)));
     assert_eq!(denial.reason, Reason::TooLarge);
     assert!(denial.text.contains("10.0 GiB") && denial.text.contains("600 MiB"), "{denial}");

@@ -1,7 +1,7 @@
 //! The broker's end of a connection: never blocks, and bounds what it keeps for a client that does not read.
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::connection::{count, open};
 use crate::error::Error;
@@ -87,6 +87,13 @@ impl Endpoint {
             }
         }
         Ok(())
+    }
+
+    /// Ends the connection, and forgets what is kept; the descriptor stays open, and of no use.
+    pub fn hang_up(&mut self) {
+        self.queue.clear();
+        // SAFETY: a descriptor of ours. A peer that is gone already has ended it.
+        unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
     /// How many packets are kept. If it isn't zero, the loop should wait for the socket to be writable.

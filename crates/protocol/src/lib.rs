@@ -5,7 +5,7 @@
 //!
 //! | for | |
 //! |---|---|
-//! | a client | [`default_socket`], [`Connection`], [`request_packets`], [`seal`] |
+//! | a client | [`default_socket`], [`Connection`], [`request_packets`], [`prefetch_packets`], [`seal`] |
 //! | a broker | [`Listener`], [`Endpoint`], [`Request`], [`report_packets`], [`check_backing`], [`peer()`], [`pidfd`] |
 
 mod address;
@@ -36,5 +36,5 @@ pub use message::*;
 pub use packet::{send, Packet};
 pub use peer::{peer, pidfd, Peer};
 pub use place::{default_socket, runtime_folder, SYSTEM_SOCKET};
-pub use request::{report_packets, request_packets, Request};
+pub use request::{prefetch_packets, report_packets, request_packets, Request};
 pub use wire::{decode, encode, Malformed, Message};

@@ -176,7 +176,8 @@ pub enum ToBroker {
         lease: u64,
         /// The slabs wanted on the card, all of them, by offset; they don't overlap.
         slabs: Vec<Range>,
-        /// What was written on the host since the last [`ToClient::Home`], or since the begin, by offset.
+        /// What was written on the host since the last [`ToClient::Home`] or [`ToBroker::Prefetch`], or since the begin, by
+        /// offset.
         dirty: Vec<Range>,
         /// Whether another packet of this list follows.
         more: bool,
@@ -242,6 +243,28 @@ pub enum ToBroker {
     },
     /// Asks for a report.
     Status,
+    /// Something binds the client to its context, which stays on the card when a lease ends. Sent before [`ToBroker::Released`], and
+    /// after the hello. From its release to its next grant the client makes no call of the driver: the broker may have the
+    /// driver checkpoint it meanwhile.
+    Bound {
+        /// The card.
+        card: Uuid,
+        /// What binds it: one sentence or less.
+        by: String,
+    },
+    /// A region began, and a claim may follow: what would then be on the card. Sent by a client with neither claim nor
+    /// lease, in as many packets as needed. The client's memory does not stand still: what it writes after this it names
+    /// again. No answer.
+    Prefetch {
+        /// How long the region may last, in seconds.
+        seconds: f64,
+        /// As in [`ToBroker::Slabs`].
+        slabs: Vec<Range>,
+        /// What was written on the host since the last list of this kind or [`ToClient::Home`], or since the begin, by offset.
+        dirty: Vec<Range>,
+        /// Whether another packet of this list follows.
+        more: bool,
+    },
 }
 
 /// From the broker to a client, after the welcome.

@@ -23,15 +23,28 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
 }
 
 /// A descriptor of the process that made this connection, which is readable when that has ended. Where the kernel is
-/// older than 6.5 it is found by its number, which is another process's if it had ended before the call: so call it
-/// right after accepting, and look for the end of the connection as well.
+/// older than 6.5 it is found by its number, which is another process's if it had ended before the call: then the connection
+/// has ended too, which is an error here. Call it right after accepting.
 pub fn pidfd(socket: BorrowedFd<'_>, pid: i32) -> io::Result<OwnedFd> {
     match option::<libc::c_int>(socket, SO_PEERPIDFD, -1) {
         // SAFETY: the kernel made it for this call.
         Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => pidfd_open(pid),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            let found = pidfd_open(pid)?;
+            if ended(socket)? {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            Ok(found)
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the other side has closed the connection.
+fn ended(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one entry, which is ours.
+    crate::packet::retry(|| unsafe { libc::poll(&mut entry, 1, 0) }).map(|_| entry.revents & libc::POLLHUP != 0)
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

@@ -3,7 +3,8 @@ use crate::limits::*;
 use crate::message::{Range, ToBroker, ToClient};
 use crate::wire::Malformed;
 
-/// What a lease is to have on its card: what the [`ToBroker::Slabs`] after the grant say together.
+/// What a lease is to have on its card: what the [`ToBroker::Slabs`] after the grant, or the pieces of a
+/// [`ToBroker::Prefetch`], say together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The slabs wanted on the card.
@@ -39,6 +40,20 @@ impl Request {
 
 /// The packets that say which slabs a lease wants, and what was written on the host: one at least.
 pub fn request_packets<'a>(lease: u64, slabs: &'a [Range], dirty: &'a [Range]) -> impl Iterator<Item = ToBroker> + 'a {
+    pieces(slabs, dirty).map(move |(slabs, dirty, more)| ToBroker::Slabs { lease, slabs, dirty, more })
+}
+
+/// The packets that say what a claim would want on the card, for a region of `seconds`: one at least.
+pub fn prefetch_packets<'a>(
+    seconds: f64,
+    slabs: &'a [Range],
+    dirty: &'a [Range],
+) -> impl Iterator<Item = ToBroker> + 'a {
+    pieces(slabs, dirty).map(move |(slabs, dirty, more)| ToBroker::Prefetch { seconds, slabs, dirty, more })
+}
+
+/// Two lists, cut so that each piece fits a packet; whether another piece follows.
+fn pieces<'a>(slabs: &'a [Range], dirty: &'a [Range]) -> impl Iterator<Item = (Vec<Range>, Vec<Range>, bool)> + 'a {
     let mut left = Some((slabs, dirty));
     std::iter::from_fn(move || {
         let (slabs, dirty) = left.take()?;
@@ -48,7 +63,7 @@ pub fn request_packets<'a>(lease: u64, slabs: &'a [Range], dirty: &'a [Range]) -
         if more {
             left = Some((more_slabs, more_dirty));
         }
-        Some(ToBroker::Slabs { lease, slabs: slabs.to_vec(), dirty: dirty.to_vec(), more })
+        Some((slabs.to_vec(), dirty.to_vec(), more))
     })
 }
 

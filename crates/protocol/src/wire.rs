@@ -159,7 +159,10 @@ impl Message for ToBroker {
     fn check(&self) -> Result<(), Malformed> {
         use ToBroker::*;
         match self {
-            Slabs { slabs: wanted, dirty, .. } => {
+            Slabs { slabs: wanted, dirty, .. } | Prefetch { slabs: wanted, dirty, .. } => {
+                if let Prefetch { seconds: region, .. } = self {
+                    seconds(*region)?;
+                }
                 count(wanted.len().saturating_add(dirty.len()))?;
                 slabs(wanted)?;
                 dirty.iter().try_for_each(range)
@@ -169,6 +172,7 @@ impl Message for ToBroker {
             Grow { slab: new, .. } => slab(new),
             Shrink { slabs: gone, .. } => count(gone.len()).and_then(|()| slabs(gone)),
             Forget { range: gone } => range(gone),
+            Bound { by, .. } => text(by),
             Cancel { .. } | Drained { .. } | Released { .. } | Reserve { .. } | Status => Ok(()),
         }
     }

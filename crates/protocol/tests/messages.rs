@@ -58,6 +58,9 @@ fn to_broker() -> impl Strategy<Value = ToBroker> {
         range(1 << 20).prop_map(|range| Forget { range }),
         any::<u64>().prop_map(|bytes| Reserve { bytes }),
         Just(Status),
+        (any::<Uuid>(), text()).prop_map(|(card, by)| Bound { card, by }),
+        (seconds(), collection::vec(slab(), 0..40), collection::vec(range(1 << 20), 0..40), any::<bool>())
+            .prop_map(|(seconds, slabs, dirty, more)| Prefetch { seconds, slabs, dirty, more }),
     ]
 }
 
@@ -250,7 +253,13 @@ fn what_no_encoder_writes() {
     let mut bytes = Vec::new();
     encode(&status, &mut bytes).unwrap();
     let why = |bytes: &[u8]| decode::<ToBroker>(bytes).unwrap_err().0;
-    assert_eq!(why(&[bytes[0] + 1]), "a kind or value is unknown");
+    let number = |one: &ToBroker| {
+        let mut bytes = Vec::new();
+        encode(one, &mut bytes).unwrap();
+        bytes[0]
+    };
+    let last = common::to_broker().iter().map(|(_, one)| number(one)).max().unwrap();
+    assert_eq!(why(&[last + 1]), "a kind or value is unknown");
     assert_eq!(why(&[]), "it ends too early");
     assert_eq!(why(&[bytes[0], 0]), "bytes follow its end");
     assert_eq!(why(&[0x80; 11]), "a number is too long");

@@ -1,5 +1,5 @@
 //! The arena's addresses: from a placeholder of ours to a reservation in the driver, for the life of the process.
-use super::claim::{name, Failed};
+use super::claim::{name, End, Failed};
 use super::live::Live;
 use crate::report;
 use zerogpu_abi::*;
@@ -17,7 +17,7 @@ impl Live {
     pub(super) fn hand_over(&mut self, d: &Driver, base: u64, len: u64) -> Result<(), Failed> {
         let step = "reserving the arena's addresses in the driver";
         let taken = Failed {
-            gone: false,
+            end: End::Failed,
             step,
             code: CUresult::OUT_OF_MEMORY,
             remedy: "the addresses were taken by another mapping of the process: start it again".into(),
@@ -45,7 +45,7 @@ impl Live {
         }
         let remedy =
             "other addresses than the app's pointers would be no use: call it again, and report it if it stays";
-        Err(Failed { gone: false, step, code, remedy: remedy.into() })
+        Err(Failed { end: End::Failed, step, code, remedy: remedy.into() })
     }
 
     /// Gives the addresses of the app's own reservations to the driver, once.

@@ -25,8 +25,19 @@ pub(super) struct Failed {
     pub(super) code: CUresult,
     /// What to do, if something can be done.
     pub(super) remedy: Cow<'static, str>,
-    /// Whether the broker went away meanwhile.
-    pub(super) gone: bool,
+    /// What is to become of the claim.
+    pub(super) end: End,
+}
+
+/// How a claim that failed ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With its error.
+    Failed,
+    /// The broker went away meanwhile: it is tried again.
+    Gone,
+    /// It asks for more time than there is; the remedy is what the program's user reads.
+    TooLong,
 }
 
 /// What to do where a driver has no card.
@@ -36,7 +47,7 @@ pub(super) const NO_CARD: &str =
 impl Failed {
     fn at(step: &'static str) -> impl Fn(CUresult) -> Failed {
         move |code| Failed {
-            gone: false,
+            end: End::Failed,
             step,
             code,
             remedy: "call it again; the bytes are kept in host memory".into(),
@@ -45,10 +56,11 @@ impl Failed {
 
     /// A broker that said no, or is not there.
     fn by(trouble: Trouble) -> Failed {
-        let step = "asking the broker for a GPU";
+        let (step, code) = ("asking the broker for a GPU", CUresult::DEVICE_UNAVAILABLE);
         match trouble {
-            Trouble::Denied(code, text) => Failed { gone: false, step, code, remedy: text.into() },
-            Trouble::Gone(text) => Failed { gone: true, step, code: CUresult::DEVICE_UNAVAILABLE, remedy: text.into() },
+            Trouble::Denied(code, text) => Failed { end: End::Failed, step, code, remedy: text.into() },
+            Trouble::TooLong(text) => Failed { end: End::TooLong, step, code, remedy: text.into() },
+            Trouble::Gone(text) => Failed { end: End::Gone, step, code, remedy: text.into() },
         }
     }
 }
@@ -67,7 +79,7 @@ impl Engine {
         let claimed = loop {
             match self.claim_now(borrowed, why) {
                 // the next broker begins anew; nothing of this attempt is left
-                Err(f) if f.gone && now() < patience => {
+                Err(f) if f.end == End::Gone && now() < patience => {
                     report::explain("the broker went away during a claim: it is tried again")
                 }
                 claimed => break claimed,
@@ -96,7 +108,11 @@ impl Engine {
             Err(f) => {
                 let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
                 report::error(&format!("no GPU could be claimed for {why}: {failed}"));
-                self.regions.note_claim(Err(format!("No GPU could be claimed: {failed}")));
+                let words = match f.end {
+                    End::TooLong => f.remedy.into_owned(),
+                    _ => format!("No GPU could be claimed: {failed}"),
+                };
+                self.regions.note_claim(Err(words));
                 Err(f.code)
             }
         }
@@ -106,7 +122,7 @@ impl Engine {
     fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
         let no_driver = |why: &str| {
             let (step, code) = ("opening the driver", CUresult::NO_DEVICE);
-            Failed { gone: false, step, code, remedy: why.to_string().into() }
+            Failed { end: End::Failed, step, code, remedy: why.to_string().into() }
         };
         let d = self.below.driver().map_err(no_driver)?;
         self.make_ready(d)?;
@@ -127,7 +143,7 @@ impl Engine {
         let mut live = locked(&self.live);
         if live.kept && live.device != device {
             return Err(Failed {
-                gone: false,
+                end: End::Failed,
                 step: "moving to another card",
                 code: CUresult::DEVICE_UNAVAILABLE,
                 remedy: "something binds the program to the card that it had (zerogpu_state names it): call it again"
@@ -156,7 +172,10 @@ impl Engine {
         self.regions.pause();
         let leased = lender.claim(&Ask { seconds, bytes, borrowed });
         self.regions.resume();
-        let (lease, waited) = leased.map_err(Failed::by)?;
+        let (lease, waited) = leased.map_err(|trouble| match trouble {
+            Trouble::TooLong(text) => Failed::by(Trouble::TooLong(in_full(&text, self.regions.requested()))),
+            trouble => Failed::by(trouble),
+        })?;
         zerogpu_trace::span(zerogpu_trace::Span::Wait, why, start, start + waited.as_nanos() as u64, 0);
         Ok(Some(lease.card))
     }
@@ -168,7 +187,7 @@ impl Engine {
         if !live.ready {
             // SAFETY: no preconditions.
             ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
-                gone: false,
+                end: End::Failed,
                 step: "cuInit of the driver",
                 code,
                 remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
@@ -235,7 +254,7 @@ impl Engine {
                 placed.map_err(Failed::at("mapping the broker's memory"))?;
                 map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
                 let (copied, warm) = lender.ready().map_err(Failed::by)?;
-                wanted.are_equal(&mut st.memory).map_err(Failed::at("reading the arena"))?;
+                wanted.are_told(&mut st.memory).map_err(Failed::at("reading the arena"))?;
                 report::explain(&format!("the broker copied {copied} bytes to the card; {warm} were there"));
                 wanted.bytes()
             }
@@ -295,6 +314,16 @@ impl Engine {
     }
 }
 
+/// What the broker says of a claim for too long a time: it was asked for what is left of that time, and people know what the
+/// call was marked with.
+fn in_full(text: &str, requested: f64) -> String {
+    const THAN: &str = " is larger than ";
+    match text.split_once(THAN) {
+        Some((_, limit)) => format!("The requested GPU duration ({requested}s){THAN}{limit}"),
+        None => text.into(),
+    }
+}
+
 /// The name of an error, for messages.
 pub(super) fn name(code: CUresult) -> String {
     match zerogpu_abi::describe(code) {
@@ -350,7 +379,7 @@ fn find_card(d: &Driver, wanted: Option<Uuid>) -> Result<CUdevice, Failed> {
         }
     }
     Err(Failed {
-        gone: false,
+        end: End::Failed,
         step: "finding the card of the lease",
         code: CUresult::NO_DEVICE,
         remedy:
@@ -374,7 +403,7 @@ fn check_card(d: &Driver, device: CUdevice) -> Result<(), Failed> {
         return Ok(());
     }
     Err(Failed {
-        gone: false,
+        end: End::Failed,
         step: "matching the card with the profile",
         code: CUresult::NO_DEVICE,
         remedy: "the card is of another architecture than the profile shown to the app: choose a profile of the card's kind \

@@ -24,6 +24,8 @@ const COPY: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_millis(100);
 /// A broker that keeps to the protocol gives no reason to say this.
 const CONFUSED: &str = "the broker does not keep to the protocol; install the same version of zerogpu for both";
+/// The protocol's version from which on a broker takes [`ToBroker::Prefetch`].
+const PREFETCH: u16 = 2;
 /// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
 const STEPS: (u64, u64) = (4 << 20, 256 << 20);
 
@@ -31,6 +33,8 @@ const STEPS: (u64, u64) = (4 << 20, 256 << 20);
 pub enum Trouble {
     /// It said no.
     Denied(CUresult, String),
+    /// The claim asks for more seconds than any lease may last; what to tell the user.
+    TooLong(String),
     /// It is gone, or was never there.
     Gone(String),
 }
@@ -82,6 +86,8 @@ impl Waiting {
 struct Link {
     connection: Arc<Connection>,
     broker: u64,
+    /// The protocol's version that both sides speak.
+    version: u16,
     /// Answers that nobody has taken yet.
     inbox: Vec<(ToClient, Vec<OwnedFd>)>,
 }
@@ -199,6 +205,7 @@ impl Lender {
                     state.lease = Some(lease);
                     return Ok(lease);
                 }
+                ToClient::Denied { reason: Reason::TooLong, text, .. } => return Err(Trouble::TooLong(text)),
                 ToClient::Denied { reason, text, .. } => return Err(Trouble::Denied(code(reason), text)),
                 _ => {}
             }
@@ -210,6 +217,19 @@ impl Lender {
         let (connection, lease) = self.leased()?;
         self.locked().shape = slabs.iter().map(|slab| (slab.off, slab.len)).collect();
         request_packets(lease.number, slabs, dirty).try_for_each(|packet| self.send(&connection, &packet))
+    }
+
+    /// Says what a claim would want, as a region begins: a broker with an idle card brings it there meanwhile. Not to be
+    /// called with a lease or a claim. Whether it was told: then `dirty` need not be named again.
+    pub fn foretell(&self, seconds: f64, slabs: &[Range], dirty: &[Range]) -> bool {
+        let mut state = self.locked();
+        let Some(link) = state.link.as_ref().filter(|link| link.version >= PREFETCH) else { return false };
+        let connection = link.connection.clone();
+        state.shape = slabs.iter().map(|slab| (slab.off, slab.len)).collect();
+        drop(state);
+        prefetch_packets(clamp_seconds(seconds), slabs, dirty)
+            .try_for_each(|packet| self.send(&connection, &packet))
+            .is_ok()
     }
 
     /// The descriptors of the slabs listed, in their order.

@@ -18,7 +18,7 @@ const ON_DEVICE: u32 = 1;
 pub(super) struct Wanted {
     /// All slabs, by offset in the backing.
     pub slabs: Vec<Range>,
-    /// What the host has written of them since it was the same as on a card.
+    /// What the host has written of them since the broker was told.
     pub dirty: Vec<Range>,
 }
 
@@ -44,8 +44,8 @@ impl Wanted {
         self.slabs.iter().map(|slab| slab.len).sum()
     }
 
-    /// The card holds what the host does.
-    pub(super) fn are_equal(&self, memory: &mut Memory) -> Res {
+    /// The broker knows what the host has written: the card holds it, or lacks it and gets it before it is used.
+    pub(super) fn are_told(&self, memory: &mut Memory) -> Res {
         let written = memory.backing()?.written();
         self.slabs.iter().for_each(|slab| written.clear(slab.off, slab.len));
         Ok(())
@@ -130,7 +130,7 @@ impl Live {
                     return Err(code);
                 }
                 // the lease goes on without its broker
-                Err(Trouble::Gone(_)) => {}
+                Err(Trouble::Gone(_) | Trouble::TooLong(_)) => {}
             }
         }
         physical::create(d, self.device, slab.len)

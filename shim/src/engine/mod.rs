@@ -150,7 +150,10 @@ impl Engine {
     /// Opens a region; the number that ends it. A lease that is there lasts as long as the region may.
     pub fn begin_region(&'static self, seconds: f64) -> Result<u64, String> {
         let region = self.regions.begin(seconds)?;
-        if self.lender.is_some() && self.claimed.load(Ordering::Acquire) {
+        if self.lender.is_some() {
+            if !self.claimed.load(Ordering::Acquire) {
+                self.watch.wish();
+            }
             self.watch.look_again(self);
         }
         Ok(region)

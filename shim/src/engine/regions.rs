@@ -10,6 +10,8 @@ use zerogpu_device::{runtime, thread};
 struct Region {
     /// Nanoseconds of the monotonic clock; None: no deadline.
     deadline: Option<u64>,
+    /// What it was opened with.
+    seconds: f64,
     begun: u64,
     thread: u64,
     movable: bool,
@@ -88,7 +90,7 @@ impl Regions {
         watch_this_thread();
         let mut open = self.locked();
         let deadline = (seconds < 1e9).then(|| open.clock() + (seconds * 1e9) as u64);
-        open.regions.insert(id, Region { deadline, begun: now(), thread: thread::id(), movable: false });
+        open.regions.insert(id, Region { deadline, seconds, begun: now(), thread: thread::id(), movable: false });
         self.count.store(open.regions.len() as u64, Ordering::Release);
         self.over.store(open.over(), Ordering::Release);
         Ok(id)
@@ -98,6 +100,12 @@ impl Regions {
     pub fn note_claim(&self, outcome: Result<(), String>) {
         let mut open = self.locked();
         open.refusal = outcome.err().filter(|_| !open.regions.is_empty());
+    }
+
+    /// The longest time that an open region was opened with, in seconds to the tenth.
+    pub fn requested(&self) -> f64 {
+        let longest = self.locked().regions.values().map(|region| region.seconds).fold(0.0, f64::max);
+        (longest * 10.0).round() / 10.0
     }
 
     /// Why the open regions have no GPU, if the last claim for them failed.
@@ -250,11 +258,11 @@ mod tests {
     fn the_last_one_out_is_told() {
         let r = Regions::default();
         let (a, b) = (r.begin(1.0).unwrap(), r.begin(f64::INFINITY).unwrap());
-        assert!(a != b && r.any());
+        assert!(a != b && r.any() && r.requested() == f64::INFINITY);
         assert_eq!(r.end(a), Some(false));
         assert_eq!(r.end(a), None);
         assert_eq!(r.end(b), Some(true));
-        assert!(!r.any());
+        assert!(!r.any() && r.requested() == 0.0);
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The watcher: a thread, made at the first claim, that parks an idle borrowed GPU, ends what is over its deadline, and
-//! tries a failed park again.
+//! The watcher: a thread, made at the first claim (with a broker, at the first region), that parks an idle borrowed GPU, ends
+//! what is over its deadline, tries a failed park again, and tells the broker what a region may claim.
+use super::lent::Wanted;
 use super::{locked, Engine, Phase};
 use crate::fault::contained;
 use crate::report;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use zerogpu_device::exec::now;
+use zerogpu_device::exec::{is_still, now};
+use zerogpu_device::runtime::lock;
 
 /// The watcher's own state.
 #[derive(Default)]
@@ -16,6 +18,8 @@ pub struct Watch {
     changed: Condvar,
     /// Whether the last region ended where nobody could park.
     park: AtomicBool,
+    /// Whether a region began, and the broker does not know yet what it may claim.
+    wish: AtomicBool,
 }
 
 /// How much longer borrowed work may go on at each look, in nanoseconds.
@@ -25,6 +29,8 @@ const CLOCKS: u64 = 500_000_000;
 /// How long a lease without a broker waits until it looks for one again: well below the time for which a new broker leases
 /// nothing.
 const RECONNECT: Duration = Duration::from_millis(100);
+/// How long after a look that found bytes moving there is another.
+const MOVING: Duration = Duration::from_millis(5);
 /// How long after a failed park it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,6 +63,11 @@ impl Watch {
         self.look_again(engine);
     }
 
+    /// A region began that may claim: the next look tells the broker.
+    pub fn wish(&self) {
+        self.wish.store(true, Ordering::Release);
+    }
+
     /// Sleeps until something changes, at most `time`.
     fn wait(&self, time: Option<Duration>) {
         let mut s = locked(&self.state);
@@ -75,8 +86,9 @@ impl Engine {
         let mut passes = self.gate.passes();
         loop {
             // a fault is no reason to keep a GPU for ever
+            let soon = contained(|| self.foretell()).unwrap_or(None);
             let next = contained(|| self.look(&mut passes)).unwrap_or(Some(AGAIN));
-            self.watch.wait(next);
+            self.watch.wait(soon.into_iter().chain(next).min());
         }
     }
 
@@ -106,6 +118,36 @@ impl Engine {
             Phase::Parked | Phase::Lost(_) if self.leave_again() => None,
             Phase::Parked | Phase::Lost(_) => Some(AGAIN),
         }
+    }
+
+    /// Tells the broker what the open regions may claim, so that it can bring it to an idle card. How long to wait until it
+    /// is tried again.
+    fn foretell(&self) -> Option<Duration> {
+        let lender = self.lender.as_ref()?;
+        if !self.watch.wish.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        // a claim that is under way says all of it
+        let phase = self.phase.try_lock().ok()?;
+        if !matches!(*phase, Phase::Parked) || !self.regions.any() || self.regions.over() {
+            return None;
+        }
+        let seconds = match self.regions.latest_deadline() {
+            Some(at) => at.saturating_sub(now()) as f64 / 1e9,
+            None => f64::INFINITY,
+        };
+        let mut st = lock().ok()?;
+        if !is_still() {
+            // what is written now may be copied in part, and would have to be told again
+            self.watch.wish.store(true, Ordering::Release);
+            return Some(MOVING);
+        }
+        // under the state's lock to its end: nothing is written, freed or punched between the list and its arrival
+        let wanted = Wanted::of(&mut st.memory, &lender.shape()).ok()?;
+        if !wanted.slabs.is_empty() && lender.foretell(seconds, &wanted.slabs, &wanted.dirty) {
+            wanted.are_told(&mut st.memory).ok()?;
+        }
+        None
     }
 
     /// Has the lease last as long as the regions do; a lease that has lost its broker looks for another, again and again.

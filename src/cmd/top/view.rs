@@ -1,7 +1,7 @@
 //! What is on the screen. Everything fits in 80 columns and 24 lines: what does not is counted.
 
 use crate::broker::Status;
-use crate::cmd::status::{mib, name_of, time};
+use crate::cmd::status::{mib, name_of, standing, time};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -133,12 +133,13 @@ fn cards(status: &Status, width: usize) -> Vec<Line<'static>> {
         line.push(Span::from(used));
         lines.push(Line::from(line));
         for holder in &card.holders {
-            let left = if holder.overdue { "over its time".into() } else { format!("{} left", time(holder.left)) };
+            let left = standing(status, holder);
             let kind = if holder.borrowed { ", borrowed" } else { "" };
             let name = name_of(status, holder.space);
             let text =
                 format!("   {name:<32.32} {:>10}  for {}, {left}{kind}", mib(holder.bytes), time(holder.seconds));
-            lines.push(Line::from(text).style(if holder.overdue { Style::new().red() } else { Style::new() }));
+            let amiss = holder.overdue || holder.ending;
+            lines.push(Line::from(text).style(if amiss { Style::new().red() } else { Style::new() }));
         }
     }
     lines
@@ -242,6 +243,7 @@ mod tests {
             uid: 0,
             host_bytes: GIB,
             pinned: 0,
+            parting: None,
         };
         Status {
             version: "1.2.3".into(),

@@ -1,7 +1,11 @@
 //! Clients that break the rules, each in its own way.
+//!
+//! Whoever does so while it holds a card loses its process: such deeds are done by processes of their own.
 use crate::client::{backing, hello, Client};
+use crate::node::{Node, LONG};
 use anyhow::{bail, ensure, Context, Result};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use zerogpu_protocol::*;
 
@@ -12,7 +16,7 @@ const BACKING: u64 = 64 * MIB;
 /// One way to be bad: its name, and what it does. It fails if the broker puts up with it.
 pub type Deed = (&'static str, fn(&Path) -> Result<()>);
 
-/// All of them.
+/// Those of clients that hold no card: they are dropped, and live.
 pub const DEEDS: &[Deed] = &[
     ("nonsense for a hello", |socket| {
         let mut client = Client::connect(socket)?;
@@ -74,6 +78,46 @@ pub const DEEDS: &[Deed] = &[
     ("forgetting what lies outside", |socket| {
         says(socket, &[ToBroker::Forget { range: Range::new(BACKING, 2 * MIB) }])
     }),
+    ("questions without end, and no ear", |socket| {
+        let mut client = join(socket)?;
+        for _ in 0..100_000 {
+            if client.say(&ToBroker::Status).is_err() {
+                break;
+            }
+        }
+        dropped(&mut client)
+    }),
+    ("a wish with slabs that overlap", |socket| {
+        let slabs = vec![Range::new(0, 4 * MIB), Range::new(2 * MIB, 4 * MIB)];
+        says(socket, &[ToBroker::Prefetch { seconds: 9.0, slabs, dirty: vec![], more: false }])
+    }),
+    ("a wish for more than it was shown", |socket| {
+        let mut client = Client::connect(socket)?;
+        let file = backing(BACKING, true)?;
+        client.connection().hello(&Hello { vram: 0, ..hello("greedy", Role::Space) }, Some(file.as_fd()), None)?;
+        let slabs = vec![Range::new(0, 2 * MIB)];
+        client.say(&ToBroker::Prefetch { seconds: 9.0, slabs: slabs.clone(), dirty: slabs, more: false })?;
+        // 2 MiB are within what is overlooked
+        client.say(&ToBroker::Status)?;
+        while !matches!(client.hear()?, ToClient::Report { more: false, .. }) {}
+        client.say_bytes(&[0xFF])?;
+        dropped(&mut client)
+    }),
+    ("a wish without end", |socket| {
+        let mut client = join(socket)?;
+        let many: Vec<Range> = (0..PACKET_RANGES as u64).map(|i| Range::new(i * 2 * MIB, 2 * MIB)).collect();
+        for _ in 0..=SPACE_SLABS / PACKET_RANGES {
+            let piece = ToBroker::Prefetch { seconds: 9.0, slabs: many.clone(), dirty: vec![], more: true };
+            if client.say(&piece).is_err() {
+                break;
+            }
+        }
+        dropped(&mut client)
+    }),
+];
+
+/// Those of processes that hold a card, which are ended for it. Each returns only if it was put up with.
+pub const CRIMES: &[Deed] = &[
     ("slabs that overlap", |socket| lists(socket, &[Range::new(0, 4 * MIB), Range::new(2 * MIB, 4 * MIB)])),
     ("slabs out of order", |socket| lists(socket, &[Range::new(8 * MIB, 2 * MIB), Range::new(0, 2 * MIB)])),
     ("slabs outside the backing", |socket| lists(socket, &[Range::new(BACKING - 2 * MIB, 4 * MIB)])),
@@ -106,25 +150,22 @@ pub const DEEDS: &[Deed] = &[
         client.say(&ToBroker::Shrink { lease, slabs: vec![Range::new(0, 2 * MIB)] })?;
         dropped(&mut client)
     }),
-    ("questions without end, and no ear", |socket| {
-        let mut client = join(socket)?;
-        for _ in 0..100_000 {
-            if client.say(&ToBroker::Status).is_err() {
-                break;
-            }
-        }
+    ("nonsense while it computes", |socket| {
+        let (mut client, _) = ready(socket, &[Range::new(0, 2 * MIB)])?;
+        client.say_bytes(&[0xFF; 100])?;
         dropped(&mut client)
     }),
-    ("a claim to hold a card that somebody else has", |socket| {
-        let mut holder = join(socket)?;
-        let (lease, card) = granted(&mut holder)?;
-        let holds = Some(Holding { card, broker: 1, lease, seconds_left: 1e9, bytes: 1 << 40 });
-        let mut liar = Client::connect(socket)?;
-        let file = backing(BACKING, true)?;
-        liar.connection().hello(&Hello { holds, ..hello("liar", Role::Space) }, Some(file.as_fd()), None)?;
-        let answer = liar.hear()?;
-        ensure!(matches!(answer, ToClient::Denied { .. }), "it was answered {answer:?}");
-        Ok(())
+    ("a card kept beyond its time", |socket| {
+        let mut client = join(socket)?;
+        client.claim(0.5, 0)?;
+        // it hears that its time is over, and stays
+        while !matches!(client.hear()?, ToClient::Revoked { .. }) {}
+        dropped(&mut client)
+    }),
+    ("a wish while it computes", |socket| {
+        let (mut client, _) = ready(socket, &[Range::new(0, 2 * MIB)])?;
+        client.say(&ToBroker::Prefetch { seconds: 9.0, slabs: vec![], dirty: vec![], more: false })?;
+        dropped(&mut client)
     }),
 ];
 
@@ -138,14 +179,6 @@ fn claim(id: u32) -> ToBroker {
 
 fn slabs(lease: u64, slabs: &[Range]) -> ToBroker {
     ToBroker::Slabs { lease, slabs: slabs.to_vec(), dirty: vec![], more: false }
-}
-
-fn granted(client: &mut Client) -> Result<(u64, Uuid)> {
-    client.say(&claim(1))?;
-    match client.hear()? {
-        ToClient::Granted { lease, card, .. } => Ok((lease, card)),
-        other => bail!("a claim was answered {other:?}"),
-    }
 }
 
 /// Joins and says these messages, of which one is too much.
@@ -187,11 +220,65 @@ fn refused(socket: &Path, hello: &Hello, file: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Does all of it once; how many deeds that were.
+/// Does all that leaves a client alive once; how many deeds that were.
 ///
 /// # Errors
 /// What the broker put up with.
 pub fn all(socket: &Path) -> Result<usize> {
     DEEDS.iter().try_for_each(|(name, deed)| deed(socket).with_context(|| name.to_string()))?;
     Ok(DEEDS.len())
+}
+
+/// Has a process do each of the [`CRIMES`], and sees that it is ended; how many that were.
+///
+/// # Errors
+/// What the broker put up with.
+pub fn crimes(node: &Node) -> Result<usize> {
+    for (name, _) in CRIMES {
+        let status = node.villain("deed", name)?.wait()?;
+        ensure!(status.signal() == Some(libc::SIGKILL), "{name}: its process ended with {status}");
+    }
+    Ok(CRIMES.len())
+}
+
+/// What a process does that was told to do the deed of this name.
+///
+/// # Errors
+/// There is none of this name, or the broker put up with it.
+pub fn commit(name: &str, socket: &Path) -> Result<()> {
+    let (_, deed) = CRIMES.iter().find(|(other, _)| *other == name).context("no such deed")?;
+    deed(socket)?;
+    // the connection is over; the signal may come a moment later
+    std::thread::sleep(LONG);
+    bail!("{name}: it was dropped, and lives")
+}
+
+/// Says that this process holds a card since an earlier broker, and waits for what comes of it.
+///
+/// # Errors
+/// It was neither ended nor dropped.
+pub fn lie(card: &str, socket: &Path) -> Result<()> {
+    let mut bytes = card.trim_start_matches("GPU-").chars().filter(|c| *c != '-').collect::<Vec<_>>();
+    ensure!(bytes.len() == 32, "{card} is no uuid");
+    let mut card = [0; 16];
+    for byte in card.iter_mut().rev() {
+        let (low, high) = (bytes.pop().unwrap_or('0'), bytes.pop().unwrap_or('0'));
+        *byte = u8::from_str_radix(&format!("{high}{low}"), 16)?;
+    }
+    let holds = Some(Holding { card, broker: 1, lease: 1, seconds_left: 60.0, bytes: 1 << 40 });
+    let mut late = Client::connect(socket)?;
+    let file = backing(BACKING, true)?;
+    late.connection().hello(&Hello { holds, ..hello("late", Role::Space) }, Some(file.as_fd()), None)?;
+    match late.hear()? {
+        ToClient::Granted { id: 0, lease, .. } => {
+            late.say(&ToBroker::Drained { lease })?;
+            ensure!(matches!(late.hear()?, ToClient::Home { .. }), "it was not told that it is home");
+            late.say(&ToBroker::Released { lease })?;
+            // heard, and not an end by its own connection
+            late.say(&ToBroker::Status)?;
+            while !matches!(late.hear()?, ToClient::Report { more: false, .. }) {}
+            Ok(())
+        }
+        other => bail!("it was answered {other:?}"),
+    }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`program`] | what the process `zerogpu-node-space` does: it knows each byte that it should have |
 //! | [`node`] | a broker and its Spaces, in a folder and on cards of their own |
+//! | `look` | asks the broker of a node for its status |
 //! | [`referee`] | reads the broker's log, and finds what breaks its promises |
 //! | [`witness`] | looks at the cards from outside: who is on them, what is left behind |
 //! | [`client`], [`hostile`] | speak the protocol by hand, well and badly |
@@ -13,6 +14,7 @@
 pub mod client;
 pub mod hostile;
 pub mod kills;
+mod look;
 pub mod measure;
 pub mod node;
 pub mod program;

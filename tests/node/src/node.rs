@@ -30,11 +30,28 @@ pub struct Shape {
     pub vram: u64,
     /// Lines of the broker's configuration, under `[queue]`.
     pub queue: String,
+    /// The same, under `[memory]` and `[default-tenant]`.
+    pub memory: String,
+    /// As above.
+    pub tenant: String,
+    /// Settings of softcuda, for the broker and its Spaces.
+    pub soft: Vec<(&'static str, String)>,
+    /// Calls of the broker's driver that fail, as `SOFTCUDA_FAULT` has them.
+    pub faults: String,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { cards: 1, room: 32 << 20, vram: 24 << 20, queue: String::new() }
+        Shape {
+            cards: 1,
+            room: 32 << 20,
+            vram: 24 << 20,
+            queue: String::new(),
+            memory: String::new(),
+            tenant: String::new(),
+            soft: Vec::new(),
+            faults: String::new(),
+        }
     }
 }
 
@@ -147,9 +164,11 @@ impl Node {
             std::os::unix::fs::symlink(node.built.join(file), node.path("lib").join(name))?;
         }
         let config = format!(
-            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n[default-tenant]\nspaces = 100000\n",
+            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
             AGING.as_millis(),
-            node.shape.queue
+            node.shape.queue,
+            node.shape.memory,
+            node.shape.tenant
         );
         std::fs::write(node.path("broker.toml"), config)?;
         Ok(node)
@@ -180,7 +199,7 @@ impl Node {
     }
 
     /// A command that sees this node's cards and none of the caller's settings.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.built.join(program));
         for (name, _) in std::env::vars_os() {
             let ours =
@@ -194,7 +213,8 @@ impl Node {
             .env("SOFTCUDA_CARDS", self.cards())
             .env("SOFTCUDA_COUNT", self.shape.cards.to_string())
             .env("SOFTCUDA_VRAM", (OWN_CONTEXT + self.shape.room).to_string())
-            .env("SOFTCUDA_POISON", "1");
+            .env("SOFTCUDA_POISON", "1")
+            .envs(self.shape.soft.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -210,6 +230,7 @@ impl Node {
             .arg("--lib")
             .arg(self.path("lib"))
             .env("RUST_LOG", if self.quiet { "info" } else { "debug" })
+            .env("SOFTCUDA_FAULT", &self.shape.faults)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

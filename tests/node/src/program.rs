@@ -106,6 +106,14 @@ impl Program {
         self.launch_on(0, 0, len / 100 * percent / 8 * 8)
     }
 
+    /// Writes on the host side, without a kernel: copies and memsets into what there is.
+    pub fn write(&mut self) -> Result<()> {
+        match self.random.once_in(2) {
+            true => self.upload(),
+            false => self.fill(),
+        }
+    }
+
     fn launch_on(&mut self, which: usize, from: usize, len: usize) -> Result<()> {
         let (at, seed) = (self.pieces[which].at + from as u64, self.random.word());
         let mut words = [at, len as u64, seed];
@@ -176,7 +184,8 @@ impl Program {
         Ok(piece)
     }
 
-    fn drop_one(&mut self) -> Result<()> {
+    /// Gives a piece back, and looks at its bytes before.
+    pub fn drop_one(&mut self) -> Result<()> {
         let which = self.random.below(self.pieces.len());
         let piece = self.pieces.swap_remove(which);
         self.compare(&piece)?;

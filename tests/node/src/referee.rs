@@ -37,6 +37,12 @@ pub struct Referee {
     pub brokers: u64,
     /// Clients that were dropped for what they did.
     pub dropped: u64,
+    /// Processes that were ended.
+    pub ended: u64,
+    /// Times that bytes were brought to a card ahead of a claim.
+    pub ahead: u64,
+    /// How many of them have ended, and bytes copied by then.
+    pub brought: (u64, u64),
     /// The longest wait of a lease that was granted, in seconds.
     pub longest_wait: f64,
     /// Bytes that went to the cards, that were there already, that came home, and that had not changed.
@@ -57,6 +63,9 @@ impl Referee {
             adopted: 0,
             brokers: 0,
             dropped: 0,
+            ended: 0,
+            ahead: 0,
+            brought: (0, 0),
             longest_wait: 0.0,
             bytes: [0; 4],
         }
@@ -108,6 +117,16 @@ impl Referee {
             "claim" => {
                 self.waiting.insert(id("request"), Claim { space: id("space"), since: at, seconds: number("seconds") });
             }
+            // all cards are of one kind
+            "a region began: bytes are brought ahead" => {
+                self.ahead += 1;
+                let card = id("card");
+                if self.holders.contains_key(&card) || !self.waiting.is_empty() {
+                    self.faults.push(format!("bytes come where somebody computes, or while somebody waits: {line}"));
+                }
+            }
+            "brought ahead" => self.brought = (self.brought.0 + 1, self.brought.1 + id("moved")),
+            text if text.starts_with("a process is ended") => self.ended += 1,
             text if text.starts_with("claim ended") => drop(self.waiting.remove(&id("request"))),
             "granted" => self.granted(at, id("request"), id("lease"), id("card"), line),
             "lease taken over from an earlier broker" => {

@@ -1,4 +1,5 @@
 //! The command line of `zerogpu-node-space`: a plan of its own, or commands from standard input.
+use crate::hostile;
 use crate::program::Program;
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
@@ -6,7 +7,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS` or `obey LIBRARY SEED BYTES`.
+/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS`, `obey LIBRARY SEED BYTES`, `deed NAME SOCKET` or `late CARD SOCKET`.
 ///
 /// # Errors
 /// What went wrong, a wrong byte above all.
@@ -18,6 +19,8 @@ pub fn main(words: &[String]) -> Result<()> {
     match words[..] {
         ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?),
         ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
+        ["deed", name, socket] => hostile::commit(name, Path::new(socket)),
+        ["late", card, socket] => hostile::lie(card, Path::new(socket)),
         _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS | obey LIBRARY SEED BYTES"),
     }
 }
@@ -69,6 +72,8 @@ fn obey(program: &mut Program) -> Result<()> {
             ["begin", seconds] => program.begin(seconds.parse()?)?,
             ["launch"] => program.launch()?,
             ["steps", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.step())?,
+            ["write", count] => (0..count.parse::<u32>()?).try_for_each(|_| program.write())?,
+            ["drop"] => program.drop_one()?,
             ["change", percent] => program.change(percent.parse()?)?,
             ["check"] => checked = program.check()?,
             ["end"] => program.end()?,

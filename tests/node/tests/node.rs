@@ -172,17 +172,19 @@ fn brokers_killed_while_bytes_go_home() {
 #[test]
 fn hostile_clients_cost_the_others_nothing() {
     let _alone = alone();
-    let node = Node::new(Shape { cards: 2, ..Shape::default() }).unwrap();
+    let node = Node::new(Shape { cards: 2, queue: "grace = \"1s\"".into(), ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
     let good: Vec<_> = (0..2).map(|seed| node.planned(seed, 16 << 20, 40).unwrap()).collect();
     let start = Instant::now();
     hostile::all(&node.socket()).unwrap();
+    let ended = hostile::crimes(&node).unwrap();
     hostile::all(&node.socket()).unwrap();
-    println!("{} bad clients in {:?}", 2 * hostile::DEEDS.len(), start.elapsed());
+    println!("{} bad clients, {ended} of them ended, in {:?}", 2 * hostile::DEEDS.len() + ended, start.elapsed());
     for space in good {
         println!("{}", space.finish().unwrap());
     }
     let log = node.log();
+    assert_eq!(log.look().ended, ended as u64, "nobody else is ended");
     assert!(log.look().longest_wait < 5.0, "{}", log.look().longest_wait);
     node.wait_for_empty_cards().unwrap();
     log.judge(&[]).unwrap();

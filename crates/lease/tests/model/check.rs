@@ -64,7 +64,13 @@ impl World {
                     self.m.end(lease.id, now);
                     let bytes = warm.min(lease.bytes);
                     if bytes > 0 {
-                        self.m.warm.push(Warm { space: lease.space, card: lease.card, bytes, since: now });
+                        self.m.warm.push(Warm {
+                            space: lease.space,
+                            card: lease.card,
+                            bytes,
+                            since: now,
+                            awaited: None,
+                        });
                     }
                 }
             }
@@ -90,6 +96,21 @@ impl World {
                     self.lease(lease.id).deadline = lease.deadline.min(now);
                 }
             }
+            Op::Condemn(n) => {
+                if let Some(lease) = pick(&self.m.leases, n) {
+                    assert!(self.s.condemn(now, lease.id));
+                    let held = self.lease(lease.id);
+                    // at the latest as the bound of the longest wait has it
+                    held.gone = held.gone.or(Some(now.max(held.told.unwrap_or(held.deadline))));
+                    held.deadline = held.deadline.min(now);
+                    held.told = held.told.or(Some(now));
+                }
+            }
+            Op::Prefetch { space, seconds, units, part } => {
+                if let Some(space) = pick(&self.m.spaces, space) {
+                    self.prefetch(&space, seconds, units, part);
+                }
+            }
             Op::Adopt { space, card, seconds, units } => {
                 if let Some(space) = pick(&self.m.spaces, space) {
                     self.adopt(&space, card % self.m.cards.len(), seconds, units);
@@ -112,7 +133,7 @@ impl World {
             Op::Pass(millis) => {
                 let until = now + Duration::from_millis(millis);
                 let mut polls = 0;
-                while let Some(wake) = self.s.next_wake(self.now).filter(|wake| *wake <= until) {
+                while let Some(wake) = self.wake().filter(|wake| *wake <= until) {
                     polls = if wake == self.now { polls + 1 } else { 0 };
                     assert!(polls < 3, "it wakes for ever");
                     self.now = wake;
@@ -123,6 +144,43 @@ impl World {
         }
         self.poll();
         self.look();
+    }
+
+    /// When something happens by itself: the scheduler's next wake, or the end of a process.
+    fn wake(&self) -> Option<Duration> {
+        let gone = self.m.leases.iter().filter_map(|l| l.gone).map(|at| at.max(self.now)).min();
+        self.s.next_wake(self.now).into_iter().chain(gone).min()
+    }
+
+    fn space(&mut self, id: SpaceId) -> &mut Space {
+        self.m.spaces.iter_mut().find(|s| s.id == id).unwrap()
+    }
+
+    fn prefetch(&mut self, space: &Space, seconds: u32, bytes: u64, part: u64) {
+        let now = self.now;
+        let may = now >= self.held && !self.busy(space.id);
+        let card = self.m.ahead(space, bytes, now).filter(|_| may);
+        let before = format!("{:?}", self.s);
+        let Some(found) = self.s.prefetch(now, space.id, seconds.into(), bytes) else {
+            assert_eq!(card, None, "{space:?} could have its bytes ahead");
+            return assert_eq!(format!("{:?}", self.s), before, "what comes to nothing changes nothing");
+        };
+        let card = card.expect("a card for it");
+        assert_eq!(found.card, CardId(card as u32));
+        self.m.warm.retain(|w| w.space != space.id);
+        let may_go = |w: &Warm| w.awaited.is_none_or(|until| until <= now);
+        self.m.check_room_of(card, bytes + self.m.policy.context_bytes, &found.evict, may_go);
+        assert!(found.evict.is_empty() || space.keeps_word);
+        self.m.drop_evicted(&found.evict);
+        self.space(space.id).keeps_word &= found.evict.is_empty();
+        // the daemon says how far it came
+        let there = bytes.min(part);
+        self.s.settle_warm(space.id, found.card, there);
+        self.s.settle_warm(space.id, CardId(77), 0);
+        if there > 0 {
+            let awaited = Some(now + secs(seconds.min(10)));
+            self.m.warm.push(Warm { space: space.id, card, bytes: there, since: now, awaited });
+        }
     }
 
     fn lease(&mut self, id: LeaseId) -> &mut Lease {
@@ -148,7 +206,7 @@ impl World {
         match self.refused(|s| s.attach(now, tenant, SpaceSpec { kind, vram: 100 })) {
             Ok(id) => {
                 assert!(!full && !none);
-                self.m.spaces.push(Space { id, tenant: tenant.into(), kind });
+                self.m.spaces.push(Space { id, tenant: tenant.into(), kind, keeps_word: false });
             }
             Err(reason) => assert_eq!(reason, if full { Reason::Spaces } else { Reason::NoCard }),
         }
@@ -241,6 +299,7 @@ impl World {
             return;
         }
         let (now, context) = (self.now, self.m.policy.context_bytes);
+        let bytes = bytes.min(self.m.cards[card].bytes - context);
         let room = self.m.leased(card) + bytes + context <= self.m.cards[card].bytes;
         let own_kind = self.m.cards[card].kind == space.kind;
         let busy = self.busy(space.id);
@@ -252,7 +311,19 @@ impl World {
                 assert!(room && own_kind && !busy);
                 let (space, tenant) = (space.id, space.tenant.clone());
                 let deadline = now + secs(seconds.min(10));
-                self.m.leases.push(Lease { id, space, tenant, card, bytes, context, since: now, deadline, told: None });
+                self.m.leases.push(Lease {
+                    id,
+                    space,
+                    tenant,
+                    card,
+                    bytes,
+                    context,
+                    since: now,
+                    deadline,
+                    told: None,
+                    gone: None,
+                });
+                self.space(space).keeps_word = true;
             }
             Err(Reason::Busy) => assert!(busy),
             Err(Reason::NoCard) => assert!(!own_kind),
@@ -272,7 +343,9 @@ impl World {
             assert_eq!(actions.next(), Some(Action::Evict(evict)));
             self.m.drop_evicted(&[evict]);
         }
-        let mut killed = Vec::new();
+        let mut killed: Vec<SpaceId> = Vec::new();
+        let gone = self.m.leases.iter().filter(|l| l.gone.is_some_and(|at| at <= now));
+        killed.extend(gone.map(|l| l.space));
         let grace = self.m.policy.grace;
         for lease in &mut self.m.leases {
             let (id, space) = (lease.id, lease.space);
@@ -281,7 +354,7 @@ impl World {
                     assert_eq!(actions.next(), Some(Action::Overdue { lease: id, space }));
                     lease.told = Some(now);
                 }
-                Some(told) if told + grace <= now => {
+                Some(told) if lease.gone.is_none() && told + grace <= now => {
                     assert_eq!(actions.next(), Some(Action::Kill { lease: id, space }));
                     killed.push(space);
                 }
@@ -373,7 +446,19 @@ impl World {
             other.reserved = other.reserved.filter(|kept| *kept != card);
         }
         let (id, space, tenant, bytes) = (grant.lease, request.space, request.tenant.clone(), request.bytes);
-        self.m.leases.push(Lease { id, space, tenant, card, bytes, context, since: now, deadline, told: None });
+        self.m.leases.push(Lease {
+            id,
+            space,
+            tenant,
+            card,
+            bytes,
+            context,
+            since: now,
+            deadline,
+            told: None,
+            gone: None,
+        });
+        self.space(space).keeps_word = true;
     }
 
     /// The bound that the crate's documentation states.

@@ -11,18 +11,54 @@ use zerogpu_lease::*;
 /// What may happen. Numbers choose among what there is.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    Attach { tenant: usize, kind: usize },
+    Attach {
+        tenant: usize,
+        kind: usize,
+    },
     Detach(usize),
-    Claim { space: usize, seconds: u32, units: u64, wait: Option<u64> },
+    Claim {
+        space: usize,
+        seconds: u32,
+        units: u64,
+        wait: Option<u64>,
+    },
     Cancel(usize),
-    Release { lease: usize, warm: u64 },
-    Extend { lease: usize, seconds: u32 },
-    Grow { lease: usize, units: u64 },
-    Shrink { lease: usize, units: u64 },
+    Release {
+        lease: usize,
+        warm: u64,
+    },
+    Extend {
+        lease: usize,
+        seconds: u32,
+    },
+    Grow {
+        lease: usize,
+        units: u64,
+    },
+    Shrink {
+        lease: usize,
+        units: u64,
+    },
     Revoke(usize),
-    Adopt { space: usize, card: usize, seconds: u32, units: u64 },
-    ShrinkWarm { warm: usize, units: u64 },
+    Adopt {
+        space: usize,
+        card: usize,
+        seconds: u32,
+        units: u64,
+    },
+    ShrinkWarm {
+        warm: usize,
+        units: u64,
+    },
     DropWarm(usize),
+    Condemn(usize),
+    /// `part` of its bytes get there.
+    Prefetch {
+        space: usize,
+        seconds: u32,
+        units: u64,
+        part: u64,
+    },
     Pass(u64),
 }
 
@@ -44,8 +80,15 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(space, card, seconds, units)| Op::Adopt { space, card, seconds, units }),
         1 => (ANY, 0..6u64).prop_map(|(warm, units)| Op::ShrinkWarm { warm, units }),
         1 => ANY.prop_map(Op::DropWarm),
+        1 => ANY.prop_map(Op::Condemn),
+        4 => ahead(),
         8 => prop_oneof![Just(0u64), 1..3000u64, 3000..20_000u64].prop_map(Op::Pass),
     ]
+}
+
+fn ahead() -> impl Strategy<Value = Op> {
+    (ANY, 0..12u32, 0..8u64, prop_oneof![Just(100u64), 0..8u64])
+        .prop_map(|(space, seconds, units, part)| Op::Prefetch { space, seconds, units, part })
 }
 
 fn crowd() -> impl Strategy<Value = Op> {
@@ -55,6 +98,8 @@ fn crowd() -> impl Strategy<Value = Op> {
         3 => (ANY, 0..9u64).prop_map(|(lease, warm)| Op::Release { lease, warm }),
         2 => (ANY, 1..11u32).prop_map(|(lease, seconds)| Op::Extend { lease, seconds }),
         1 => ANY.prop_map(Op::Cancel),
+        1 => ANY.prop_map(Op::Condemn),
+        3 => ahead(),
         4 => (1..2000u64).prop_map(Op::Pass),
     ]
 }
@@ -71,6 +116,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             queue_timeout: Duration::from_secs(100_000),
             share,
             warm_for,
+            prefetch: true,
             context_bytes: context,
             half_life: Duration::from_secs(20),
             tenants: [("t1".into(), tenant(2.0)), ("t2".into(), tenant(0.5))].into(),

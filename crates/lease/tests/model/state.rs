@@ -29,6 +29,8 @@ pub struct Lease {
     pub since: Duration,
     pub deadline: Duration,
     pub told: Option<Duration>,
+    /// Its process is being ended, and is gone then.
+    pub gone: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct Warm {
     pub card: usize,
     pub bytes: u64,
     pub since: Duration,
+    /// Brought ahead of a claim that is expected until then.
+    pub awaited: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +48,7 @@ pub struct Space {
     pub id: SpaceId,
     pub tenant: String,
     pub kind: Kind,
+    pub keeps_word: bool,
 }
 
 /// Time on a card that has ended.
@@ -138,6 +143,26 @@ impl Model {
         cards.first().copied()
     }
 
+    /// The card to which a Space's bytes may be brought ahead of its claim.
+    pub fn ahead(&self, space: &Space, bytes: u64, now: Duration) -> Option<usize> {
+        let off = !self.policy.prefetch || self.policy.warm_for == Some(Duration::ZERO) || bytes == 0;
+        if off || self.queue.iter().any(|r| r.kind == space.kind) {
+            return None;
+        }
+        let need = bytes + self.policy.context_bytes;
+        let home = self.warm.iter().find(|w| w.space == space.id).map(|w| w.card);
+        let mut cards: Vec<usize> = (0..self.cards.len()).collect();
+        cards.retain(|card| self.cards[*card].kind == space.kind && self.count(*card) == 0);
+        cards.retain(|card| home.is_none_or(|home| home == *card));
+        cards.retain(|card| {
+            let on = self.warm.iter().filter(|w| w.card == *card && w.space != space.id);
+            let stay = on.filter(|w| !space.keeps_word || w.awaited.is_some_and(|until| until > now));
+            need + stay.map(|w| w.bytes).sum::<u64>() <= self.cards[*card].bytes
+        });
+        cards.sort_by_key(|card| std::cmp::Reverse(self.cards[*card].bytes - self.warm_on(*card)));
+        cards.first().copied()
+    }
+
     /// When a card has room for `need` more if all its leases last until their deadlines.
     fn opens(&self, card: usize, need: u64) -> Duration {
         let mut on: Vec<&Lease> = self.leases.iter().filter(|l| l.card == card).collect();
@@ -170,6 +195,11 @@ impl Model {
     /// Whether `evict` is what must leave a card so that `need` more bytes fit: of the shortest list of least recently
     /// used that makes the room, all but those that could have stayed.
     pub fn check_room(&self, card: usize, need: u64, evict: &[Evict]) {
+        self.check_room_of(card, need, evict, |_| true);
+    }
+
+    /// The same, of the warm bytes that may go.
+    pub fn check_room_of(&self, card: usize, need: u64, evict: &[Evict], may_go: impl Fn(&Warm) -> bool) {
         let free = self.cards[card].bytes - self.leased(card) - self.warm_on(card);
         let freed: u64 = evict.iter().map(|e| e.bytes).sum();
         assert!(free + freed >= need, "{need} do not fit");
@@ -178,7 +208,7 @@ impl Model {
         }
         let mut shortest = Vec::new();
         let mut room = free;
-        for warm in self.warm.iter().filter(|w| w.card == card) {
+        for warm in self.warm.iter().filter(|w| w.card == card && may_go(w)) {
             if room < need {
                 room += warm.bytes;
                 shortest.push(warm.space);

@@ -26,7 +26,7 @@ pub fn holding_hello() -> Hello {
 
 pub fn answers() -> Vec<Answer> {
     vec![
-        Answer::Welcome(Welcome { broker: 0xfeed_beef_0bad_cafe, version: 1 }),
+        Answer::Welcome(Welcome { broker: 0xfeed_beef_0bad_cafe, version: 2 }),
         Answer::Refused(Refused { reason: Reason::Quota, text: "10 of 10 Spaces are here: end one".into() }),
     ]
 }
@@ -56,6 +56,16 @@ pub fn to_broker() -> Vec<(&'static str, ToBroker)> {
         ("forget", ToBroker::Forget { range: Range::new(4 * MIB, 4 << 30) }),
         ("reserve", ToBroker::Reserve { bytes: 16 << 30 }),
         ("status", ToBroker::Status),
+        ("bound", ToBroker::Bound { card: [0xa5; 16], by: "what a slot made".into() }),
+        (
+            "prefetch",
+            ToBroker::Prefetch {
+                seconds: 60.0,
+                slabs: vec![slab],
+                dirty: vec![Range::new(256 * MIB, 2 * MIB)],
+                more: false,
+            },
+        ),
     ]
 }
 

@@ -51,7 +51,12 @@ impl Lender {
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
         let connection = Arc::new(connection);
         self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
-        state.link = Some(Link { connection: connection.clone(), broker: welcome.broker, inbox: Vec::new() });
+        state.link = Some(Link {
+            connection: connection.clone(),
+            broker: welcome.broker,
+            version: welcome.version,
+            inbox: Vec::new(),
+        });
         if let Some(lease) = &mut state.lease {
             // until the broker says otherwise
             lease.adopted = true;

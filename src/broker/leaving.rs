@@ -1,0 +1,93 @@
+//! How clients go: dropped, gone, or ended. A card that a process holds is leased on only when it has let go, or has ended.
+use super::card::Job;
+use super::client::{Client, Role};
+use super::daemon::Daemon;
+use super::metrics::Cause;
+use mio::unix::SourceFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+impl Daemon {
+    /// Ends a process that has a card, or memory of one, that is not its own (any more). Its lease ends when the process has.
+    pub(super) fn end_process(&mut self, token: usize, cause: Cause, why: &str) {
+        let now = self.now();
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        let (pid, ended) = (client.peer.pid, client.kill());
+        match &ended {
+            Ok(()) => tracing::warn!(pid, cause = cause.label(), "a process is ended: {why}"),
+            Err(e) => tracing::warn!(
+                pid,
+                cause = cause.label(),
+                "a process should be ended and can't be ({e}): {why}; its card waits for it: end it, and give the broker CAP_KILL"
+            ),
+        }
+        self.metrics.killed(cause);
+        if let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_ref()).map(|lease| lease.id) {
+            self.scheduler.condemn(now, lease);
+        }
+        self.lose(token, why);
+    }
+
+    /// Whether a client holds a card.
+    pub(super) fn holds_card(&self, token: usize) -> bool {
+        let role = self.clients.get(&token).map(|client| &client.role);
+        matches!(role, Some(Role::Space(space)) if space.lease.is_some())
+    }
+
+    /// A connection is over. A card that its process holds stays its until the process has ended, or connects again: nobody
+    /// else can say that it has let go.
+    pub(super) fn lose(&mut self, token: usize, why: &str) {
+        let holds = self.holds_card(token);
+        let Some(client) = self.clients.get_mut(&token).filter(|client| holds && client.pidfd.is_some()) else {
+            return self.leave(token, why);
+        };
+        if client.parting.is_none() {
+            let socket = client.endpoint.as_fd().as_raw_fd();
+            let _a_socket_that_was_watched = self.poll.registry().deregister(&mut SourceFd(&socket));
+            client.endpoint.hang_up();
+            client.parting = Some(why.into());
+        }
+    }
+
+    /// A client is gone: so is all that it held.
+    pub(super) fn leave(&mut self, token: usize, why: &str) {
+        let Some(client) = self.clients.remove(&token) else { return };
+        let why = client.parting.as_deref().unwrap_or(why);
+        let registry = self.poll.registry();
+        // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
+        for fd in
+            std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd()))
+        {
+            let _closed_below = registry.deregister(&mut SourceFd(&fd));
+        }
+        let Role::Space(space) = client.role else {
+            if !matches!(client.role, Role::Observer) {
+                tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");
+            }
+            return;
+        };
+        self.spaces.remove(&space.id);
+        let now = self.now();
+        let ended = self.scheduler.detach(now, space.id);
+        if let Some(lease) = &space.lease {
+            self.lease_ended(&space, lease, ended, why);
+        }
+        tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        space.backing.leave();
+        let mut backing = Some(space.backing);
+        let last = self.workers.len().saturating_sub(1);
+        for (i, worker) in self.workers.iter().enumerate() {
+            // the last one gets ours: whoever ends last is a worker, with a context to unpin in
+            let share = if i == last { backing.take() } else { backing.clone() };
+            worker.give(Job::Leave { space: space.id, backing: share });
+        }
+    }
+
+    /// Drops connections that never said hello.
+    pub(super) fn dismiss_silent(&mut self) {
+        let now = Instant::now();
+        let silent = |client: &Client| matches!(client.role, Role::New(until) if until <= now);
+        let tokens: Vec<usize> = self.clients.iter().filter(|(_, c)| silent(c)).map(|(&token, _)| token).collect();
+        tokens.into_iter().for_each(|token| self.leave(token, "it said no hello in time"));
+    }
+}

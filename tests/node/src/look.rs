@@ -1,0 +1,28 @@
+//! What a node's broker says of itself, and processes that are bad to it.
+use crate::node::Node;
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
+use std::process::{Child, Stdio};
+
+impl Node {
+    /// A process that does something of [`crate::hostile`]: `deed` and its name, or `late` and a card.
+    pub fn villain(&self, what: &str, which: &str) -> Result<Child> {
+        let mut command = self.command("zerogpu-node-space");
+        command.args([what, which]).arg(self.socket());
+        command.stdin(Stdio::null()).spawn().context("a villain can't be started")
+    }
+
+    /// What the broker says of itself.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.command("zerogpu").args(["status", "--json", "--socket"]).arg(self.socket()).output()?;
+        ensure!(output.status.success(), "no status: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The same for people.
+    pub fn status_text(&self) -> Result<String> {
+        let output = self.command("zerogpu").args(["status", "--socket"]).arg(self.socket()).output()?;
+        ensure!(output.status.success(), "no status: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
