@@ -79,7 +79,7 @@ def test_what_people_are_told_is_found_where_it_is_known_to_stand(told):
         ("the trace can't be written to <>: <>", "crates/trace/src/error.rs"),
         ("tenant '<>' has <> of its <> Spaces: end one of them and try again", "crates/lease/src/scheduler.rs"),
         ("<> is not understood", "src/broker/config.rs"),
-        ("kept what is not its own: its process is ended", "src/broker/outcome.rs"),
+        ("it kept a card beyond its time", "src/broker/outcome.rs"),
         ("the cards in <> can't be used: <>", "tests/softcuda/src/card.rs"),
         ("GPU task aborted", "shim/python/spaces/_region.py"),
         ("spaces.GPU marks functions, not <>", "shim/python/spaces/_wrapper.py"),
