@@ -55,7 +55,8 @@ fn main() {
 
 fn worker(path: &Path) {
     let mut slot: Option<Slot> = None;
-    for line in std::io::stdin().lines() {
+    let mut lines = std::io::stdin().lines();
+    while let Some(line) = lines.next() {
         let line = line.unwrap();
         let mut words = line.split(' ');
         let command = words.next().unwrap();
@@ -90,7 +91,7 @@ fn worker(path: &Path) {
                 assert!(inside.is_some());
                 println!("inside");
                 // until the next line
-                std::io::stdin().lines().next();
+                lines.next();
                 drop(inside);
                 "outside".to_string()
             }
