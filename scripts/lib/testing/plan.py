@@ -25,6 +25,7 @@ def plan(everything, quick, named):
     versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
     # downloads beside the compiler's work
     steps = [FORMAT, *downloads(versions), *rust()] + checks() + hook() + gpu_check() + once(quick)
+    steps += packaging() + browser()
     for version in versions:
         steps += matrix(version, core=not everything and version in CORE, quick=quick)
     return without_twins(steps)
@@ -46,12 +47,19 @@ def rust():
             ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
             about="a minute or two the first time",
         ),
+        Step(
+            "cargo doc",
+            ["cargo", "doc", "--workspace", "--lib", "--no-deps", "--document-private-items", "--locked"],
+            environment={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private_intra_doc_links"},
+            after=("cargo clippy",),
+            about="half a minute",
+        ),
         # the libraries under test, which are loaded by path: cargo test alone does not make them
         Step(
             "cargo build",
             ["cargo", "build", "--workspace", "--locked"],
             about="a minute or two the first time",
-            after=("cargo clippy",),
+            after=("cargo doc",),
         ),
         Step(BUILD, ["scripts/build"], about="two or three minutes the first time", after=("cargo build",)),
         Step(
@@ -95,6 +103,13 @@ def checks():
     return [
         Step("check-abi", ["scripts/check-abi"], about="fetches NVIDIA's headers the first time"),
         Step(
+            "check-dependencies",
+            ["scripts/check-dependencies"],
+            after=("cargo clippy",),
+            about="fetches cargo-deny the first time",
+            skips=3,
+        ),
+        Step(
             "check-genuine",
             ["scripts/check-genuine"],
             needs=(BUILD,),
@@ -108,6 +123,8 @@ def checks():
 
 
 def environment(name):
+    if name == "packaging":
+        return Step(f"environment {name}", ["scripts/lib/environment", name], about="a few seconds the first time")
     mebibytes = {"torch-2.0.1": 1900, "torch-2.11.0": 2400}.get(name, 2500)
     return Step(
         f"environment {name}",
@@ -140,6 +157,27 @@ def gpu_check():
         pytest("gpu-check tests", ANY, ["tests/python/gpu_check"]),
         Step("gpu-check on softcuda", command, needs=(environment(ANY).name, BUILD)),
     ]
+
+
+def packaging():
+    """The wheel, and containers by runc."""
+    host = Step("packages for containers", ["scripts/lib/packages", "runc", "golang-github-containers-common"], skips=3)
+    step = pytest("packaging", "packaging", ["tests/packaging"])
+    step.after = (host.name,)
+    return [environment("packaging"), host, step]
+
+
+def browser():
+    """Clicks in Chromium, and the demo."""
+    chromium = Step("chromium", ["scripts/lib/packages", "chromium"], about="a download the first time", skips=3)
+    demo = pytest("demo", "torch-2.4.0", ["tests/demo"])
+    demo.needs += (environment("demo").name,)
+    steps = [chromium, environment("demo"), demo]
+    for name, more in (("browser-gradio5", ["test_fastapi.py", "test_timeline.py"]), ("browser-gradio4", [])):
+        files = [f"tests/browser/{file}" for file in ("test_gradio.py", *more)]
+        steps += [environment(name), pytest(name, name, files)]
+        steps[-1].needs += (chromium.name,)
+    return steps
 
 
 def matrix(version, core, quick):

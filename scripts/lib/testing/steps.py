@@ -103,15 +103,17 @@ class Runner:
         """Starts the first step that can be; False if none can for now."""
         names = {step.name for step in self.waiting.values()} | {running.step.name for running in self.running.values()}
         failed = {result.step.name for result in self.results.values() if result.failed}
+        skipped = {result.step.name for result in self.results.values() if result.skipped and not result.passed}
         if any(running.step.alone for running in self.running.values()):
             return False
         for number, step in self.waiting.items():
-            broken = [need for need in step.needs if need in failed]
-            if broken:
-                del self.waiting[number]
-                self.results[number] = Result(step, 0, 1, 0, 0.0, f"not run: {broken[0]} failed")
-                self._say(f"{self._head(number, step)}: not run, {broken[0]} failed")
-                return True
+            for ended, how in ((failed, "failed"), (skipped, "was skipped")):
+                for need in ended.intersection(step.needs):
+                    del self.waiting[number]
+                    fails = int(ended is failed)
+                    self.results[number] = Result(step, 0, fails, 1 - fails, 0.0, f"not run: {need} {how}")
+                    self._say(f"{self._head(number, step)}: not run, {need} {how}")
+                    return True
             if step.alone and self.running:
                 return False
             if not names.intersection(step.needs + step.after) and len(self.running) < self.jobs:
