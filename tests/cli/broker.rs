@@ -95,7 +95,10 @@ fn a_broker_is_seen_from_all_sides() {
     assert!(broker.0.wait().unwrap().success());
     assert!(!stage.path("broker.sock").exists());
     let doctor = zerogpu(&stage, &["doctor"]).env("ZEROGPU_SOCKET", socket).output().unwrap();
-    assert!(text(&doctor.stdout).contains(&format!("FAIL  {socket}, which ZEROGPU_SOCKET names, is not there")), "{doctor:?}");
+    assert!(
+        text(&doctor.stdout).contains(&format!("FAIL  {socket}, which ZEROGPU_SOCKET names, is not there")),
+        "{doctor:?}"
+    );
 }
 
 fn a_socket_of_systemd_is_served() {

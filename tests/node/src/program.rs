@@ -99,10 +99,10 @@ impl Program {
         let mut table = std::ptr::null();
         // SAFETY: writes the table's address.
         must("cuGetExportTable", unsafe { (self.d.cuGetExportTable)(&mut table, &TABLE) })?;
-        let slot: Option<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>;
+        type Slot = Option<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>;
         // SAFETY: a table of C functions behind its size, longer than that; what takes fewer arguments ignores the rest.
         unsafe {
-            slot = std::mem::transmute::<usize, _>(*table.cast::<usize>().add(SLOT));
+            let slot = std::mem::transmute::<usize, Slot>(*table.cast::<usize>().add(SLOT));
             slot.context("the table ends early")?(0, 0, 0, 16);
         }
         let state = self.state()?;
