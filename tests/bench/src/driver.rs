@@ -166,6 +166,31 @@ impl Driver {
         must("cuMemAlloc", unsafe { (self.cuMemAlloc_v2)(&mut address, bytes) })?;
         Ok(address)
     }
+
+    /// Device memory as the shim has it below: a physical handle of `bytes` (whole pages of 2 MiB), mapped.
+    pub fn mapped(&self, bytes: usize) -> Result<CUdeviceptr> {
+        let location = CUmemLocation { kind: 1, id: 0 };
+        let prop = CUmemAllocationProp {
+            kind: 1,
+            requestedHandleTypes: 0,
+            location,
+            win32HandleMetaData: std::ptr::null_mut(),
+            compressionType: 0,
+            gpuDirectRDMACapable: 0,
+            usage: 0,
+            reserved: [0; 4],
+        };
+        let access = CUmemAccessDesc { location, flags: 3 };
+        let (mut address, mut handle) = (0, 0);
+        // SAFETY: writes the handle and the address, reads the structures; the range is the one just reserved.
+        unsafe {
+            must("cuMemCreate", (self.cuMemCreate)(&mut handle, bytes, &prop, 0))?;
+            must("cuMemAddressReserve", (self.cuMemAddressReserve)(&mut address, bytes, 0, 0, 0))?;
+            must("cuMemMap", (self.cuMemMap)(address, bytes, 0, handle, 0))?;
+            must("cuMemSetAccess", (self.cuMemSetAccess)(address, bytes, &access, 1))?;
+        }
+        Ok(address)
+    }
 }
 
 /// Fails with the name of a call that did not succeed.
