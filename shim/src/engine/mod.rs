@@ -227,8 +227,8 @@ impl Engine {
         let defers = !inside && self.settings.outside == Outside::Defer && !host::pending();
         if defers && locked(&self.record).defer(&mut st, op, self.settings.record_limit) {
             if zerogpu_trace::on() {
-                let text = format!("{} is deferred", what(&mut st, op));
-                zerogpu_trace::message(zerogpu_trace::Message::Detail, &text);
+                let what = what(&mut st, op);
+                zerogpu_trace::message(zerogpu_trace::Message::Detail, &format!("{what} is deferred"));
             }
             return Run::Done(Ok(()));
         }
