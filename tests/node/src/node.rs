@@ -223,13 +223,12 @@ impl Node {
 
     /// Starts a broker, and waits until it is ready.
     pub fn broker(&self) -> Result<Broker> {
-        self.faulty_broker("")
+        self.faulty_broker(&self.shape.faults)
     }
 
     /// The same, with driver calls that fail (SOFTCUDA_FAULT).
     pub fn faulty_broker(&self, faults: &str) -> Result<Broker> {
         let mut command = self.command("zerogpu");
-        command.env("SOFTCUDA_FAULT", faults);
         command
             .args(["broker", "--driver", "soft", "--socket"])
             .arg(self.socket())
@@ -239,7 +238,7 @@ impl Node {
             .arg("--lib")
             .arg(self.path("lib"))
             .env("RUST_LOG", if self.quiet { "info" } else { "debug" })
-            .env("SOFTCUDA_FAULT", &self.shape.faults)
+            .env("SOFTCUDA_FAULT", faults)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
