@@ -12,6 +12,8 @@ from .places import CACHE, LOCKS
 
 # Which uv is fetched where none is installed.
 UV = "uv==0.13.9"
+# Versions of Python that an environment can have instead of 3.10.
+OTHERS = {"demo": ("3.11",)}
 # Written when an environment is complete.
 MARK = ".complete"
 
@@ -30,12 +32,27 @@ def answers(command):
 
 def python_3_10():
     """A Python 3.10."""
-    found = [shutil.which("python3.10")]
-    found += sorted(map(str, pathlib.Path.home().glob(".pyenv/versions/3.10*/bin/python3.10")))
-    for python in filter(None, found):
-        if answers([python, "-c", "import sys, ssl, ctypes; sys.exit(sys.version_info[:2] != (3, 10))"]):
-            return python
-    raise Missing("Python 3.10 is missing: apt-get install python3.10 python3.10-venv, or pyenv install 3.10")
+    return python_of("3.10")
+
+
+def python_for(name):
+    """A Python that the environment of this name can be made with."""
+    return python_of("3.10", *OTHERS.get(name, ()))
+
+
+def python_of(*versions):
+    """A Python of the first of these versions that is here."""
+    for version in versions:
+        found = [shutil.which(f"python{version}")]
+        found += sorted(map(str, pathlib.Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")))
+        test = f"import sys, ssl, ctypes; sys.exit('.'.join(map(str, sys.version_info[:2])) != '{version}')"
+        for python in filter(None, found):
+            if answers([python, "-c", test]):
+                return python
+    first = versions[0]
+    raise Missing(
+        f"Python {' or '.join(versions)} is missing: apt-get install python{first} python{first}-venv, or pyenv install {first}"
+    )
 
 
 def folder(name):
@@ -60,13 +77,13 @@ def make(name):
             return
         shutil.rmtree(place, ignore_errors=True)
         print(f"making {place}", flush=True)
-        fill(place, LOCKS / f"{name}.txt")
+        fill(place, python_for(name), LOCKS / f"{name}.txt")
         (place / MARK).touch()
 
 
-def fill(place, lock):
+def fill(place, python, lock):
     """Puts what a lock file lists into a new environment."""
-    python, uv = python_3_10(), find_uv()
+    uv = find_uv()
     if uv:
         call([uv, "venv", "--quiet", "--python", python, place], uv)
         call([uv, "pip", "sync", "--require-hashes", "--python", place / "bin" / "python", lock], uv)
