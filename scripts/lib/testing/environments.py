@@ -49,9 +49,9 @@ def python_of(*versions):
         for python in filter(None, found):
             if answers([python, "-c", test]):
                 return python
-    first = versions[0]
+    last = versions[-1]
     raise Missing(
-        f"Python {' or '.join(versions)} is missing: apt-get install python{first} python{first}-venv, or pyenv install {first}"
+        f"Python {' or '.join(versions)} is missing: apt-get install python{last} python{last}-venv, or pyenv install {last}"
     )
 
 
