@@ -211,6 +211,7 @@ def looks_like(shown, printed):
         pattern += re.escape(shown.strip()[at : loose.start()]) + FORMS[loose.lastgroup]
         at = loose.end()
     pattern += re.escape(shown.strip()[at:])
-    # a line of dots alone stands for any number of lines
-    pattern = re.sub(r"(?m)^\.\*\\?$", "(?s:.*)", pattern)
+    # a line of dots alone stands for any number of lines, and none
+    pattern = re.sub(r"(?m)^\.\*\\?\n", r"(?s:(?:.*\\n)?)", pattern)
+    pattern = re.sub(r"(?m)^\.\*$", "(?s:.*)", pattern)
     return re.fullmatch(pattern, "\n".join(line.rstrip() for line in printed.strip().splitlines())) is not None
