@@ -37,6 +37,7 @@ const FOOT: &str = "
 | `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked |
 | `RUST_LOG` | `zerogpu broker` | what its log says: `info` without it, `debug` for more |
 | `LISTEN_PID`, `LISTEN_FDS` | `zerogpu broker` | the socket that systemd passes |
+| `STATE_DIRECTORY` | `zerogpu broker` | where the use of the last 24 hours is kept, unless `state` says otherwise; systemd sets it |
 ";
 
 fn section(text: &mut String, title: &str, of: impl Fn(&Variable) -> bool) {
