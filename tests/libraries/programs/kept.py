@@ -4,7 +4,13 @@ import socket
 import sys
 
 import checks
+import shim
 import torch
+
+
+def claims():
+    """How often a GPU was claimed so far; before the first driver call the shim has nothing to say."""
+    return shim.state().get("claims", 0)
 
 
 def host_state(module):
@@ -18,16 +24,41 @@ class Kept:
     def __init__(self, module, originals):
         self._module = module
         self._originals = originals
-        self._addresses = {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
+        self._addresses = self._now()
         self.require()
 
     def require(self):
         """Each tensor is on the device, where it was, with the bytes that it had."""
-        state = self._module.state_dict()
-        assert state.keys() == self._originals.keys()
-        for name, tensor in state.items():
-            assert tensor.is_cuda and tensor.data_ptr() == self._addresses[name], name
-        require_same(state, self._originals)
+        assert self._now() == self._addresses and {kind for kind, _ in self._addresses.values()} == {"cuda"}
+        require_same(self._module.state_dict(), self._originals)
+
+    def _now(self):
+        tensors = [*self._module.named_parameters(), *self._module.named_buffers()]
+        return {name: (tensor.device.type, tensor.data_ptr()) for name, tensor in tensors}
+
+
+def watched(module, originals, prefix=""):
+    """Looks at the weights of each linear layer and convolution while it computes: on the device, with their bytes.
+
+    Gives the list of the layers that computed, which grows. To be called before anything that moves weights is put
+    around the layers' `forward`.
+    """
+    computed = []
+
+    def around(name, layer, forward):
+        def look(*arguments):
+            state = {f"{prefix}{name}.{key}": tensor for key, tensor in layer.named_parameters()}
+            assert state and all(tensor.is_cuda for tensor in [*state.values(), *arguments]), name
+            require_same(state, {key: originals[key] for key in state})
+            computed.append(prefix + name)
+            return forward(*arguments)
+
+        return look
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):
+            layer.forward = around(name, layer, layer.forward)
+    return computed
 
 
 def require_same(state, originals):

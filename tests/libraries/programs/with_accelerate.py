@@ -7,7 +7,6 @@ import checks
 import kept
 import launches
 import safetensors.torch
-import shim
 import torch
 import transformers
 from checks import check
@@ -33,24 +32,7 @@ def model():
         return transformers.LlamaForCausalLM(CONFIGURATION).eval()
 
 
-def watch(model):
-    """Looks at each linear layer's weight while it computes; gives the list of layers seen so."""
-    seen = []
-
-    def look(name):
-        def hook(layer, arguments):
-            assert layer.weight.is_cuda and arguments[0].is_cuda, name
-            kept.require_same({name: layer.weight}, {name: ORIGINALS[f"{name}.weight"]})
-            seen.append(name)
-
-        return hook
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            layer.register_forward_pre_hook(look(name))
-    return seen
-
-
+# how many linear layers it has
 LINEAR = 4 * 7 + 1
 
 
@@ -63,12 +45,12 @@ def answer(model):
 @check
 def a_device_map_of_one_device():
     for device_map in ("cuda", {"": 0}, "auto", "sequential"):
-        before = shim.state()["claims"]
+        before = kept.claims()
         if device_map == "cuda":
             device_map = {"": "cuda"}
         there = accelerate.load_checkpoint_and_dispatch(model(), CHECKPOINT, device_map=device_map)
         whole = kept.Kept(there, ORIGINALS)
-        assert shim.state()["claims"] == before, "loading a model needs no GPU"
+        assert kept.claims() == before, "loading a model needs no GPU"
         for _ in range(2):
             launches.of(lambda: answer(there), GEMM)
             whole.require()
@@ -78,10 +60,11 @@ def a_device_map_of_one_device():
 def a_model_that_lies_on_device_host_and_disk():
     places = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": "cpu", "model.layers.2": "disk"}
     places.update({"model.layers.3": "cpu", "model.norm": 0, "model.rotary_emb": 0, "lm_head": 0})
-    there = accelerate.load_checkpoint_and_dispatch(
-        model(), CHECKPOINT, device_map=places, offload_folder=os.path.join(FOLDER, "offloaded")
+    there = model()
+    seen = kept.watched(there, ORIGINALS)
+    accelerate.load_checkpoint_and_dispatch(
+        there, CHECKPOINT, device_map=places, offload_folder=os.path.join(FOLDER, "offloaded")
     )
-    seen = watch(there)
     for _ in range(3):
         seen.clear()
         launches.of(lambda: answer(there), GEMM)
@@ -112,9 +95,9 @@ def everything_is_offloaded():
     weights = sum(tensor.nbytes for tensor in ORIGINALS.values())
     for offload in (accelerate.cpu_offload, accelerate.disk_offload):
         there = accelerate.load_checkpoint_and_dispatch(model(), CHECKPOINT, device_map={"": "cpu"})
+        seen = kept.watched(there, ORIGINALS)
         folder = {"offload_dir": os.path.join(FOLDER, "all")} if offload is accelerate.disk_offload else {}
         offload(there, execution_device=torch.device("cuda"), **folder)
-        seen = watch(there)
         before = torch.cuda.memory_allocated()
         for _ in range(2):
             seen.clear()

@@ -3,7 +3,6 @@
 import checks
 import kept
 import launches
-import shim
 import torch
 import torch._dynamo
 import torch._inductor
@@ -11,6 +10,8 @@ from checks import check
 
 torch.manual_seed(0)
 GEMM = "gemm|gemv|cutlass"
+# kernels are called after what they do
+torch._inductor.config.triton.unique_kernel_names = True
 
 
 def addresses(launch, count):

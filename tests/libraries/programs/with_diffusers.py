@@ -7,7 +7,6 @@ import checks
 import diffusers
 import kept
 import launches
-import shim
 import torch
 import transformers
 from checks import check
@@ -55,7 +54,7 @@ def pipeline():
             attention_head_dim=8,
             norm_num_groups=8,
         ),
-        scheduler=HostSteps(),
+        scheduler=diffusers.DDIMScheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -69,7 +68,8 @@ ORIGINALS = {part: kept.host_state(getattr(made, part)) for part in PARTS}
 
 def loaded():
     """The pipeline, from its files."""
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(os.path.join(FOLDER, "pipeline"), scheduler=HostSteps())
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(os.path.join(FOLDER, "pipeline"))
+    pipe.scheduler = HostSteps()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -80,34 +80,17 @@ def image(pipe):
     return result
 
 
-def watch(pipe):
-    """Looks at each layer's own weights while it computes; gives the set of layers seen so."""
-    seen = set()
-
-    def look(part, name):
-        wanted = {key: tensor for key, tensor in ORIGINALS[part].items() if key.rpartition(".")[0] == name}
-
-        def hook(layer, arguments):
-            state = {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items()}
-            assert all(tensor.is_cuda for tensor in state.values()), f"{part}.{name}"
-            kept.require_same(state, wanted)
-            seen.add(f"{part}.{name}")
-
-        return hook
-
-    for part in PARTS:
-        for name, layer in getattr(pipe, part).named_modules():
-            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):
-                layer.register_forward_pre_hook(look(part, name))
-    return seen
+def watched(pipe):
+    """The layers of each part that computed (kept.watched)."""
+    return {part: kept.watched(getattr(pipe, part), ORIGINALS[part]) for part in PARTS}
 
 
 @check
 def a_pipeline_on_the_device_is_whole_after_parks():
-    before = shim.state()["claims"]
+    before = kept.claims()
     pipe = loaded().to("cuda")
     whole = [kept.Kept(getattr(pipe, part), ORIGINALS[part]) for part in PARTS]
-    assert shim.state()["claims"] == before, "loading a pipeline needs no GPU"
+    assert kept.claims() == before, "loading a pipeline needs no GPU"
     for _ in range(2):
         assert launches.of(lambda: image(pipe), CONVOLUTION).is_cuda
         for part in whole:
@@ -128,12 +111,13 @@ def a_pipeline_goes_home_and_back():
 @check
 def whole_models_are_offloaded_to_the_host():
     pipe = loaded()
+    computed = watched(pipe)
     pipe.enable_model_cpu_offload()
-    seen = watch(pipe)
     for _ in range(2):
-        seen.clear()
+        for layers in computed.values():
+            layers.clear()
         launches.of(lambda: image(pipe), CONVOLUTION)
-        assert {name.partition(".")[0] for name in seen} == set(PARTS)
+        assert all(computed.values())
         for part in PARTS:
             state = getattr(pipe, part).state_dict()
             assert not any(tensor.is_cuda for tensor in state.values())
@@ -143,13 +127,14 @@ def whole_models_are_offloaded_to_the_host():
 @check
 def layers_are_offloaded_one_by_one():
     pipe = loaded()
+    computed = watched(pipe)
     pipe.enable_sequential_cpu_offload()
-    seen = watch(pipe)
     before = torch.cuda.memory_allocated()
     for _ in range(2):
-        seen.clear()
+        for layers in computed.values():
+            layers.clear()
         launches.of(lambda: image(pipe), CONVOLUTION)
-        assert {name.partition(".")[0] for name in seen} == set(PARTS)
+        assert all(computed.values())
         assert all(parameter.is_meta for parameter in pipe.unet.parameters())
     weights = sum(tensor.nbytes for part in PARTS for tensor in ORIGINALS[part].values())
     assert torch.cuda.memory_allocated() - before < weights // 2, "the layers stayed on the device"

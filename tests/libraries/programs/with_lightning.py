@@ -52,8 +52,9 @@ def rows():
 
 
 def trainer(**more):
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=FOLDER)
-    return lightning.Trainer(accelerator="gpu", devices=1, max_steps=STEPS, **dict(quiet, **more))
+    usual = {"accelerator": "gpu", "devices": 1, "max_steps": STEPS, "default_root_dir": FOLDER}
+    usual.update(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    return lightning.Trainer(**dict(usual, **more))
 
 
 @check
