@@ -7,6 +7,7 @@ Talks with the process outside over the socket whose descriptor is in GPU_CHECK_
 import copy
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -154,6 +155,9 @@ def main():
     name, folder, device, driver = sys.argv[1:]
     program = programs.by_name(name)
     outside = _connect()
+    absent = [module for module in program.needs if importlib.util.find_spec(module) is None]
+    if absent:
+        return _tell(outside, "absent", text=", ".join(absent))
     version = importlib.metadata.version("torch")
     if tuple(int(part) for part in version.split(".")[:2]) < program.since:
         return _tell(outside, "unable", text="needs torch {}.{}".format(*program.since))

@@ -18,7 +18,7 @@ OBJECTS = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1")
 
 @dataclasses.dataclass
 class Outcome:
-    """How a run ended: "done", "unable" (the machine can't run it) or "failed"."""
+    """How a run ended: "done", "unable" (the machine can't run it), "absent" (a library is not installed) or "failed"."""
 
     status: str
     text: str
@@ -112,7 +112,7 @@ def _end(process):
 
 
 def _verdict(last, code, log):
-    if last is not None and last["event"] in ("unable", "failed"):
+    if last is not None and last["event"] in ("unable", "absent", "failed"):
         return last["event"], last["text"]
     if code < 0:
         return "failed", f"killed by {signal.Signals(-code).name}" + (" at its end" if last else "")

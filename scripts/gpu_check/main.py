@@ -16,7 +16,8 @@ import time
 from . import card, compare, launch, options, report
 from .broker import main as broker
 
-NOT_RUNNABLE = "not runnable on this card"
+# What is said of a program that gave no verdict, by the status of its run.
+NO_VERDICT = {"unable": "not runnable on this card", "absent": "not installed"}
 
 
 def main():
@@ -81,8 +82,8 @@ class _Check:
         result = {"program": program.name, "title": program.title, "result": "pass", "text": "", "parks": []}
         if bare is not None:
             result["bare_seconds"] = round(bare.seconds, 1)
-            if bare.status == "unable":
-                return dict(result, result=NOT_RUNNABLE, text=bare.text)
+            if bare.status in NO_VERDICT:
+                return dict(result, result=NO_VERDICT[bare.status], text=bare.text)
             if bare.status == "failed":
                 return dict(result, result="fail", text=f"bare: {bare.text}")
         if self._settings.bare:
@@ -97,8 +98,8 @@ class _Check:
         result.update(
             shim_seconds=round(outcome.seconds, 1), claimed_bytes=observer.claimed_bytes, parks=observer.parks
         )
-        if outcome.status == "unable" and bare is None:
-            return dict(result, result=NOT_RUNNABLE, text=outcome.text)
+        if outcome.status in NO_VERDICT and bare is None:
+            return dict(result, result=NO_VERDICT[outcome.status], text=outcome.text)
         folder = self._folder / program.name
         errors = list(observer.errors)
         if outcome.status == "done":

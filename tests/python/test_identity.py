@@ -37,8 +37,8 @@ def test_collect_env_describes_the_device(world):
     shown = dict(line.split(": ", 1) for line in outcome.out.splitlines() if ": " in line)
     assert shown["Is CUDA available"] == "True"
     assert shown["PyTorch version"].split("+")[0] == importlib.metadata.version("torch").split("+")[0]
-    # torch sets it when it starts to use the device
-    assert shown.get("CUDA_MODULE_LOADING set to", "LAZY") == "LAZY"
+    # torch 2.4 sets it when it starts to use the device, 2.11 does not
+    assert shown.get("CUDA_MODULE_LOADING set to", "") in ("LAZY", "")
 
 
 COUNT = """

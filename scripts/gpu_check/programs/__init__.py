@@ -4,7 +4,7 @@ import importlib
 
 from .registry import ALL, Program
 
-for _theme in ("layers", "mathematics", "training", "streams", "allocators", "compiled", "serving", "limits"):
+for _theme in ("layers", "mathematics", "training", "streams", "allocators", "compiled", "serving", "limits", "libraries"):
     importlib.import_module("." + _theme, __name__)
 
 

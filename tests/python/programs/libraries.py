@@ -1,36 +1,11 @@
 """cuBLAS, cuDNN, cuFFT, cuSOLVER, cuSPARSE, NVRTC and NCCL start and launch their kernels; softcuda records them."""
 
-import json
-import os
-import re
-
 import checks
-import shim
-import spaces
 import torch
 import torch.distributed
 import torch.nn.functional as functional
 from checks import check
-
-LOG = os.environ["SOFTCUDA_LAUNCH_LOG"]
-
-
-def launched():
-    """Names of the kernels that were launched so far."""
-    if not os.path.exists(LOG):
-        return []
-    with open(LOG) as file:
-        return [json.loads(line)["kernel"] for line in file]
-
-
-def launches(function, pattern):
-    """Runs the function in a region; asserts that it launched a kernel whose name has the pattern, and nothing stays."""
-    before = len(launched())
-    result = spaces.GPU(function)()
-    names = launched()[before:]
-    assert any(re.search(pattern, name) for name in names), names
-    assert shim.parked()
-    return result
+from launches import of as launches
 
 
 def device(*shape, dtype=torch.float32):

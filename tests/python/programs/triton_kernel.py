@@ -1,17 +1,14 @@
 """A Triton kernel: compiled here, launched in a region, recorded by softcuda."""
 
-import json
-import os
 import struct
 
 import checks
-import spaces
+import launches
 import torch
 import triton
 import triton.language as tl
 from checks import check
 
-LOG = os.environ["SOFTCUDA_LAUNCH_LOG"]
 COUNT = 1000
 
 
@@ -30,11 +27,9 @@ def a_launch_has_its_grid_and_parameters():
     def add():
         return add_kernel[(triton.cdiv(COUNT, 256),)](x, y, out, COUNT, BLOCK=256, num_warps=8)
 
-    compiled = spaces.GPU(add)()
+    compiled, made = launches.during(add, "add_kernel")
     assert ".target sm_" in compiled.asm["ptx"] and compiled.asm["cubin"][:4] == b"\x7fELF"
-    with open(LOG) as file:
-        launches = [json.loads(line) for line in file]
-    (launch,) = [launch for launch in launches if launch["kernel"].startswith("add_kernel")]
+    (launch,) = made
     assert (launch["grid"], launch["block"]) == ([4, 1, 1], [256, 1, 1]), launch
     params = bytes.fromhex(launch["params"])
     wanted = struct.pack("<QQQi", x.data_ptr(), y.data_ptr(), out.data_ptr(), COUNT)
