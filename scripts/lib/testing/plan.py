@@ -25,7 +25,7 @@ def plan(everything, quick, named):
     versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
     # downloads beside the compiler's work
     steps = [FORMAT, *downloads(versions), *rust()] + checks() + hook() + gpu_check() + once(quick)
-    steps += packaging() + browser()
+    steps += libraries() + packaging() + browser()
     for version in versions:
         steps += matrix(version, core=not everything and version in CORE, quick=quick)
     return without_twins(steps)
@@ -157,6 +157,11 @@ def gpu_check():
         pytest("gpu-check tests", ANY, ["tests/python/gpu_check"]),
         Step("gpu-check on softcuda", command, needs=(environment(ANY).name, BUILD)),
     ]
+
+
+def libraries():
+    """What people use with PyTorch."""
+    return [environment("libraries"), pytest("libraries", "libraries", ["tests/libraries"])]
 
 
 def packaging():
