@@ -1,7 +1,9 @@
 """One run of a program: the talk with it, and what is made of its end. Programs here are short scripts."""
 
 import argparse
+import pathlib
 import sys
+import time
 
 import pytest
 from gpu_check import launch
@@ -76,12 +78,17 @@ def test_a_program_that_never_ends_is_stopped_with_all_that_it_started(run, tmp_
     outcome, _ = run(script, seconds=5)
     assert (outcome.status, outcome.text) == ("failed", "still running after 5 s")
     child = (tmp_path / "run" / "log.txt").read_text().strip()
-    # Gone, or a zombie that its new parent has not collected yet.
+    end = time.monotonic() + 20
+    while alive(child):
+        assert time.monotonic() < end, f"process {child} goes on"
+
+
+def alive(process):
+    """Whether it runs: it may be gone, or a zombie that its new parent has not collected yet."""
     try:
-        with open(f"/proc/{child}/stat") as stat:
-            assert stat.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        pass
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_program_waits_while_the_card_is_looked_at(run):
