@@ -23,6 +23,8 @@ def genuine():
     """NVIDIA's libcuda.so.1, as Debian packages it."""
     if os.path.exists("/dev/nvidia0"):
         pytest.skip("this machine has a card")
+    if torch_version() >= (2, 11):
+        pytest.skip("its CUDA 13 refuses drivers before 580, and Debian's is older")
     done = subprocess.run([ROOT / "scripts" / "check-genuine", "--path"], capture_output=True, text=True)
     if done.returncode == NOT_RUN:
         pytest.skip(done.stderr.strip())

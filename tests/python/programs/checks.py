@@ -51,13 +51,13 @@ def tell(name, **outcome):
 
 
 def raises(kind, text, function, *arguments, **keywords):
-    """Asserts that the call raises `kind` with `text` in its message; gives the exception."""
+    """Asserts that the call raises `kind` (a class, or several) with `text` in its message; gives the exception."""
     try:
         function(*arguments, **keywords)
     except kind as error:
         assert text in str(error), f"{error!r} does not say {text!r}"
         return error
-    raise AssertionError(f"no {kind.__name__} was raised")
+    raise AssertionError(f"no {kind} was raised")
 
 
 def until(condition, text, seconds=20.0):

@@ -62,7 +62,7 @@ def events():
     assert 0.0 <= first.elapsed_time(second) < 60_000.0
     assert first.elapsed_time(first) == 0.0
     silent.synchronize()
-    raises(RuntimeError, "", first.elapsed_time, torch.cuda.Event(enable_timing=True))
+    raises((RuntimeError, ValueError), "", first.elapsed_time, torch.cuda.Event(enable_timing=True))
     assert data.is_cuda
     assert len(torch.cuda.Event(interprocess=True).ipc_handle()) == 64
 
@@ -214,7 +214,8 @@ def threads_each_with_its_own_stream():
 @check
 def sharing_gives_a_handle():
     handle = torch.arange(10).to("cuda").untyped_storage()._share_cuda_()
-    assert len(handle[1]) == 64 and handle[2] >= 80
+    # newer versions put two bytes of their own before the driver's 64
+    assert len(handle[1]) in (64, 66) and handle[2] >= 80
 
 
 @check

@@ -1,6 +1,6 @@
 //! The undocumented tables of functions that `cuGetExportTable` gives, and the slots of them that are known.
 use crate::driver::Driver;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
 
 /// A table as recorded on driver 580: its name, UUID and number of words.
@@ -27,6 +27,8 @@ pub const INTEGRITY: u128 = 0xD4082055_BDE6_704B_8D34_BA123C66E1F2;
 pub const CONTEXT_CHECKS: u128 = 0x263E8860_7CD2_6143_92F6_BBD5006DFA7E;
 pub const INTERNALS: u128 = 0x21318C60_9714_3248_8CA6_41FF7324C8F2;
 pub const BLAS: u128 = 0x1734DC26_800D_4745_8726_C0F1E7DD8BCA;
+pub const REMARKS: u128 = 0xF8CFF951_2146_8B4E_B9E2_FB469E7C0DD9;
+pub const FUNCTIONS: u128 = 0x6E163FBE_B958_444D_835C_E182AFF1991E;
 
 /// Each table with a size word whose size was recorded.
 pub const RECORDED: &[Recorded] = &[
@@ -36,7 +38,7 @@ pub const RECORDED: &[Recorded] = &[
     table("INTEGRITY_CHECK", INTEGRITY, 3, true),
     table("CONTEXT_CHECKS", CONTEXT_CHECKS, 15, true),
     table("context and stream internals", INTERNALS, 93, true),
-    table("cudart 13", 0xF8CFF951_2146_8B4E_B9E2_FB469E7C0DD9, 3, false),
+    table("cudart 13", REMARKS, 3, false),
     table("cuBLASLt 13", BLAS, 17, false),
     table("libnvidia-ml", 0x69A28E9F_2449_8B47_B030_C5DA330EA4E9, 34, false),
     table("CTX_CREATE_BYPASS", 0x0CA50B8C_1004_929A_89A7_D0DF10E77286, 2, false),
@@ -45,7 +47,7 @@ pub const RECORDED: &[Recorded] = &[
 
 /// Tables whose size was recorded on driver 535 alone: a newer driver's may be longer.
 pub const AT_LEAST: &[Recorded] = &[
-    table("cuFFT", 0x6E163FBE_B958_444D_835C_E182AFF1991E, 88, false),
+    table("cuFFT", FUNCTIONS, 88, false),
     table("nvrtc 13", 0xDA9151D3_3AE6_CC41_A5C0_4F26D533E328, 6, false),
 ];
 
@@ -70,6 +72,9 @@ unsafe impl Sync for Table {}
 
 /// A function that a context's storage calls with (context, key, value) when its context is gone.
 pub type Destructor = Option<unsafe extern "C" fn(CUcontext, *mut c_void, *mut c_void)>;
+
+/// A function that is called with (data, function) for each function of a module.
+pub type OnFunction = Option<unsafe extern "C" fn(*mut c_void, CUfunction)>;
 
 impl Table {
     /// # Panics
@@ -135,6 +140,10 @@ slots! {
     check_flags = 3 () -> u32;
     /// `1734DC26[4]`, as cuBLASLt 13 calls it: a slot that zerogpu does not know.
     blas = 4 (a: *mut u64, b: *mut u64, c: *const c_void, size: u64) -> CUresult;
+    /// `REMARKS[1]`: a remark for the driver's log: part, level, format, `va_list`.
+    remark = 1 (part: *const c_char, level: u32, format: *const c_char, values: *const c_void);
+    /// `FUNCTIONS[7]`: calls back with each function of a module; gives their number.
+    functions = 7 (context: CUcontext, module: CUmodule, each: OnFunction, data: *mut c_void) -> u32;
     /// `INTERNALS[4]`: `cuCtxGetId`.
     context_id = 4 (context: CUcontext, out: *mut u64) -> CUresult;
     /// `INTERNALS[51]`: the object behind a stream.

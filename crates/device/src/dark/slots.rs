@@ -173,17 +173,23 @@ pub(super) unsafe extern "C" fn internals_stream_id(_ctx: CUcontext, stream: usi
     })
 }
 
+/// F8CFF951\[1\]: a remark for the driver's log, as part, level, format and `va_list`: cudart 13 tells that two kernels have
+/// one name. Functions that read such a log (`cuLogs*`) are not implemented, so there is none.
+pub(super) extern "C" fn remark(_part: *const c_void, _level: u32, _format: *const c_void, _values: *const c_void) {}
+
 /// Callback of [`functions_of_module`].
 type OnFunction = Option<unsafe extern "C" fn(*mut c_void, CUfunction)>;
 
-/// 6E163FBE\[7\]: calls back with each function of a module (cuFFT 12 and CUPTI).
+/// 6E163FBE\[7\]: calls back with each function of a module (cuFFT 12 and CUPTI). Gives how many there were, 0 on any
+/// error: cuFFT takes anything but 1 for its modules of one kernel as a failure (read in its code).
 pub(super) unsafe extern "C" fn functions_of_module(
     _ctx: CUcontext,
     module: CUmodule,
     callback: OnFunction,
     data: *mut c_void,
-) -> CUresult {
-    guarded(|| {
+) -> u64 {
+    let mut count = 0;
+    let each = || {
         let functions = {
             let mut st = lock()?;
             let image = st.module_image(module)?;
@@ -193,7 +199,12 @@ pub(super) unsafe extern "C" fn functions_of_module(
         for f in functions {
             // SAFETY: the library's own callback with its own data; no lock is held.
             unsafe { callback(data, f) };
+            count += 1;
         }
         Ok(())
-    })
+    };
+    match guarded(each) {
+        CUresult::SUCCESS => count,
+        _ => 0,
+    }
 }

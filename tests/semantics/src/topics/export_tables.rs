@@ -2,9 +2,10 @@
 use super::in_thread;
 use crate::check::Check;
 use crate::driver::{must, Driver};
+use crate::image::PTX;
 use crate::tables::{
-    ask, mark, Table, ABSENT, AT_LEAST, BLAS, CLS, CONTEXT_CHECKS, CUDART, HOOKS, INTEGRITY, INTERNALS, RECORDED,
-    TOOLS_TLS,
+    ask, mark, Table, ABSENT, AT_LEAST, BLAS, CLS, CONTEXT_CHECKS, CUDART, FUNCTIONS, HOOKS, INTEGRITY, INTERNALS,
+    RECORDED, REMARKS, TOOLS_TLS,
 };
 use hmac::{Mac, SimpleHmac};
 use md2::Md2;
@@ -106,6 +107,32 @@ pub fn slots(d: &'static Driver, t: &mut Check) {
     t.same("its word", word, 0);
     t.same("CONTEXT_CHECKS[3]", checks.check_flags(), 0);
     ids(d, t, primary);
+    functions(d, t, primary);
+}
+
+/// What cuFFT 12 asks for, in place of functions by their names.
+fn functions(d: &Driver, t: &mut Check, primary: CUcontext) {
+    unsafe extern "C" fn note(list: *mut c_void, function: CUfunction) {
+        // SAFETY: the list that was passed with this function.
+        unsafe { (*list.cast::<Vec<CUfunction>>()).push(function) };
+    }
+    let table = Table::of(d, FUNCTIONS);
+    let mut module = CUmodule::NULL;
+    must("cuModuleLoadData", d.cuModuleLoadData(&mut module, PTX.as_ptr().cast()));
+    let mut seen: Vec<CUfunction> = Vec::new();
+    let count = table.functions(primary, module, Some(note), (&raw mut seen).cast());
+    t.same("FUNCTIONS[7]: their number", count, 2);
+    let mut named = [CUfunction::NULL; 2];
+    for (function, name) in named.iter_mut().zip([c"probe", c"heavy"]) {
+        must("cuModuleGetFunction", d.cuModuleGetFunction(function, module, name.as_ptr()));
+    }
+    seen.sort_unstable_by_key(|function| function.0);
+    named.sort_unstable_by_key(|function| function.0);
+    t.same("FUNCTIONS[7]: those that their names give", seen, named.to_vec());
+    must("cuModuleUnload", d.cuModuleUnload(module));
+    if !t.driver.real {
+        t.same("FUNCTIONS[7] of no module", table.functions(primary, module, Some(note), null_mut()), 0);
+    }
 }
 
 /// What cuBLAS asks of the internals table.
@@ -151,6 +178,8 @@ pub fn unknown_slot(d: &'static Driver, t: &mut Check) {
     // softcuda has no such function either
     t.code("answered", call(&mut a, &mut b), 801);
     t.same("untouched", (a, b), (7, 7));
+    // cudart's remarks are known: they claim nothing more
+    Table::of(d, REMARKS).remark(c"CUDA".as_ptr(), 0, c"Nothing is wrong.".as_ptr(), null());
     if let Some(claims) = claims(d) {
         t.same("a GPU was claimed for it, if there is one", claims, u64::from(!t.driver.no_kernels));
     }
