@@ -46,10 +46,8 @@ pub const RECORDED: &[Recorded] = &[
 ];
 
 /// Tables whose size was recorded on driver 535 alone: a newer driver's may be longer.
-pub const AT_LEAST: &[Recorded] = &[
-    table("cuFFT", FUNCTIONS, 88, false),
-    table("nvrtc 13", 0xDA9151D3_3AE6_CC41_A5C0_4F26D533E328, 6, false),
-];
+pub const AT_LEAST: &[Recorded] =
+    &[table("cuFFT", FUNCTIONS, 88, false), table("nvrtc 13", 0xDA9151D3_3AE6_CC41_A5C0_4F26D533E328, 6, false)];
 
 /// A driver that a version's runtime does not find: thread-detach callbacks exist on Windows only.
 pub const ABSENT: u128 = 0x195BCBF4_D67D_024A_ACC5_1D29CEA631AE;
