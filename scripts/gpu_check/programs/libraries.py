@@ -61,6 +61,35 @@ def diffusers(check):
             check.same(tensor, original[name])
 
 
+@library("accelerate", cpu=False, soft=COPIES + ", and the offloaded weights as they arrive at each call")
+def accelerate(check):
+    """A model of which one layer lies on the host and comes to the device for each call (accelerate)"""
+    torch, nn = check.torch, check.torch.nn
+    from accelerate import dispatch_model
+
+    model = nn.Sequential(nn.Linear(128, 256), nn.Linear(256, 256), nn.Linear(256, 64)).requires_grad_(False)
+    original = copy.deepcopy(model.state_dict())
+    arrived, forward = [], model[1].forward
+
+    def look(inputs):
+        check.require(model[1].weight.is_cuda, "the offloaded layer stayed on the host")
+        arrived.append(model[1].weight.cpu())
+        return forward(inputs)
+
+    # put there before accelerate puts its own around it, which brings the weights
+    model[1].forward = look
+    model = dispatch_model(model, {"0": 0, "1": "cpu", "2": 0}, main_device=0)
+    x = check.put(torch.randn(32, 128))
+    for _ in range(3):
+        check.save(check.step(model, x))
+    check.require(len(arrived) == 3, "the offloaded layer was not called")
+    for weight in arrived:
+        check.same(weight, original["1.weight"])
+    for name in ("0.weight", "2.weight"):
+        check.same(model.state_dict()[name], original[name])
+    check.same(model[1]._hf_hook.weights_map["weight"], original["1.weight"])
+
+
 @library("peft", needs=("transformers",))
 def peft(check):
     """LoRA: an adapter is trained over frozen weights, and merged into a copy of them (peft)"""

@@ -86,7 +86,9 @@ def fill(place, python, lock):
     uv = find_uv()
     if uv:
         call([uv, "venv", "--quiet", "--python", python, place], uv)
-        call([uv, "pip", "sync", "--require-hashes", "--python", place / "bin" / "python", lock], uv)
+        # compiled once, as pip does, and not by each program that the tests start
+        sync = [uv, "pip", "sync", "--require-hashes", "--compile-bytecode"]
+        call([*sync, "--python", place / "bin" / "python", lock], uv)
     else:
         call([python, "-m", "venv", place])
         call([place / "bin" / "python", "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", lock])

@@ -1,5 +1,6 @@
 """scripts/gpu-check as a whole, on a CPU, with a recorder in the shim's place: what it runs, compares and finds."""
 
+import importlib.util
 import json
 import shutil
 
@@ -63,6 +64,14 @@ def test_a_program_that_fails_under_the_shim_fails(gpu_check, library, tmp_path)
 def test_a_program_that_cannot_run_bare_is_told_apart(gpu_check, library):
     code, output, _ = gpu_check("--device", "cpu", "--lib", library, "streams")
     assert code == 3 and "streams      not runnable on this card: needs a GPU" in output
+
+
+def test_a_library_that_is_not_installed_is_no_failure(gpu_check, library):
+    if importlib.util.find_spec("peft"):
+        pytest.skip("peft is installed here")
+    code, output, errors = gpu_check("--device", "cpu", "--lib", library, "linear", "peft")
+    assert (code, errors) == (0, ""), output
+    assert "peft         not installed: peft" in output
 
 
 def test_no_time_left_is_a_failure(gpu_check, library):

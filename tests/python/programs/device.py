@@ -125,7 +125,8 @@ def out_of_memory_and_on():
     empty()
     before = torch.cuda.memory_allocated()
     error = raises(torch.cuda.OutOfMemoryError, "CUDA out of memory", torch.empty, 1 << 40, dtype=torch.uint8, device="cuda")
-    assert "2.00 GiB" in str(error), error
+    # the message of torch 2.3 ends before it comes to the sizes
+    assert "2.00 GiB" in str(error) or checks.numbers(torch.__version__) == (2, 3), error
     free, _ = torch.cuda.mem_get_info()
     kept = []
     try:
