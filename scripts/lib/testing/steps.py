@@ -24,6 +24,13 @@ SUMS = {
     "cargo": re.compile(r"^test result: .*$", re.M),
     "pytest": re.compile(r"^=* ?\d+ (?:passed|failed|skipped|deselected|errors?)\b.* in [\d.]+s.*$", re.M),
 }
+# The lines in which one says which test failed, and why.
+NAMES = {
+    "cargo": re.compile(r"^(?:test .* \.\.\. FAILED|thread '.*' \(?.*panicked at .*(?:\n.+)?|error: test failed.*)$", re.M),
+    "pytest": re.compile(r"^(?:FAILED|ERROR) .*$", re.M),
+}
+# Failures of a step that the closing lines name.
+NAMED = 20
 WORDS = {"passed": "passed", "failed": "failed", "error": "failed", "errors": "failed"}
 WORDS.update(skipped="skipped", ignored="skipped")
 
@@ -57,6 +64,8 @@ class Result:
     skipped: int
     seconds: float
     note: str = ""
+    # What failed in it, one line each.
+    names: typing.Tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -182,6 +191,10 @@ class Runner:
             mark = "FAIL" if result.failed else "ok" if result.passed else "skip"
             print(f"{result.step.name:<{width}}  {mark:<4}  {clock(result.seconds)}  {result.note or counted(result)}")
         skipped = sum(result.skipped for result in results)
+        # last, so that a log of which only the end is kept tells them
+        for result in results:
+            for name in result.names[:NAMED]:
+                print(f"    {result.step.name}: {name}")
         print(f"{'':<{width}}        {clock(seconds)}")
         failed = sum(result.failed for result in results)
         passed = sum(result.passed for result in results)
@@ -205,7 +218,8 @@ def judged(step, code, text, seconds):
         sums["failed"], note = 1, f"ended with {code}"
     if not code and not sums["passed"]:
         sums["failed"], note = 1, "no test was run"
-    return Result(step, **sums, seconds=seconds, note=note)
+    names = NAMES[step.counts].findall(text) if step.counts and sums["failed"] else ()
+    return Result(step, **sums, seconds=seconds, note=note, names=tuple(" ".join(name.split())[:300] for name in names))
 
 
 def counted(result):
