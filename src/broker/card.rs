@@ -58,9 +58,9 @@ pub enum Done {
     Home { space: SpaceId, lease: LeaseId, moved: Moved, resident: u64, took: Duration },
     /// A range may be punched; `dropped` bytes have left the card.
     Forgotten { space: SpaceId, range: Range, dropped: u64 },
-    /// Nothing of the Space is on the card any more, as far as the broker can tell: `withheld` bytes did not come free,
-    /// since the Space has kept what it must not.
-    Evicted { space: SpaceId, withheld: u64 },
+    /// The broker holds nothing of the Space on the card any more. Of its `bytes`, `withheld` did not come free: the Space has
+    /// kept what it must not, or others have made their contexts meanwhile.
+    Evicted { space: SpaceId, bytes: u64, withheld: u64 },
     /// A Space's process is checkpointed, or the reason why not.
     PutAside { space: SpaceId, result: Result<(), String>, took: Duration },
     /// It is as it was before that, or the reason why not.
@@ -280,16 +280,14 @@ impl Room {
     fn evict(&mut self, space: SpaceId, let_go: bool) {
         self.ahead.retain(|ahead| ahead.space != space);
         let Some(mut slabs) = self.spaces.remove(&space) else {
-            return (self.tell)(Done::Evicted { space, withheld: 0 });
+            return (self.tell)(Done::Evicted { space, bytes: 0, withheld: 0 });
         };
         // what it never had it can't keep
         let (bytes, before) = (slabs.lent(), self.free());
         match slabs.clear(&self.card) {
             Ok(()) => {
-                // contexts of others come and go meanwhile, so only what can't be theirs counts
                 let withheld = bytes.saturating_sub(self.free().saturating_sub(before));
-                let withheld = if let_go && withheld > bytes / 2 { withheld } else { 0 };
-                (self.tell)(Done::Evicted { space, withheld });
+                (self.tell)(Done::Evicted { space, bytes, withheld: if let_go { withheld } else { 0 } });
             }
             Err(code) => {
                 self.spaces.insert(space, slabs);

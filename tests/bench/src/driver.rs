@@ -52,6 +52,7 @@ functions! {
     cuMemFree_v2(CUdeviceptr);
     cuMemCreate(*mut CUmemGenericAllocationHandle, usize, *const CUmemAllocationProp, u64);
     cuMemRelease(CUmemGenericAllocationHandle);
+    cuMemImportFromShareableHandle(*mut CUmemGenericAllocationHandle, *mut c_void, u32);
     cuMemAddressReserve(*mut CUdeviceptr, usize, usize, CUdeviceptr, u64);
     cuMemAddressFree(CUdeviceptr, usize);
     cuMemMap(CUdeviceptr, usize, usize, CUmemGenericAllocationHandle, u64);

@@ -74,10 +74,15 @@ impl Client {
 
     /// The next message that is not about a place in the queue.
     pub fn hear(&mut self) -> Result<ToClient> {
+        Ok(self.hear_with()?.0)
+    }
+
+    /// The same, with what came along.
+    pub fn hear_with(&mut self) -> Result<(ToClient, Vec<OwnedFd>)> {
         loop {
-            let (message, _) = self.connection.recv(&mut self.packet, soon())?;
+            let (message, fds) = self.connection.recv(&mut self.packet, soon())?;
             if !matches!(message, ToClient::Queued { .. }) {
-                return Ok(message);
+                return Ok((message, fds));
             }
         }
     }

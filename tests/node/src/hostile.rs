@@ -4,9 +4,10 @@
 use crate::client::{backing, hello, Client};
 use crate::node::{Node, LONG};
 use anyhow::{bail, ensure, Context, Result};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use zerogpu_bench::driver::{must, Driver};
 use zerogpu_protocol::*;
 
 const MIB: u64 = 1 << 20;
@@ -251,6 +252,34 @@ pub fn commit(name: &str, socket: &Path) -> Result<()> {
     // the connection is over; the signal may come a moment later
     std::thread::sleep(LONG);
     bail!("{name}: it was dropped, and lives")
+}
+
+/// Has a slab of `bytes` on a card, gives the lease back, and keeps the slab until its input ends.
+///
+/// # Errors
+/// The broker or the driver does not give it what it asks for.
+pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
+    let driver = Driver::start(driver)?;
+    let mut client = join(socket)?;
+    let lease = client.claim(30.0, bytes)?;
+    client.say(&slabs(lease, &[Range::new(0, bytes)]))?;
+    let mut kept = Vec::new();
+    loop {
+        let (message, fds) = client.hear_with()?;
+        kept.extend(fds);
+        if matches!(message, ToClient::Ready { .. }) {
+            break;
+        }
+    }
+    let [fd] = &kept[..] else { bail!("{} descriptors came for a slab", kept.len()) };
+    let (mut handle, fd) = (0, fd.as_raw_fd() as usize as *mut _);
+    // SAFETY: a descriptor that came for a slab, as a POSIX descriptor; writes the handle, which lives as long as this process.
+    must("cuMemImportFromShareableHandle", unsafe { (driver.cuMemImportFromShareableHandle)(&mut handle, fd, 1) })?;
+    client.say(&ToBroker::Drained { lease })?;
+    ensure!(matches!(client.hear()?, ToClient::Home { .. }), "it was not told that it is home");
+    client.say(&ToBroker::Released { lease })?;
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
 }
 
 /// Says that this process holds a card since an earlier broker, and waits for what comes of it.

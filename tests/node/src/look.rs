@@ -12,6 +12,13 @@ impl Node {
         command.stdin(Stdio::null()).spawn().context("a villain can't be started")
     }
 
+    /// A process that keeps a slab of so many bytes beyond its lease, until its input ends.
+    pub fn hoarder(&self, bytes: u64) -> Result<Child> {
+        let mut command = self.command("zerogpu-node-space");
+        command.args(["keep", &bytes.to_string()]).arg(self.socket()).arg(self.library("libsoftcuda.so"));
+        command.stdin(Stdio::piped()).spawn().context("a villain can't be started")
+    }
+
     /// What the broker says of itself.
     pub fn status(&self) -> Result<Value> {
         let output = self.command("zerogpu").args(["status", "--json", "--socket"]).arg(self.socket()).output()?;

@@ -166,8 +166,9 @@ impl Node {
         for (name, file) in names {
             std::os::unix::fs::symlink(node.built.join(file), node.path("lib").join(name))?;
         }
+        let context = if node.shape.memory.contains("context =") { "" } else { "context = \"1MiB\"" };
         let config = format!(
-            "[queue]\naging = \"{}ms\"\n{}\n[memory]\ncontext = \"1MiB\"\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
+            "[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
             AGING.as_millis(),
             node.shape.queue,
             node.shape.memory,
@@ -194,6 +195,11 @@ impl Node {
     /// The file of cards.
     pub fn cards(&self) -> PathBuf {
         self.path("cards")
+    }
+
+    /// A library, where it is installed.
+    pub(crate) fn library(&self, name: &str) -> PathBuf {
+        self.path("lib").join(name)
     }
 
     /// What the brokers have said.
@@ -279,9 +285,9 @@ impl Node {
         let mut command = self.command("zerogpu-node-space");
         command
             .arg(mode)
-            .arg(self.path("lib").join("libcuda.so.1"))
+            .arg(self.library("libcuda.so.1"))
             .args(words)
-            .env("ZEROGPU_DRIVER", self.path("lib").join("libsoftcuda.so"))
+            .env("ZEROGPU_DRIVER", self.library("libsoftcuda.so"))
             .env("ZEROGPU_LIB", self.path("lib"))
             .env("ZEROGPU_VRAM", self.shape.vram.to_string())
             .env("ZEROGPU_WAIT", "600s")

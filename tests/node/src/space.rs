@@ -22,6 +22,7 @@ pub fn main(words: &[String]) -> Result<()> {
         ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
         ["deed", name, socket] => hostile::commit(name, Path::new(socket)),
         ["late", card, socket] => hostile::lie(card, Path::new(socket)),
+        ["keep", bytes, socket, driver] => hostile::keep(bytes.parse()?, Path::new(socket), Path::new(driver)),
         _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS [bound] | obey LIBRARY SEED BYTES"),
     }
 }

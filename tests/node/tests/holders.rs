@@ -79,6 +79,37 @@ fn a_late_holder_keeps_a_free_card_and_is_ended_over_anothers() {
     broker.terminate().unwrap();
 }
 
+/// Whoever keeps memory of a card that it has given back is ended when somebody else needs the room; whose memory comes free
+/// later than others' contexts come is not.
+#[test]
+fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
+    const KEPT: u64 = 16 << 20;
+    let _alone = alone();
+    for (context, ended) in [("1MiB", true), ("10MiB", false)] {
+        let node = Node::new(Shape { memory: format!("context = \"{context}\""), ..Shape::default() }).unwrap();
+        let broker = node.broker().unwrap();
+        let mut villain = node.hoarder(KEPT).unwrap();
+        node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
+        let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
+        let lease = next.claim(10.0, 20 << 20).unwrap();
+        if ended {
+            node.log().wait("it is ended", |log| log.tail().contains("cause=\"memory\"")).unwrap();
+            assert_eq!(villain.wait().unwrap().signal(), Some(libc::SIGKILL));
+        } else {
+            let doubt =
+                |log: &zerogpu_node_tests::referee::Referee| log.tail().contains("memory of a card did not come free");
+            node.log().wait("the doubt is noted", doubt).unwrap();
+            assert!(villain.wait().unwrap().success());
+        }
+        next.say(&zerogpu_protocol::ToBroker::Released { lease }).unwrap();
+        drop(next);
+        node.wait_for_empty_cards().unwrap();
+        assert_eq!(node.status().unwrap()["totals"]["killed"], u64::from(ended));
+        node.log().judge(&[]).unwrap();
+        broker.terminate().unwrap();
+    }
+}
+
 /// A broker that can't bring bytes home lets their owner do it, which keeps the card meanwhile.
 #[test]
 fn a_holder_that_the_broker_failed_keeps_its_card_until_its_bytes_are_home() {
