@@ -95,7 +95,7 @@ impl Engine {
                 self.tally.last_claim.store(took + 1, Ordering::Relaxed);
                 self.tally.claimed_at.store(start, Ordering::Relaxed);
                 zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
-                zerogpu_trace::counter("bytes on the card", bytes);
+                locked(&self.live).note_bytes();
                 self.replay();
                 self.hold_back_default_streams();
                 self.gate.open();

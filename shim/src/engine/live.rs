@@ -378,6 +378,7 @@ impl Engine {
         self.bind()?;
         let d = self.driver()?;
         let mut live = locked(&self.live);
+        let before = zerogpu_trace::on().then(|| live.bytes());
         let done = match change {
             Change::Take { va, len, .. } => live.grow(d, va, len),
             Change::Give { va, len, .. } => live.shrink(d, va, len),
@@ -397,6 +398,9 @@ impl Engine {
             Change::Share { .. } | Change::Unshare { .. } => Err(CUresult::NOT_SUPPORTED),
         };
         live.give_back();
+        if before.is_some_and(|before| before != live.bytes()) {
+            live.note_bytes();
+        }
         done
     }
 }

@@ -14,6 +14,13 @@ impl Live {
         arena + self.physical.values().map(|(_, len)| len).sum::<u64>()
     }
 
+    /// Has the trace show them, from now on.
+    pub(super) fn note_bytes(&self) {
+        if zerogpu_trace::on() {
+            zerogpu_trace::counter("bytes on the card", self.bytes());
+        }
+    }
+
     /// Backs a range of the arena with physical memory, where it has none yet.
     pub(super) fn grow(&mut self, d: &Driver, va: u64, len: u64) -> Res {
         for (at, n) in self.gaps(va, len) {
