@@ -193,7 +193,7 @@ def test_it_says_what_is_missing_and_how_to_get_it(tmp_path):
     environment = dict(PATH=str(tmp_path), HOME=str(tmp_path))
     done = subprocess.run([sys.executable, DEMO], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == ""
-    for words in ("Rust is missing", "rustup", "apt-get install gcc", "Python 3.10 or 3.11 is missing", "python3.11-venv"):
+    for words in ("Rust is missing", "rustup", "apt-get install gcc", "Python 3.10 or 3.11 with venv is missing", "python3.11-venv"):
         assert words in done.stdout, done.stdout
 
 

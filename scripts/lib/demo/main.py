@@ -11,10 +11,10 @@ import subprocess
 import tempfile
 import threading
 
-from testing import environments
+from testing import environments, needs
 from testing.places import ROOT
 
-from . import needs, sums
+from . import sums
 from .card import find
 from .picture import Picture
 from .stage import COMMAND, Failed, Stage
@@ -32,7 +32,7 @@ def main(about):
     parser.add_argument("--port", type=int, help="where the first app listens (the first free one from 7860 on)")
     parser.add_argument("--trace", action="store_true", help="write a timeline of each app to target/demo")
     options = parser.parse_args()
-    lacks = needs.missing(ENVIRONMENT)
+    lacks = needs.missing(needs.BUILDING)
     if lacks:
         print("scripts/demo can't run here:\n  " + "\n  ".join(lacks))
         return 2

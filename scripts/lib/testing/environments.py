@@ -6,14 +6,13 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 from .places import CACHE, LOCKS
 
 # Which uv is fetched where none is installed.
 UV = "uv==0.13.9"
-# Versions of Python that an environment can have instead of 3.10.
-OTHERS = {"demo": ("3.11",)}
+# Versions of Python that the lock files are good for, the first one first.
+PYTHONS = ("3.10", "3.11")
 # Written when an environment is complete.
 MARK = ".complete"
 
@@ -30,28 +29,20 @@ def answers(command):
         return False
 
 
-def python_3_10():
-    """A Python 3.10."""
-    return python_of("3.10")
-
-
-def python_for(name):
-    """A Python that the environment of this name can be made with."""
-    return python_of("3.10", *OTHERS.get(name, ()))
-
-
-def python_of(*versions):
-    """A Python of the first of these versions that is here."""
-    for version in versions:
+def find_python():
+    """A Python that the environments can be made with: of the first of the versions that is here."""
+    # Debian's lacks the second half of venv unless python3.x-venv is installed; uv needs none of it
+    modules = "ssl, ctypes" if shutil.which("uv") else "ssl, ctypes, venv, ensurepip"
+    for version in PYTHONS:
         found = [shutil.which(f"python{version}")]
         found += sorted(map(str, pathlib.Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")))
-        test = f"import sys, ssl, ctypes; sys.exit('.'.join(map(str, sys.version_info[:2])) != '{version}')"
+        test = f"import sys, {modules}; sys.exit('.'.join(map(str, sys.version_info[:2])) != '{version}')"
         for python in filter(None, found):
             if answers([python, "-c", test]):
                 return python
-    last = versions[-1]
+    last = PYTHONS[-1]
     raise Missing(
-        f"Python {' or '.join(versions)} is missing: apt-get install python{last} python{last}-venv, or pyenv install {last}"
+        f"Python {' or '.join(PYTHONS)} with venv is missing: apt-get install python{last} python{last}-venv, or pyenv install {last}"
     )
 
 
@@ -77,7 +68,7 @@ def make(name):
             return
         shutil.rmtree(place, ignore_errors=True)
         print(f"making {place}", flush=True)
-        fill(place, python_for(name), LOCKS / f"{name}.txt")
+        fill(place, find_python(), LOCKS / f"{name}.txt")
         (place / MARK).touch()
 
 
@@ -102,7 +93,7 @@ def find_uv():
             return str(uv)
     home = own.parents[1]
     try:
-        call([sys.executable, "-m", "venv", "--clear", home])
+        call([find_python(), "-m", "venv", "--clear", home])
         call([home / "bin" / "python", "-m", "pip", "install", "--quiet", UV])
     except subprocess.CalledProcessError as error:
         print(f"uv can't be had ({error}); installing with pip, which takes longer", flush=True)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from . import plan
+from . import needs, plan
 from .steps import Runner
 
 
@@ -27,7 +27,7 @@ def main(about):
     if options.list:
         print("\n".join(step.name for step in steps))
         return 0
-    lacks = plan.missing()
+    lacks = needs.missing(needs.TESTING, needs.COMPONENTS)
     if lacks:
         print("scripts/test can't run here:\n  " + "\n  ".join(lacks))
         return 2

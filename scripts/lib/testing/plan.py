@@ -1,9 +1,7 @@
 """The steps of a test run."""
 
-import shutil
-
 from . import environments
-from .places import LOCKS, ROOT, TARGET
+from .places import ROOT, TARGET
 from .steps import Step
 
 # In full on each run; the others only as far as the tests marked `core`.
@@ -89,10 +87,11 @@ def checks():
         [
             "sh",
             "-c",
-            'cargo build --release --locked -p zerogpu-image --example kernels && exec "$@"',
+            "cargo build --release --locked -p zerogpu-image --example kernels && check=$1 place=$2 && shift 2"
+            ' && exec "$check" "$place"/lib/python3.*/site-packages "$@"',
             "-",
             "scripts/check-kernels",
-            str(environments.folder(ANY) / "lib" / "python3.10" / "site-packages"),
+            str(environments.folder(ANY)),
             str(TARGET / "release" / "examples" / "kernels"),
             "--shim",
             str(SHIM / "libcuda.so.1"),
@@ -220,20 +219,3 @@ def chosen(steps, names):
                 wanted.add(need)
                 more.append(need)
     return [step for step in steps if step.name in wanted]
-
-
-def missing():
-    """What this machine lacks for a run, each with the way to get it."""
-    packages = {"cargo": "install Rust with rustup", "cc": "apt-get install gcc", "git": "apt-get install git"}
-    packages["readelf"] = "apt-get install binutils"
-    lacks = [f"{name} is missing: {how}" for name, how in packages.items() if not shutil.which(name)]
-    for command, component in (("fmt", "rustfmt"), ("clippy", "clippy")):
-        if shutil.which("cargo") and not environments.answers(["cargo", command, "--version"]):
-            lacks.append(f"cargo {command} is missing: rustup component add {component}")
-    try:
-        environments.python_3_10()
-    except environments.Missing as error:
-        lacks.append(str(error))
-    if not (ROOT / "Cargo.lock").exists() or not LOCKS.is_dir():
-        lacks.append(f"{ROOT} is no complete clone of zerogpu")
-    return lacks
