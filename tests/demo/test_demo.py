@@ -58,7 +58,7 @@ def plain(tmp_path_factory):
     """A run whose output is no terminal."""
     run = Run(tmp_path_factory.mktemp("plain"))
     done = subprocess.run([DEMO, "--trace"], env=run.environment, capture_output=True, text=True, timeout=RUN)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
     assert done.stderr == "" and "\x1b" not in done.stdout
     run.text = done.stdout
     return run

@@ -136,7 +136,8 @@ def pytest(name, environment_name, arguments, **more):
     python = environments.interpreter(environment_name)
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rfEs", "--durations=10", *arguments]
     needs = (environment(environment_name).name, BUILD)
-    return Step(name, command, "pytest", needs, more)
+    # its closing lines say why a test failed, as far as the terminal is wide
+    return Step(name, command, "pytest", needs, {"COLUMNS": "400", **more})
 
 
 def hook():
