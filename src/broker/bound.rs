@@ -20,6 +20,8 @@ const INSIDE: Duration = Duration::from_secs(2);
 const STRANGER: Duration = Duration::from_millis(100);
 /// After this time a process that the driver is working on is ended: it may have been stopped, and the card waits.
 const STUCK: Duration = Duration::from_secs(60);
+/// The same for one that has had no lease of this broker: its context is all that can be there.
+const STUCK_STRANGER: Duration = Duration::from_secs(10);
 
 /// What binds a Space to its context.
 pub struct Bound {
@@ -45,6 +47,11 @@ impl Bound {
         } else {
             Kept::Stays
         }
+    }
+
+    /// When the driver has worked on it for too long.
+    fn stuck_at(&self) -> Option<Instant> {
+        Some(self.since? + if self.known { STUCK } else { STUCK_STRANGER })
     }
 
     /// Whether the driver works on it.
@@ -209,19 +216,19 @@ impl Daemon {
 
     /// When the first process that the driver works on has had its time.
     pub(super) fn stuck_at(&self) -> Option<Instant> {
-        self.clients.values().filter_map(|client| Some(client.role.space()?.bound.as_ref()?.since? + STUCK)).min()
+        self.clients.values().filter_map(|client| client.role.space()?.bound.as_ref()?.stuck_at()).min()
     }
 
     /// Ends processes that the driver has worked on for too long: a stopped one would keep the card's worker for ever.
     pub(super) fn end_stuck(&mut self) {
-        let late = |since: Instant| since.elapsed() >= STUCK;
+        let now = Instant::now();
         let stuck = |role: &Role| {
             let space = role.space()?;
-            space.bound.as_ref()?.since.is_some_and(late).then_some(space.id)
+            space.bound.as_ref()?.stuck_at().is_some_and(|at| at <= now).then_some(space.id)
         };
         let all: Vec<SpaceId> = self.clients.values().filter_map(|client| stuck(&client.role)).collect();
         for space in all {
-            tracing::warn!(space = space.0, "the driver's checkpoint of it takes longer than {} s", STUCK.as_secs());
+            tracing::warn!(space = space.0, "the driver's checkpoint of it takes too long");
             if let Some(&token) = self.spaces.get(&space) {
                 self.end_process(token, Cause::Overdue, "it kept a card beyond its time");
             }

@@ -24,7 +24,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerogpu_lease::{CardId, Scheduler, SpaceId};
-use zerogpu_protocol::{peer, pidfd, Endpoint, Error, Listener, Packet, Reason, ToClient};
+use zerogpu_protocol::{peer, pidfd, Endpoint, Error, Listener, Packet, Reason, ToBroker, ToClient};
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -34,6 +34,10 @@ const CLIENTS: usize = 16;
 
 /// How long a connection may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
+/// Connections of one user that have said no hello yet, or only look on.
+const STRANGERS: usize = 256;
+/// How long after one could not be accepted, for want of descriptors perhaps, that is tried again.
+const ACCEPT: Duration = Duration::from_millis(200);
 /// Messages of one client that are read before others have their turn.
 const TURN: usize = 64;
 /// Packets that are kept for a client that does not read: those of the longest list of slabs fit.
@@ -88,6 +92,8 @@ pub struct Daemon {
     /// Clients with messages left to read.
     busy: VecDeque<usize>,
     places_told: Instant,
+    /// When connections that could not be accepted are to be looked at again: nobody tells of them a second time.
+    accept_at: Option<Instant>,
     /// Bytes of host memory for all Spaces.
     pub(super) host_memory: u64,
     pub(super) metrics: Metrics,
@@ -155,6 +161,7 @@ impl Daemon {
             next: CLIENTS,
             busy: VecDeque::new(),
             places_told: Instant::now(),
+            accept_at: None,
             host_memory,
             metrics: Metrics::default(),
             buffer: Packet::new(),
@@ -200,6 +207,10 @@ impl Daemon {
                     }
                 }
             }
+            if self.accept_at.is_some_and(|at| at <= Instant::now()) {
+                self.accept_at = None;
+                self.accept();
+            }
             self.read_letters();
             for token in std::mem::take(&mut self.busy) {
                 self.read(token);
@@ -231,6 +242,7 @@ impl Daemon {
         let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
         let idle = self.idle.as_ref().and_then(Idle::wake);
         let state = self.used.then(|| self.ledger.wake());
+        let accept = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
         let stuck = self.stuck_at().map(|at| at.saturating_duration_since(Instant::now()));
         // rounded up, since epoll counts milliseconds and an early wake would spin
         scheduler
@@ -240,6 +252,7 @@ impl Daemon {
             .chain(idle)
             .chain(state)
             .chain(stuck)
+            .chain(accept)
             .min()
             .map(|t| t + Duration::from_millis(1))
     }
@@ -249,9 +262,22 @@ impl Daemon {
             let socket = match self.listener.accept() {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(e) => return tracing::warn!("a connection could not be accepted: {e}"),
+                Err(e) => {
+                    tracing::warn!("a connection could not be accepted: {e}; it is tried again");
+                    self.accept_at = Some(Instant::now() + ACCEPT);
+                    return;
+                }
             };
             let Ok(peer) = peer(socket.as_fd()) else { continue };
+            let idle = |client: &&Client| client.peer.uid == peer.uid && client.role.space().is_none();
+            if self.clients.values().filter(idle).count() >= STRANGERS {
+                tracing::warn!(
+                    pid = peer.pid,
+                    uid = peer.uid,
+                    "a connection was closed: its user has too many that are no programs"
+                );
+                continue;
+            }
             let pidfd = pidfd(socket.as_fd(), peer.pid)
                 .inspect_err(|e| {
                     tracing::warn!(
@@ -282,6 +308,7 @@ impl Daemon {
     fn read(&mut self, token: usize) {
         for _ in 0..TURN {
             let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
+            let mut reported = false;
             let result = match client.role {
                 Role::New(_) => match client.endpoint.recv_hello(&mut self.buffer) {
                     Ok(Some((theirs, hello, backing))) => self.hello(token, theirs, hello, backing),
@@ -289,7 +316,10 @@ impl Daemon {
                     Err(e) => Err(e.to_string().into()),
                 },
                 _ => match client.endpoint.recv(&mut self.buffer) {
-                    Ok(Some(message)) => self.message(token, message),
+                    Ok(Some(message)) => {
+                        reported = matches!(message, ToBroker::Status);
+                        self.message(token, message)
+                    }
                     Ok(None) => return,
                     Err(Error::Closed) => Err(Fault::NotTheirs("it has closed the connection".into())),
                     Err(Error::Io(e)) => Err(Fault::NotTheirs(format!("its connection failed: {e}"))),
@@ -297,6 +327,8 @@ impl Daemon {
                 },
             };
             match result {
+                // a report takes a while to write: the others first
+                Ok(()) if reported => break,
                 Ok(()) => {}
                 Err(Fault::NotTheirs(why)) => return self.lose(token, &why),
                 Err(Fault::Theirs(why)) if self.holds_card(token) => {

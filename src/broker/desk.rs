@@ -1,17 +1,12 @@
 //! What clients ask, checked and answered. The error of each function is why its client is dropped.
 use super::ahead::Stop;
 use super::card::Job;
-use super::client::{in_order, Client, Lease, Role, Space, Stage};
+use super::client::{in_order, Role, Space, Stage};
 use super::daemon::Daemon;
-use super::metrics::Cause;
-use super::space::Backing;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
-use zerogpu_lease::{Claim, Denial, Reason as Why, SpaceSpec};
+use zerogpu_lease::{Claim, Denial, Reason as Why};
 use zerogpu_protocol::{
-    check_backing, clamp_seconds, clip, negotiate, report_packets, Answer, Hello, Range, Reason, Refused, Request,
-    Role as Kind, ToBroker, ToClient, Versions, Welcome, SECONDS, TEXT_BYTES, VERSIONS,
+    clamp_seconds, clip, report_packets, Range, Reason, Request, ToBroker, ToClient, SECONDS, TEXT_BYTES,
 };
 
 /// What a lease may hold beyond the quota: slabs are whole, and memory freed inside a lease may stay in one.
@@ -40,7 +35,7 @@ impl From<String> for Fault {
 pub(super) type Dropped = Result<(), Fault>;
 
 /// The number on the wire of a reason of the scheduler.
-fn reason(why: &Why) -> Reason {
+pub(super) fn reason(why: &Why) -> Reason {
     match why {
         Why::Spaces | Why::Vram | Why::Seconds { .. } => Reason::Quota,
         Why::TooLong => Reason::TooLong,
@@ -64,107 +59,6 @@ impl Daemon {
         }
     }
 
-    /// A client introduces itself.
-    pub(super) fn hello(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
-        if let Some(holds) = &hello.holds {
-            self.hand_over(token, holds);
-        }
-        let role = match (hello.role, backing) {
-            (Kind::Observer, _) => Ok(Role::Observer),
-            (Kind::Space, Some(file)) => self.admit(token, &hello, file).map(|space| Role::Space(Box::new(space))),
-            (Kind::Space, None) => return Err("it brought no backing".into()),
-        };
-        let broker = self.id;
-        let version = negotiate(VERSIONS, theirs).map_err(|e| e.to_string())?;
-        let Some(client) = self.clients.get_mut(&token) else { return Ok(()) };
-        match role {
-            Ok(role) => {
-                client.role = role;
-                client.endpoint.answer(&Answer::Welcome(Welcome { broker, version })).map_err(|e| e.to_string())?;
-            }
-            Err((reason, text)) => {
-                let refused = Refused { reason, text: sentence(&text) };
-                client.endpoint.answer(&Answer::Refused(refused)).map_err(|e| e.to_string())?;
-                return Err(format!("it was refused: {text}").into());
-            }
-        }
-        if let Some(holds) = hello.holds {
-            self.adopt(token, holds);
-        }
-        Ok(())
-    }
-
-    fn admit(&mut self, token: usize, hello: &Hello, file: OwnedFd) -> Result<Space, (Reason, String)> {
-        let size = check_backing(file.as_fd()).map_err(|e| (Reason::Protocol, e.to_string()))?;
-        let backing = Backing::map(self.node.driver, &file, size)
-            .map_err(|e| (Reason::Memory, format!("the broker can't map the program's memory ({e}); end other programs, or raise the broker's limit of address space")))?;
-        let Some(client) = self.clients.get(&token) else { return Err((Reason::Internal, "it is gone".into())) };
-        let (tenant, pid) = (self.config.tenant_of(client.peer.uid), client.peer.pid);
-        let spec = SpaceSpec { kind: hello.cc, vram: hello.vram };
-        let now = self.now();
-        let id = self.scheduler.attach(now, &tenant, spec).map_err(|e| (reason(&e.reason), e.text))?;
-        self.spaces.insert(id, token);
-        tracing::info!(space = id.0, name = %hello.name, pid, tenant, "Space joined");
-        Ok(Space {
-            id,
-            name: hello.name.clone(),
-            tenant,
-            vram: hello.vram,
-            backing: Arc::new(backing),
-            reserved: 0,
-            claim: None,
-            told: 0,
-            lease: None,
-            home: None,
-            wish: Request::default(),
-            ahead: None,
-            bound: None,
-        })
-    }
-
-    /// A process that lost its connection to this broker while it held a card is back: the lease ends here, to be taken over.
-    fn hand_over(&mut self, token: usize, holds: &zerogpu_protocol::Holding) {
-        let Some(pid) = self.clients.get(&token).map(|client| client.peer.pid) else { return };
-        let is_it = |client: &Client| match &client.role {
-            Role::Space(space) => space.lease.as_ref().is_some_and(|lease| lease.id.0 == holds.lease),
-            _ => false,
-        };
-        let before = self.clients.iter().find(|(_, c)| c.peer.pid == pid && is_it(c));
-        if let Some(before) = before.map(|(&before, _)| before).filter(|_| holds.broker == self.id) {
-            self.leave(before, "its process has connected again");
-        }
-    }
-
-    /// A Space that computes on a card since before this broker. What it says is a fact, as far as it can be one.
-    fn adopt(&mut self, token: usize, holds: zerogpu_protocol::Holding) {
-        let Some(space) = self.space_mut(token).map(|space| space.id) else { return };
-        let card = self.node.cards.iter().find(|card| card.uuid == holds.card).map(|card| card.id);
-        let now = self.now();
-        let adopted = match card {
-            Some(card) => self.scheduler.adopt(now, space, card, holds.seconds_left, holds.bytes).map(|id| (id, card)),
-            None => {
-                Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() })
-            }
-        };
-        match adopted {
-            Ok((id, card)) => {
-                if let Some(space) = self.space_mut(token) {
-                    let before = Some(holds.lease);
-                    space.lease = Some(Lease { before, ..Lease::new(id, card, 0, Stage::Adopted, 0.0) });
-                }
-                self.used = true;
-                tracing::info!(space = space.0, lease = id.0, card = card.0, "lease taken over from an earlier broker");
-                let seconds = clamp_seconds(holds.seconds_left);
-                self.send(token, &ToClient::Granted { id: 0, lease: id.0, card: holds.card, seconds });
-            }
-            // two can't have the card, and this one has it without a lease
-            Err(denial) if denial.reason == Why::Room => {
-                self.end_process(token, Cause::Late, &format!("it said too late that it holds a card: {denial}"))
-            }
-            Err(denial) => self.deny(token, 0, &denial),
-        }
-    }
-
     pub(super) fn deny(&mut self, token: usize, id: u32, denial: &Denial) {
         let text = sentence(&denial.text);
         self.metrics.denied();
@@ -174,6 +68,9 @@ impl Daemon {
     /// A client says something.
     pub(super) fn message(&mut self, token: usize, message: ToBroker) -> Dropped {
         if matches!(message, ToBroker::Status) {
+            if self.clients.get(&token).is_some_and(|client| client.endpoint.queued() > 0) {
+                return Err("it asks for the status again, and has not read what it was told".into());
+            }
             let json = self.status();
             report_packets(&json).for_each(|packet| self.send(token, &packet));
             return Ok(());
@@ -259,6 +156,11 @@ impl Daemon {
         if bytes > vram.saturating_add(SLACK) {
             return Err(format!("its slabs have {bytes} bytes, and it was shown {vram}").into());
         }
+        if let Err(text) = self.reserves(token, bytes) {
+            self.give_up(token, "its memory does not fit");
+            self.deny(token, claim, &Denial { reason: Why::Room, text });
+            return Ok(());
+        }
         // what it claimed was an estimate
         let planned = self.scheduler.leased_bytes(lease_id).unwrap_or(0);
         self.scheduler.shrink(lease_id, planned.saturating_sub(bytes));
@@ -333,10 +235,15 @@ impl Daemon {
         let room = if bytes > vram.saturating_add(SLACK) {
             Err(format!("{bytes} bytes are more than the {vram} that the program was shown"))
         } else {
-            self.scheduler.grow(lease_id, slab.len).map_err(|denial| denial.text)
+            let reserved = self.reserves(token, bytes);
+            reserved.and_then(|()| self.scheduler.grow(lease_id, slab.len).map_err(|denial| denial.text))
         };
         match room {
             Ok(evicts) => {
+                // what it has besides the bytes that are home is in use again
+                if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(number)) {
+                    lease.stage = Stage::Ready;
+                }
                 self.evict(&evicts);
                 self.give(card, Job::Grow { space: id, lease: lease_id, slab })
             }
@@ -418,27 +325,42 @@ impl Daemon {
     }
 
     fn reserve(&mut self, token: usize, bytes: u64) -> Dropped {
-        let reserved = |role: &Role| match role {
-            Role::Space(space) => space.reserved,
-            _ => 0,
+        let fits = match self.space_mut(token) {
+            // less than before
+            Some(space) if bytes <= space.reserved => {
+                space.reserved = bytes;
+                Ok(())
+            }
+            _ => self.reserves(token, bytes),
         };
-        let others: u64 =
-            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| reserved(&client.role)).sum();
-        let limit = self.host_memory;
-        let fits = others.checked_add(bytes).is_some_and(|all| all <= limit);
-        let Some(space) = self.space_mut(token) else { return Ok(()) };
-        if fits || bytes <= space.reserved {
-            space.reserved = bytes;
-            self.send(token, &ToClient::Reserved { bytes });
-        } else {
-            let mib = |n: u64| n >> 20;
-            let text = format!(
-                "the program wants {} MiB of host memory, and {} of the node's {} MiB are spoken for: end other programs, or raise host-memory in the broker's configuration",
-                mib(bytes), mib(others), mib(limit)
-            );
-            self.send(token, &ToClient::NotReserved { bytes, text });
-        }
+        let answer = match fits {
+            Ok(()) => ToClient::Reserved { bytes },
+            Err(text) => ToClient::NotReserved { bytes, text: sentence(&text) },
+        };
+        self.send(token, &answer);
         Ok(())
+    }
+
+    /// Speaks `bytes` of the node's host memory for a Space, if it has not as many. What it has written there already is a
+    /// fact, which counts whether it was spoken for or not. The error is a sentence for people.
+    fn reserves(&mut self, token: usize, bytes: u64) -> Result<(), String> {
+        let counts = |role: &Role| role.space().map_or(0, |space| space.reserved.max(space.backing.written()));
+        let others: u64 =
+            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| counts(&client.role)).sum();
+        let limit = self.host_memory;
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
+        if bytes <= space.reserved {
+            return Ok(());
+        }
+        if others.checked_add(bytes).is_some_and(|all| all <= limit) || bytes <= space.backing.written() {
+            space.reserved = bytes;
+            return Ok(());
+        }
+        let mib = |n: u64| n >> 20;
+        Err(format!(
+            "the program wants {} MiB of host memory, and {} of the node's {} MiB are spoken for: end other programs, or raise host-memory in the broker's configuration",
+            mib(bytes), mib(others), mib(limit)
+        ))
     }
 
     /// The lease of this number, if the client has it.

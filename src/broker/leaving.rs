@@ -3,9 +3,12 @@ use super::card::Job;
 use super::client::{Client, Role};
 use super::daemon::Daemon;
 use super::metrics::Cause;
+use super::space::Backing;
 use mio::unix::SourceFd;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Instant;
+use zerogpu_lease::SpaceId;
 
 impl Daemon {
     /// Ends a process that has a card, or memory of one, that is not its own (any more). Its lease ends when the process has.
@@ -73,13 +76,18 @@ impl Daemon {
             self.lease_ended(&space, lease, ended, why);
         }
         tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
-        space.backing.leave();
-        let mut backing = Some(space.backing);
+        self.let_go(space.id, space.backing);
+    }
+
+    /// The workers drop what they have of a Space, and its memory.
+    pub(super) fn let_go(&self, space: SpaceId, backing: Arc<Backing>) {
+        backing.leave();
+        let mut backing = Some(backing);
         let last = self.workers.len().saturating_sub(1);
         for (i, worker) in self.workers.iter().enumerate() {
             // the last one gets ours: whoever ends last is a worker, with a context to unpin in
             let share = if i == last { backing.take() } else { backing.clone() };
-            worker.give(Job::Leave { space: space.id, backing: share });
+            worker.give(Job::Leave { space, backing: share });
         }
     }
 

@@ -11,6 +11,7 @@
 //! A Space keeps its bytes in its own host memory, which the broker maps; on a card they lie in slabs that the broker makes
 //! and the Space maps. So a Space that dies leaves nothing behind, and a broker that dies takes nothing along.
 mod ahead;
+mod arriving;
 mod bound;
 mod card;
 mod client;

@@ -2,8 +2,10 @@
 use super::ahead::Stop;
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 use std::ffi::c_void;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,12 +21,17 @@ pub struct Backing {
     driver: &'static Driver,
     base: NonNull<c_void>,
     size: u64,
+    /// The file, to be asked how much of it is there.
+    file: File,
     pins: Mutex<Pins>,
     /// Bytes that are page-locked, for whoever must not wait for a copy to end.
     pinned: AtomicU64,
     /// Whether its Space is gone: then nothing has to be copied any more.
     gone: AtomicBool,
 }
+
+/// The largest backing: a few of another size would leave no addresses for anyone.
+const MOST: u64 = 1 << 40;
 
 /// Bytes that are copied between two looks at whether the Space is still there: 20 ms on an H100.
 const STRIDE: u64 = 1 << 30;
@@ -39,12 +46,16 @@ impl Backing {
     pub fn map(driver: &'static Driver, file: &OwnedFd, size: u64) -> std::io::Result<Backing> {
         let length = usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or(std::io::ErrorKind::InvalidInput)?;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        if size > MOST {
+            return Err(std::io::Error::other(format!("it is larger than {} GiB", MOST >> 30)));
+        }
         // SAFETY: a fresh mapping where the kernel likes, of a file whose size can't change.
         let base = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
         Ok(Backing {
             driver,
             base,
             size,
+            file: File::from(file.try_clone()?),
             pins: Mutex::new(Pins::new(base.as_ptr() as u64)),
             pinned: AtomicU64::new(0),
             gone: AtomicBool::new(false),
@@ -54,6 +65,12 @@ impl Backing {
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Bytes of the file that have memory behind them.
+    pub fn written(&self) -> u64 {
+        // a file of ours that is open: it can be asked, and if not, nothing is known of it
+        self.file.metadata().map_or(0, |about| about.blocks() * 512)
     }
 
     /// The way of a range between the card's address and the host.

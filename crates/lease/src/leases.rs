@@ -10,10 +10,12 @@ use std::time::Duration;
 
 impl Scheduler {
     /// Takes over the lease of a Space that held a card when an earlier broker died. While grants are
-    /// [held](Scheduler::hold) the card may have other such leases, whatever the policy: they are facts.
+    /// [held](Scheduler::hold) the card may have other such leases, whatever the policy: they are facts. Later it is taken over only
+    /// if that is at nobody's cost, or whoever says so would go before those who wait.
     ///
     /// # Errors
-    /// [`Reason::Busy`], [`Reason::Unknown`], [`Reason::NoCard`], or [`Reason::Room`] if the card was given to others.
+    /// [`Reason::Busy`], [`Reason::Unknown`], [`Reason::NoCard`], [`Reason::Room`] if the card was given to others, or, later,
+    /// [`Reason::OthersWait`] or [`Reason::Seconds`].
     pub fn adopt(
         &mut self,
         now: Duration,
@@ -41,6 +43,15 @@ impl Scheduler {
         let seconds =
             if seconds_left.is_nan() { 0.0 } else { seconds_left.clamp(0.0, self.policy.max_seconds.max(0.0)) };
         let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        if now >= self.held {
+            if self.is_wanted(card) {
+                return Err(Denial::new(
+                    Reason::OthersWait,
+                    format!("others wait for {card}, and {space} did not say in time that it held it: it must let go and claim again"),
+                ));
+            }
+            self.check_day(now, self.idle_space(space)?.tenant, left)?;
+        }
         let (lease, evicts) = self.begin(now, space, card, left, bytes, false);
         self.pending.extend(evicts.into_iter().map(Action::Evict));
         Ok(lease)
@@ -117,6 +128,15 @@ impl Scheduler {
         held.deadline = now.saturating_add(held.deadline.saturating_sub(held.since));
         (held.overdue, held.killed) = (None, false);
         Some(held.deadline)
+    }
+
+    /// A lease goes on under another number: its Space lost its connection and is back. None if there is no such lease.
+    pub fn renew(&mut self, lease: LeaseId) -> Option<LeaseId> {
+        let held = self.leases.remove(&lease)?;
+        let (id, space) = (LeaseId(self.new_id()), held.space);
+        self.leases.insert(id, held);
+        self.set_doing(space, Doing::Leasing(id));
+        Some(id)
     }
 
     /// Bytes of a lease.

@@ -185,6 +185,12 @@ impl Scheduler {
         Ok(id)
     }
 
+    /// What an attached Space is.
+    #[must_use]
+    pub fn spec(&self, space: SpaceId) -> Option<SpaceSpec> {
+        self.spaces.get(&space).map(|space| space.spec)
+    }
+
     /// A Space is gone, with all it waited for, held and had on a card.
     pub fn detach(&mut self, now: Duration, space: SpaceId) -> Option<Ended> {
         let ended = match self.spaces.get(&space)?.doing {

@@ -1,0 +1,190 @@
+//! How clients arrive: their hello, and what they hold already.
+//!
+//! A process that comes back while this broker still has its lease takes the lease over, connection for connection: the card
+//! is never free in between. One that holds a card of an earlier broker says so, and is believed as far as that harms nobody.
+use super::client::{Client, Lease, Role, Space, Stage};
+use super::daemon::Daemon;
+use super::desk::{reason, sentence, Dropped};
+use super::metrics::Cause;
+use super::space::Backing;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use zerogpu_lease::{Denial, Reason as Why, SpaceSpec};
+use zerogpu_protocol::{
+    check_backing, clamp_seconds, negotiate, Answer, Hello, Holding, Reason, Refused, Request, Role as Kind, ToClient,
+    Versions, Welcome, VERSIONS,
+};
+
+/// Why a client may not come in, for itself.
+type Refusal = (Reason, String);
+
+impl Daemon {
+    /// A client introduces itself.
+    pub(super) fn hello(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+        let version = negotiate(VERSIONS, theirs).map_err(|e| e.to_string())?;
+        let before = hello.holds.as_ref().and_then(|holds| self.holder_before(token, holds));
+        let role = match (hello.role, backing) {
+            (Kind::Observer, _) if hello.holds.is_some() => {
+                return Err("it looks on, and says that it holds a card".into())
+            }
+            (Kind::Observer, _) => Ok(Role::Observer),
+            (Kind::Space, None) => return Err("it brought no backing".into()),
+            (Kind::Space, Some(file)) => match before {
+                Some(before) => self.comes_back(before, &hello, &file),
+                None => self.admit(token, &hello, &file),
+            }
+            .map(|space| Role::Space(Box::new(space))),
+        };
+        let broker = self.id;
+        let Some(client) = self.clients.get_mut(&token) else { return Ok(()) };
+        match role {
+            Ok(role) => {
+                if let Some(space) = role.space() {
+                    self.spaces.insert(space.id, token);
+                }
+                client.role = role;
+                client.endpoint.answer(&Answer::Welcome(Welcome { broker, version })).map_err(|e| e.to_string())?;
+            }
+            Err((reason, text)) => {
+                let refused = Refused { reason, text: sentence(&text) };
+                client.endpoint.answer(&Answer::Refused(refused)).map_err(|e| e.to_string())?;
+                return Err(format!("it was refused: {text}").into());
+            }
+        }
+        match hello.holds {
+            Some(_) if before.is_some() => self.tell_taken_over(token),
+            Some(holds) => self.adopt(token, &holds),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The memory of a Space, mapped.
+    fn mapped(&self, file: &OwnedFd) -> Result<Arc<Backing>, Refusal> {
+        let size = check_backing(file.as_fd()).map_err(|e| (Reason::Protocol, e.to_string()))?;
+        let backing = Backing::map(self.node.driver, file, size)
+            .map_err(|e| (Reason::Memory, format!("the broker can't map the program's memory ({e}); end other programs, or raise the broker's limit of address space")))?;
+        Ok(Arc::new(backing))
+    }
+
+    fn admit(&mut self, token: usize, hello: &Hello, file: &OwnedFd) -> Result<Space, Refusal> {
+        let backing = self.mapped(file)?;
+        let Some(client) = self.clients.get(&token) else { return Err((Reason::Internal, "it is gone".into())) };
+        let (tenant, pid) = (self.config.tenant_of(client.peer.uid), client.peer.pid);
+        let spec = SpaceSpec { kind: hello.cc, vram: hello.vram };
+        let now = self.now();
+        let id = self.scheduler.attach(now, &tenant, spec).map_err(|e| (reason(&e.reason), e.text))?;
+        tracing::info!(space = id.0, name = %hello.name, pid, tenant, "Space joined");
+        Ok(Space {
+            id,
+            name: hello.name.clone(),
+            tenant,
+            vram: hello.vram,
+            backing,
+            reserved: 0,
+            claim: None,
+            told: 0,
+            lease: None,
+            home: None,
+            wish: Request::default(),
+            ahead: None,
+            bound: None,
+        })
+    }
+
+    /// The connection of the same process that has the lease which a client says it holds.
+    fn holder_before(&self, token: usize, holds: &Holding) -> Option<usize> {
+        let peer = self.clients.get(&token)?.peer;
+        let has_it = |lease: &Lease| match holds.broker == self.id {
+            true => lease.id.0 == holds.lease,
+            // it has not heard yet that this broker took it over
+            false => lease.before == Some(holds.lease),
+        };
+        let is_it = |client: &Client| {
+            // processes that can't be seen from here all have the number 0
+            let same = peer.pid != 0 && client.peer.pid == peer.pid && client.peer.uid == peer.uid;
+            same && client.role.space().and_then(|space| space.lease.as_ref()).is_some_and(has_it)
+        };
+        self.clients.iter().find(|(&other, client)| other != token && is_it(client)).map(|(&before, _)| before)
+    }
+
+    /// A process is back that lost its connection while it held a card, `before` being that connection: it is the same Space,
+    /// and its lease goes on. What the broker had of it on the card is its own now, as after the death of a broker.
+    fn comes_back(&mut self, before: usize, hello: &Hello, file: &OwnedFd) -> Result<Space, Refusal> {
+        let backing = self.mapped(file)?;
+        let another = || (Reason::Protocol, "it is another program than the one that holds the lease".to_string());
+        let Some(Role::Space(old)) = self.clients.get(&before).map(|client| &client.role) else {
+            return Err(another());
+        };
+        let spec = SpaceSpec { kind: hello.cc, vram: hello.vram };
+        let card = old.lease.as_ref().and_then(|lease| self.node.cards.get(lease.card.0 as usize));
+        let holds_it = card.is_some_and(|card| hello.holds.as_ref().is_some_and(|holds| holds.card == card.uuid));
+        if !holds_it || self.scheduler.spec(old.id) != Some(spec) {
+            return Err(another());
+        }
+        let Some(client) = self.clients.get_mut(&before) else { return Err(another()) };
+        let Role::Space(mut old) = std::mem::replace(&mut client.role, Role::Observer) else { return Err(another()) };
+        let why = "its process has connected again";
+        self.leave(before, why);
+        old.stop_ahead();
+        let Some(lease) = old.lease.take() else { return Err(another()) };
+        self.lease_ended(&old, &lease, None, why);
+        // under another number, so that no answer which is still on its way is taken for one about it
+        let number = self.scheduler.renew(lease.id).unwrap_or(lease.id);
+        self.let_go(old.id, old.backing.clone());
+        let before = hello.holds.as_ref().map(|holds| holds.lease);
+        let lease = Lease { before, ..Lease::new(number, lease.card, 0, Stage::Adopted, 0.0) };
+        Ok(Space {
+            backing,
+            name: hello.name.clone(),
+            claim: None,
+            told: 0,
+            lease: Some(lease),
+            home: None,
+            wish: Request::default(),
+            bound: None,
+            ..*old
+        })
+    }
+
+    /// Tells a Space that its lease goes on here.
+    fn tell_taken_over(&mut self, token: usize) {
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return };
+        let (id, Some((lease, card))) = (space.id, space.lease.as_ref().map(|lease| (lease.id, lease.card))) else {
+            return;
+        };
+        let Some(uuid) = self.node.cards.get(card.0 as usize).map(|card| card.uuid) else { return };
+        self.used = true;
+        tracing::info!(space = id.0, lease = lease.0, card = card.0, "lease taken over from an earlier broker");
+        let left = self.scheduler.deadline(lease).map_or(0.0, |at| at.saturating_sub(now).as_secs_f64());
+        self.send(token, &ToClient::Granted { id: 0, lease: lease.0, card: uuid, seconds: clamp_seconds(left) });
+    }
+
+    /// A Space that computes on a card since before this broker. What it says is a fact, as far as it can be one.
+    fn adopt(&mut self, token: usize, holds: &Holding) {
+        let Some(space) = self.space_mut(token).map(|space| space.id) else { return };
+        let card = self.node.cards.iter().find(|card| card.uuid == holds.card).map(|card| card.id);
+        let now = self.now();
+        let adopted = match card {
+            Some(card) => self.scheduler.adopt(now, space, card, holds.seconds_left, holds.bytes).map(|id| (id, card)),
+            None => {
+                Err(Denial { reason: Why::NoCard, text: "the card that the program holds is not this broker's".into() })
+            }
+        };
+        match adopted {
+            Ok((id, card)) => {
+                if let Some(space) = self.space_mut(token) {
+                    let before = Some(holds.lease);
+                    space.lease = Some(Lease { before, ..Lease::new(id, card, 0, Stage::Adopted, 0.0) });
+                }
+                self.tell_taken_over(token);
+            }
+            // two can't have the card, and this one has it without a lease
+            Err(denial) if matches!(denial.reason, Why::Room | Why::OthersWait | Why::Seconds { .. }) => {
+                self.end_process(token, Cause::Late, &format!("it said too late that it holds a card: {denial}"))
+            }
+            Err(denial) => self.deny(token, 0, &denial),
+        }
+    }
+}
