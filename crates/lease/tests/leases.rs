@@ -197,6 +197,37 @@ fn leases_of_an_earlier_broker() {
 }
 
 #[test]
+fn who_comes_late_with_a_lease_goes_before_nobody() {
+    let mut p = policy();
+    p.default_tenant.gpu_seconds_per_day = Some(30.0);
+    let mut s = Scheduler::new(p, &cards(1));
+    s.hold(at(10.0));
+    let (a, b) = (attach(&mut s, "t"), attach(&mut s, "t"));
+    claim(&mut s, 11.0, a, 5.0, 1);
+    assert_eq!(s.adopt(at(11.0), b, CardId(0), 5.0, GIB).unwrap_err().reason, Reason::OthersWait);
+    assert_eq!(granted(&mut s, 11.0), [a]);
+    let ended = s.detach(at(12.0), a).unwrap();
+    assert_eq!(ended.lasted, at(1.0));
+    assert!(matches!(s.adopt(at(12.0), b, CardId(0), 29.5, GIB).unwrap_err().reason, Reason::Seconds { .. }));
+    s.adopt(at(12.0), b, CardId(0), 29.0, GIB).expect("nobody waits, and the day has room");
+}
+
+#[test]
+fn a_renewed_lease_is_the_same_under_another_number() {
+    let mut s = Scheduler::new(policy(), &cards(1));
+    let (a, b) = (attach(&mut s, "t"), attach(&mut s, "t"));
+    let old = lease(&mut s, 0.0, a, 10.0, 1).lease;
+    claim(&mut s, 1.0, b, 5.0, 1);
+    let new = s.renew(old).unwrap();
+    assert!(new != old && s.renew(old).is_none());
+    assert_eq!((s.deadline(new), s.deadline(old)), (Some(at(10.0)), None));
+    assert!(granted(&mut s, 2.0).is_empty());
+    assert!(s.release(at(3.0), old, 0).is_none());
+    assert_eq!(s.release(at(3.0), new, 0).unwrap().lasted, at(3.0));
+    assert_eq!(granted(&mut s, 3.0), [b]);
+}
+
+#[test]
 fn kinds_do_not_mix() {
     let old = CardSpec { kind: (8, 0), bytes: 10 * GIB };
     let mut s = Scheduler::new(policy(), &[old, cards(1)[0]]);

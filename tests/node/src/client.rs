@@ -46,10 +46,16 @@ impl Client {
 
     /// Connects and says hello, with a backing of so many bytes.
     pub fn join(socket: &Path, name: &str, bytes: u64) -> Result<Client> {
+        Ok(Client::introduced(socket, &hello(name, Role::Space), bytes)?.0)
+    }
+
+    /// The same with a hello of its own; who the broker is.
+    pub fn introduced(socket: &Path, hello: &Hello, bytes: u64) -> Result<(Client, Welcome)> {
         let client = Client::connect(socket)?;
         let file = backing(bytes, true)?;
-        client.connection.hello(&hello(name, Role::Space), Some(file.as_fd()), soon())?;
-        Ok(client)
+        let file = matches!(hello.role, Role::Space).then(|| file.as_fd());
+        let welcome = client.connection.hello(hello, file, soon())?;
+        Ok((client, welcome))
     }
 
     /// The connection.
@@ -91,24 +97,46 @@ impl Client {
     pub fn claim(&mut self, seconds: f64, bytes: u64) -> Result<u64> {
         self.claims += 1;
         self.say(&ToBroker::Claim { id: self.claims, seconds, wait_seconds: 600.0, borrowed: false, bytes })?;
+        self.granted()
+    }
+
+    /// Waits for the answer to a claim, or for what becomes of the lease that its hello named.
+    pub fn granted(&mut self) -> Result<u64> {
         match self.hear()? {
             ToClient::Granted { lease, .. } => Ok(lease),
             other => bail!("a claim was answered {other:?}"),
         }
     }
 
-    /// Claims, with these slabs, and gives back.
-    pub fn round(&mut self, slabs: &[Range]) -> Result<()> {
-        let lease = self.claim(10.0, slabs.iter().map(|slab| slab.len).sum())?;
+    /// Lists the slabs of a lease, and waits until their bytes are on the card.
+    pub fn fill(&mut self, lease: u64, slabs: &[Range]) -> Result<()> {
         for packet in request_packets(lease, slabs, &[]) {
             self.say(&packet)?;
         }
-        while !matches!(self.hear()?, ToClient::Ready { .. }) {}
+        loop {
+            match self.hear()? {
+                ToClient::Ready { .. } => return Ok(()),
+                ToClient::SlabFds { .. } => {}
+                other => bail!("a list of slabs was answered {other:?}"),
+            }
+        }
+    }
+
+    /// Has the bytes of a lease brought home.
+    pub fn drain(&mut self, lease: u64) -> Result<()> {
         self.say(&ToBroker::Drained { lease })?;
         match self.hear()? {
-            ToClient::Home { .. } => self.say(&ToBroker::Released { lease }),
+            ToClient::Home { .. } => Ok(()),
             other => bail!("a drain was answered {other:?}"),
         }
+    }
+
+    /// Claims, with these slabs, and gives back.
+    pub fn round(&mut self, slabs: &[Range]) -> Result<()> {
+        let lease = self.claim(10.0, slabs.iter().map(|slab| slab.len).sum())?;
+        self.fill(lease, slabs)?;
+        self.drain(lease)?;
+        self.say(&ToBroker::Released { lease })
     }
 
     /// Waits until the broker has closed the connection; what it said before.

@@ -66,6 +66,13 @@ pub const DEEDS: &[Deed] = &[
         send(client.connection().as_fd(), &bytes, &[std::io::stderr()])?;
         dropped(&mut client)
     }),
+    ("an observer that holds a card", |socket| {
+        let holds = Some(Holding { card: [0; 16], broker: 1, lease: 1, seconds_left: 60.0, bytes: 0 });
+        let client = Client::connect(socket)?;
+        let answer = client.connection().hello(&Hello { holds, ..hello("looker", Role::Observer) }, None, None);
+        ensure!(answer.is_err(), "it was welcomed");
+        Ok(())
+    }),
     ("an observer that claims", |socket| {
         let mut client = Client::connect(socket)?;
         client.connection().hello(&hello("looker", Role::Observer), None, None)?;

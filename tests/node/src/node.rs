@@ -28,7 +28,9 @@ pub struct Shape {
     pub room: u64,
     /// Bytes that each Space is shown.
     pub vram: u64,
-    /// Lines of the broker's configuration, under `[queue]`.
+    /// Lines of the broker's configuration, before its tables.
+    pub top: String,
+    /// The same, under `[queue]`.
     pub queue: String,
     /// The same, under `[memory]` and `[default-tenant]`.
     pub memory: String,
@@ -48,6 +50,7 @@ impl Default for Shape {
             cards: 1,
             room: 32 << 20,
             vram: 24 << 20,
+            top: String::new(),
             queue: String::new(),
             memory: String::new(),
             tenant: String::new(),
@@ -168,7 +171,8 @@ impl Node {
         }
         let context = if node.shape.memory.contains("context =") { "" } else { "context = \"1MiB\"" };
         let config = format!(
-            "[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
+            "{}\n[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
+            node.shape.top,
             AGING.as_millis(),
             node.shape.queue,
             node.shape.memory,

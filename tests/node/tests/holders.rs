@@ -2,10 +2,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use zerogpu_node_tests::client::Client;
+use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::hostile;
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::witness::Witness;
+use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid};
+
+const MIB: u64 = 1 << 20;
 
 /// One at a time: each has many processes.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -37,7 +40,7 @@ fn a_holder_that_breaks_the_rules_is_ended_first() {
             "{name}: the card was leased on while its process was there: {there}\n{}",
             node.log().look().tail()
         );
-        next.say(&zerogpu_protocol::ToBroker::Released { lease }).unwrap();
+        next.say(&ToBroker::Released { lease }).unwrap();
         assert_eq!(villain.wait().unwrap().signal(), Some(libc::SIGKILL), "{name}");
         node.log().wait("both have ended", |log| log.grants == grants + 2 && log.held() == 0).unwrap();
     }
@@ -65,7 +68,7 @@ fn a_late_holder_keeps_a_free_card_and_is_ended_over_anothers() {
     holder.tell("launch").unwrap();
     let late = node.villain("late", &card).unwrap().wait().unwrap();
     assert_eq!(late.signal(), Some(libc::SIGKILL), "{late}");
-    assert!(node.log().look().tail().contains("cause=\"late\""));
+    node.log().wait("it is said why", |log| log.tail().contains("cause=\"late\"")).unwrap();
     // one whose card is no card of this broker holds nothing here
     let other = node.villain("late", "GPU-00000000-0000-0000-0000-000000000000").unwrap().wait().unwrap();
     assert!(!other.success() && other.signal().is_none(), "{other}");
@@ -101,7 +104,7 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
             node.log().wait("the doubt is noted", doubt).unwrap();
             assert!(villain.wait().unwrap().success());
         }
-        next.say(&zerogpu_protocol::ToBroker::Released { lease }).unwrap();
+        next.say(&ToBroker::Released { lease }).unwrap();
         drop(next);
         node.wait_for_empty_cards().unwrap();
         assert_eq!(node.status().unwrap()["totals"]["killed"], u64::from(ended));
@@ -152,7 +155,7 @@ fn what_a_tenant_has_used_outlives_the_broker() {
     let lease = client.claim(30.0, 0).unwrap();
     // longer than the time between two writes
     std::thread::sleep(Duration::from_millis(5500));
-    client.say(&zerogpu_protocol::ToBroker::Released { lease }).unwrap();
+    client.say(&ToBroker::Released { lease }).unwrap();
     node.log().wait("it is over", |log| log.held() == 0).unwrap();
     broker.kill().unwrap();
     let broker = node.broker().unwrap();
@@ -163,7 +166,7 @@ fn what_a_tenant_has_used_outlives_the_broker() {
     let refused = client.claim(59.9, 0).unwrap_err().to_string();
     assert!(refused.contains("GPU seconds within 24 hours"), "{refused}");
     let lease = client.claim(10.0, 0).unwrap();
-    client.say(&zerogpu_protocol::ToBroker::Released { lease }).unwrap();
+    client.say(&ToBroker::Released { lease }).unwrap();
     node.log().wait("it is over", |log| log.held() == 0).unwrap();
     // one that ends in order loses nothing
     let before = used(&node);
@@ -179,4 +182,118 @@ fn what_a_tenant_has_used_outlives_the_broker() {
     assert_eq!(used(&node), 0.0);
     broker.terminate().unwrap();
     node.log().judge(&[]).unwrap();
+}
+
+/// What `status` calls a card, as the protocol does.
+fn uuid(text: &str) -> Uuid {
+    let digits: String = text.trim_start_matches("GPU-").chars().filter(|&c| c != '-').collect();
+    std::array::from_fn(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
+}
+
+/// A process that holds a card can't shed its lease by a second connection: whatever that one says, nobody else has the card
+/// before the process lets go.
+#[test]
+fn a_second_connection_never_frees_the_card() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let socket = node.socket();
+    let card = uuid(node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap());
+    let (mut first, welcome) = Client::introduced(&socket, &hello("holder", Role::Space), 64 * MIB).unwrap();
+    let lease = first.claim(60.0, 4 * MIB).unwrap();
+    first.fill(lease, &[Range::new(0, 4 * MIB)]).unwrap();
+    let mut next = Client::join(&socket, "next", 64 * MIB).unwrap();
+    next.say(&ToBroker::Claim { id: 1, seconds: 1.0, wait_seconds: 600.0, borrowed: false, bytes: 0 }).unwrap();
+    node.log().wait("the next one waits", |log| log.waiting() == 1).unwrap();
+    let holds = Holding { card, broker: welcome.broker, lease, seconds_left: 60.0, bytes: 4 * MIB };
+    let tries = [
+        ("an observer", Hello { holds: Some(holds.clone()), ..hello("holder", Role::Observer) }, 64 * MIB),
+        ("another kind", Hello { holds: Some(holds.clone()), cc: (9, 0), ..hello("holder", Role::Space) }, 64 * MIB),
+        ("another quota", Hello { holds: Some(holds.clone()), vram: 1, ..hello("holder", Role::Space) }, 64 * MIB),
+        (
+            "no card",
+            Hello { holds: Some(Holding { card: [0; 16], ..holds.clone() }), ..hello("holder", Role::Space) },
+            64 * MIB,
+        ),
+        ("a strange backing", Hello { holds: Some(holds.clone()), ..hello("holder", Role::Space) }, 1 << 46),
+    ];
+    for (what, hello, bytes) in tries {
+        assert!(Client::introduced(&socket, &hello, bytes).is_err(), "{what}");
+        let status = node.status().unwrap();
+        let holders = &status["scheduler"]["cards"][0]["holders"];
+        assert_eq!((holders.as_array().unwrap().len(), node.log().look().waiting()), (1, 1), "{what}: {status}");
+        assert_eq!(holders[0]["lease"], lease, "{what}");
+    }
+    // the connection that has the lease has noticed nothing
+    first.say(&ToBroker::Grow { lease, slab: Range::new(4 * MIB, 2 * MIB) }).unwrap();
+    assert!(matches!(first.hear().unwrap(), ToClient::Grown { .. }));
+    // one that is the same program takes the lease over, and no moment is between
+    let hello = Hello { holds: Some(holds), ..hello("holder", Role::Space) };
+    let (mut second, _) = Client::introduced(&socket, &hello, 64 * MIB).unwrap();
+    let number = second.granted().unwrap();
+    assert_ne!(number, lease);
+    assert_eq!(first.is_dropped().unwrap(), 0);
+    assert_eq!(node.log().look().waiting(), 1);
+    // its memory is its own: there is nothing for the broker to bring home
+    second.drain(lease).unwrap();
+    second.say(&ToBroker::Released { lease: number }).unwrap();
+    let granted = next.granted().unwrap();
+    next.say(&ToBroker::Released { lease: granted }).unwrap();
+    // and the Space goes on as any
+    second.round(&[Range::new(0, 8 * MIB)]).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
+    drop((second, next));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// Memory that came after the rest went home is no secret of the worker's: it leaves when others need the room.
+#[test]
+fn memory_that_grows_after_all_is_home_is_counted() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut first = Client::join(&node.socket(), "first", 64 * MIB).unwrap();
+    let lease = first.claim(60.0, 2 * MIB).unwrap();
+    first.fill(lease, &[Range::new(0, 2 * MIB)]).unwrap();
+    first.drain(lease).unwrap();
+    first.say(&ToBroker::Grow { lease, slab: Range::new(2 * MIB, 20 * MIB) }).unwrap();
+    assert!(matches!(first.hear().unwrap(), ToClient::Grown { .. }));
+    first.say(&ToBroker::Released { lease }).unwrap();
+    let mut next = Client::join(&node.socket(), "next", 64 * MIB).unwrap();
+    next.round(&[Range::new(0, 20 * MIB)]).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// The node's host memory is spoken for by whoever has slabs, whether it asked before or not; who has none left is told so.
+#[test]
+fn host_memory_has_a_budget_for_those_who_do_not_ask() {
+    let _alone = alone();
+    let node =
+        Node::new(Shape { room: 96 * MIB, vram: 96 * MIB, top: "host-memory = \"64MiB\"".into(), ..Shape::default() })
+            .unwrap();
+    let broker = node.broker().unwrap();
+    let mut first = Client::join(&node.socket(), "first", 128 * MIB).unwrap();
+    first.round(&[Range::new(0, 40 * MIB)]).unwrap();
+    let mut second = Client::join(&node.socket(), "second", 128 * MIB).unwrap();
+    let lease = second.claim(10.0, 40 * MIB).unwrap();
+    let refused = second.fill(lease, &[Range::new(0, 40 * MIB)]).unwrap_err().to_string();
+    assert!(refused.contains("of the node's 64 MiB are spoken for"), "{refused}");
+    // what it may have it gets, and no more while it computes
+    let lease = second.claim(10.0, 20 * MIB).unwrap();
+    second.fill(lease, &[Range::new(0, 20 * MIB)]).unwrap();
+    second.say(&ToBroker::Grow { lease, slab: Range::new(20 * MIB, 20 * MIB) }).unwrap();
+    assert!(matches!(second.hear().unwrap(), ToClient::NotGrown { .. }));
+    second.drain(lease).unwrap();
+    second.say(&ToBroker::Released { lease }).unwrap();
+    // the first needs less
+    first.say(&ToBroker::Reserve { bytes: 2 * MIB }).unwrap();
+    assert!(matches!(first.hear().unwrap(), ToClient::Reserved { .. }));
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
 }
