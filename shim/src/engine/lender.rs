@@ -28,6 +28,8 @@ const CONFUSED: &str = "the broker does not keep to the protocol; install the sa
 const PREFETCH: u16 = 2;
 /// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
 const STEPS: (u64, u64) = (4 << 20, 256 << 20);
+/// So much of it, and a quarter of it, is given back at once.
+const GIVEN_BACK: u64 = 16 << 20;
 
 /// Why the broker did not do what it was asked.
 pub enum Trouble {
@@ -360,19 +362,11 @@ impl Lender {
     /// The app takes `more` bytes of device memory. The error: the node has no host memory for them.
     pub fn reserve(&self, more: u64) -> Result<(), Trouble> {
         let used = self.used.fetch_add(more, Ordering::Relaxed) + more;
-        let wanted = used.next_multiple_of((used / 8).next_power_of_two().clamp(STEPS.0, STEPS.1));
+        let wanted = reservation(used);
         if wanted <= self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = self.connect().and_then(|connection| {
-            self.send(&connection, &ToBroker::Reserve { bytes: wanted })?;
-            let mine = |m: &ToClient| matches!(m, ToClient::Reserved { bytes: of } | ToClient::NotReserved { bytes: of, .. } if *of == wanted);
-            match self.receive(&connection, mine, Instant::now() + ANSWER)?.0 {
-                ToClient::NotReserved { text, .. } => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
-                _ => Ok(()),
-            }
-        });
-        match asked {
+        match self.connect().and_then(|connection| self.speak_for(&connection, wanted)) {
             Ok(()) => {
                 self.reserved.fetch_max(wanted, Ordering::Relaxed);
                 Ok(())
@@ -386,9 +380,27 @@ impl Lender {
         }
     }
 
-    /// The app has given bytes of device memory back.
+    /// The app has given bytes of device memory back. Others may have them when they are many.
     pub fn unreserve(&self, less: u64) {
-        self.used.fetch_sub(less, Ordering::Relaxed);
+        let used = self.used.fetch_sub(less, Ordering::Relaxed).saturating_sub(less);
+        let (wanted, reserved) = (reservation(used), self.reserved.load(Ordering::Relaxed));
+        if reserved.saturating_sub(wanted) < GIVEN_BACK.max(reserved / 4) {
+            return;
+        }
+        let Some(connection) = self.locked().link.as_ref().map(|link| link.connection.clone()) else { return };
+        if self.speak_for(&connection, wanted).is_ok() {
+            self.reserved.store(wanted, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the broker how much host memory this process wants, and hears whether it may.
+    fn speak_for(&self, connection: &Arc<Connection>, bytes: u64) -> Result<(), Trouble> {
+        self.send(connection, &ToBroker::Reserve { bytes })?;
+        let mine = |m: &ToClient| matches!(m, ToClient::Reserved { bytes: of } | ToClient::NotReserved { bytes: of, .. } if *of == bytes);
+        match self.receive(connection, mine, Instant::now() + ANSWER)?.0 {
+            ToClient::NotReserved { text, .. } => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
+            _ => Ok(()),
+        }
     }
 
     /// Finds a broker for a lease or a bound context that has lost its own.
@@ -415,6 +427,11 @@ impl Lender {
             _ => Err(Trouble::Gone("the broker that gave the lease is gone; call again".into())),
         }
     }
+}
+
+/// What is reserved for so many bytes: somewhat more, so that few allocations ask.
+fn reservation(used: u64) -> u64 {
+    used.next_multiple_of((used / 8).next_power_of_two().clamp(STEPS.0, STEPS.1))
 }
 
 /// Whether an answer is about a lease, and so of no use after it.

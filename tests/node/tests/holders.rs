@@ -297,3 +297,27 @@ fn host_memory_has_a_budget_for_those_who_do_not_ask() {
     node.log().judge(&[]).unwrap();
     broker.terminate().unwrap();
 }
+
+/// What a program has freed others can have, and what a parked one has counts still.
+#[test]
+fn host_memory_that_is_freed_is_anothers() {
+    let _alone = alone();
+    let shape = Shape { room: 96 * MIB, vram: 64 * MIB, top: "host-memory = \"64MiB\"".into(), ..Shape::default() };
+    let node = Node::new(shape).unwrap();
+    let broker = node.broker().unwrap();
+    let (mut first, mut second) = (node.obedient(1, 64 << 20).unwrap(), node.obedient(2, 64 << 20).unwrap());
+    let take = format!("take {}", 40 * MIB);
+    first.tell(&take).unwrap();
+    let refused = format!("{:#}", second.tell(&take).unwrap_err());
+    assert!(refused.contains("cuMemAlloc") && refused.contains('2'), "{refused}");
+    first.tell("drop").unwrap();
+    let mut third = node.obedient(3, 64 << 20).unwrap();
+    third.tell(&take).unwrap();
+    third.tell("check").unwrap();
+    for space in [first, third] {
+        space.finish().unwrap();
+    }
+    drop(second);
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
