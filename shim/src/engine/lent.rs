@@ -11,6 +11,8 @@ use zerogpu_protocol::Range;
 
 /// Slabs of the arena have this many bytes at most: 64 of them map 16 GiB in 4 ms (recorded).
 const LARGEST: u64 = 256 << 20;
+/// So many slabs more than need be, for each of these, are worth a copy of everything: then memory is cut anew.
+const SCATTERED: (usize, usize) = (2, 16);
 /// CU_MEM_LOCATION_TYPE_DEVICE.
 const ON_DEVICE: u32 = 1;
 
@@ -23,11 +25,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The memory in use, cut as before where that still fits.
+    /// The memory in use, cut as before where that still fits, so that what is warm stays so.
     pub(super) fn of(memory: &mut Memory, shape: &BTreeMap<u64, u64>) -> Res<Wanted> {
         let base = memory.arena()?;
         let in_use: Vec<Range> = memory.in_use().into_iter().map(|(va, len)| Range::new(va - base, len)).collect();
-        let mut slabs = cut(&in_use, shape);
+        let mut slabs = cut_again(&in_use, shape);
         let own = memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == ON_DEVICE);
         let mut own: Vec<Range> = own.map(|(_, p)| Range::new(p.off, p.len)).collect();
         own.sort();
@@ -49,6 +51,18 @@ impl Wanted {
         let written = memory.backing()?.written();
         self.slabs.iter().for_each(|slab| written.clear(slab.off, slab.len));
         Ok(())
+    }
+}
+
+/// Cuts ranges in use into slabs, as they were. What came piece by piece while the app computed is cut anew once there are far
+/// more slabs than there need be: each costs time at every claim, and being copied costs time at one.
+fn cut_again(in_use: &[Range], shape: &BTreeMap<u64, u64>) -> Vec<Range> {
+    let (as_before, anew) = (cut(in_use, shape), cut(in_use, &BTreeMap::new()));
+    let (times, more) = SCATTERED;
+    if as_before.len() > times * anew.len() + more {
+        anew
+    } else {
+        as_before
     }
 }
 
@@ -181,6 +195,18 @@ mod tests {
     fn neighbours_share_a_slab_up_to_its_largest_size() {
         assert_eq!(cut(&[r(0, 1), r(1, 2), r(5, 1)], &BTreeMap::new()), [r(0, 3), r(5, 1)]);
         assert_eq!(cut(&[r(0, 100), r(100, 100)], &BTreeMap::new()), [r(0, 128), r(128, 72)]);
+    }
+
+    #[test]
+    fn what_came_in_pieces_is_cut_anew_once_they_are_many() {
+        let pieces = |n: u64| -> Vec<Range> { (0..n).map(|i| r(i * 10, 10)).collect() };
+        let few = pieces(18);
+        assert_eq!(cut_again(&few, &shape(&few)), few);
+        // 16 GiB in pieces of 20 MiB are 64 slabs
+        let many = pieces(820);
+        let anew = cut_again(&many, &shape(&many));
+        assert_eq!((anew.len(), anew.iter().map(|slab| slab.len).sum::<u64>()), (65, 8200 * M));
+        assert_eq!(cut_again(&many, &shape(&anew)), anew);
     }
 
     #[test]

@@ -48,6 +48,9 @@ functions! {
     cuLaunchKernel(
         CUfunction, u32, u32, u32, u32, u32, u32, u32, CUstream, *mut *mut c_void, *mut *mut c_void
     );
+    cuDeviceGetName(*mut std::ffi::c_char, i32, CUdevice);
+    cuDeviceGetPCIBusId(*mut std::ffi::c_char, i32, CUdevice);
+    cuDeviceGetUuid_v2(*mut CUuuid, CUdevice);
     cuMemAlloc_v2(*mut CUdeviceptr, usize);
     cuMemFree_v2(CUdeviceptr);
     cuMemCreate(*mut CUmemGenericAllocationHandle, usize, *const CUmemAllocationProp, u64);

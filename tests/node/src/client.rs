@@ -52,10 +52,15 @@ impl Client {
     /// The same with a hello of its own; who the broker is.
     pub fn introduced(socket: &Path, hello: &Hello, bytes: u64) -> Result<(Client, Welcome)> {
         let client = Client::connect(socket)?;
+        let welcome = client.introduce(hello, bytes)?;
+        Ok((client, welcome))
+    }
+
+    /// Says hello.
+    pub fn introduce(&self, hello: &Hello, bytes: u64) -> Result<Welcome> {
         let file = backing(bytes, true)?;
         let file = matches!(hello.role, Role::Space).then(|| file.as_fd());
-        let welcome = client.connection.hello(hello, file, soon())?;
-        Ok((client, welcome))
+        Ok(self.connection.hello(hello, file, soon())?)
     }
 
     /// The connection.

@@ -28,6 +28,8 @@ pub struct Shape {
     pub room: u64,
     /// Bytes that each Space is shown.
     pub vram: u64,
+    /// Spaces that a tenant may have.
+    pub spaces: u32,
     /// Lines of the broker's configuration, before its tables.
     pub top: String,
     /// The same, under `[queue]`.
@@ -50,6 +52,7 @@ impl Default for Shape {
             cards: 1,
             room: 32 << 20,
             vram: 24 << 20,
+            spaces: 100_000,
             top: String::new(),
             queue: String::new(),
             memory: String::new(),
@@ -171,11 +174,12 @@ impl Node {
         }
         let context = if node.shape.memory.contains("context =") { "" } else { "context = \"1MiB\"" };
         let config = format!(
-            "{}\n[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = 100000\n{}\n",
+            "{}\n[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = {}\n{}\n",
             node.shape.top,
             AGING.as_millis(),
             node.shape.queue,
             node.shape.memory,
+            node.shape.spaces,
             node.shape.tenant
         );
         std::fs::write(node.path("broker.toml"), config)?;

@@ -55,6 +55,22 @@ impl Program {
         self.d.regions.as_ref().context("this driver has no regions: it is not the shim")
     }
 
+    /// What the program takes its card for: its name, place and uuid.
+    pub fn card(&self) -> Result<String> {
+        let (mut name, mut place, mut uuid) =
+            ([0 as std::ffi::c_char; 100], [0 as std::ffi::c_char; 32], CUuuid { bytes: [0; 16] });
+        // SAFETY: write at most as many characters as is said, and a uuid.
+        unsafe {
+            must("cuDeviceGetName", (self.d.cuDeviceGetName)(name.as_mut_ptr(), 100, 0))?;
+            must("cuDeviceGetPCIBusId", (self.d.cuDeviceGetPCIBusId)(place.as_mut_ptr(), 32, 0))?;
+            must("cuDeviceGetUuid", (self.d.cuDeviceGetUuid_v2)(&mut uuid, 0))?;
+        }
+        let text = |chars: &[std::ffi::c_char]| {
+            chars.iter().take_while(|&&c| c != 0).map(|&c| c as u8 as char).collect::<String>()
+        };
+        Ok(format!("{} at {}, {:?}", text(&name), text(&place), uuid.bytes))
+    }
+
     /// What the shim says about itself.
     pub fn state(&self) -> Result<serde_json::Value> {
         self.regions()?.state()

@@ -3,7 +3,7 @@
 //! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first, the
 //! oldest before the others; then the shortest, the older of two equals. All Spaces here are of one tenant, so what
 //! the tenant has used counts the same for all.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Lines that are kept to show what went before a fault.
@@ -43,6 +43,8 @@ pub struct Referee {
     pub ahead: u64,
     /// How many of them have ended, and bytes copied by then.
     pub brought: (u64, u64),
+    /// The cards that the Spaces of a name have had.
+    pub cards: BTreeMap<String, BTreeSet<u64>>,
     /// The longest wait of a lease that was granted, in seconds.
     pub longest_wait: f64,
     /// Bytes that went to the cards, that were there already, that came home, and that had not changed.
@@ -66,6 +68,7 @@ impl Referee {
             ended: 0,
             ahead: 0,
             brought: (0, 0),
+            cards: BTreeMap::new(),
             longest_wait: 0.0,
             bytes: [0; 4],
         }
@@ -142,6 +145,8 @@ impl Referee {
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
                 self.longest_wait = self.longest_wait.max(number("waited_s"));
+                let name = fields.get("name").unwrap_or(&"").to_string();
+                self.cards.entry(name).or_default().insert(id("card"));
                 for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"])
                 {
                     *sum += id(name);

@@ -87,7 +87,7 @@ fn obey(program: &mut Program) -> Result<()> {
             _ => bail!("no such command: {line}"),
         }
         let ms = start.elapsed().as_secs_f64() * 1e3;
-        say(&json!({ "did": line, "ms": ms, "checked": checked, "state": program.state()? }))?;
+        say(&json!({ "did": line, "ms": ms, "checked": checked, "state": program.state()?, "card": program.card()? }))?;
     }
     Ok(())
 }

@@ -1,0 +1,152 @@
+//! What a claim can ask of a broker, and what it may not: shares, limits, other cards, second thoughts.
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use zerogpu_node_tests::client::{hello, Client};
+use zerogpu_node_tests::node::{Node, Shape};
+use zerogpu_node_tests::witness::snapshot;
+use zerogpu_protocol::{Error, Hello, Reason, Role, ToBroker, ToClient};
+
+const MIB: u64 = 1 << 20;
+
+/// One at a time: each has many processes.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the policy lets cards be shared, Spaces that fit together compute at once, and one that does not fit waits.
+#[test]
+fn spaces_that_fit_share_a_card() {
+    let _alone = alone();
+    let shape = Shape { room: 48 * MIB, queue: "share = true".into(), ..Shape::default() };
+    let node = Node::new(shape).unwrap();
+    let broker = node.broker().unwrap();
+    let mut spaces: Vec<_> = (1..=3).map(|seed| node.obedient(seed, 24 << 20).unwrap()).collect();
+    for space in &mut spaces {
+        space.tell(&format!("take {}", 18 * MIB)).unwrap();
+        space.tell("begin 60").unwrap();
+    }
+    for space in &mut spaces[..2] {
+        assert_eq!(space.tell("launch").unwrap()["state"]["level"], "claimed");
+        space.tell("write 3").unwrap();
+    }
+    spaces[2].begin("launch").unwrap();
+    node.log().wait("the third waits", |log| log.waiting() == 1).unwrap();
+    // the broker and two programs
+    assert_eq!(snapshot(&node.cards()).unwrap().cards[0].processes.len(), 3);
+    let status = node.status().unwrap();
+    assert_eq!(status["scheduler"]["cards"][0]["holders"].as_array().unwrap().len(), 2, "{status}");
+    spaces[0].tell("end").unwrap();
+    assert_eq!(spaces[2].line().unwrap()["state"]["level"], "claimed");
+    for space in &mut spaces[1..] {
+        space.tell("write 3").unwrap();
+        space.tell("end").unwrap();
+    }
+    for mut space in spaces {
+        space.tell("check").unwrap();
+        space.finish().unwrap();
+    }
+    node.wait_for_empty_cards().unwrap();
+    broker.terminate().unwrap();
+}
+
+/// A Space computes on whichever card is free, and takes it for the one that it has always had.
+#[test]
+fn a_space_moves_between_cards_and_does_not_notice() {
+    let _alone = alone();
+    let node = Node::new(Shape { cards: 2, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let (mut mover, mut other) = (node.obedient(1, 24 << 20).unwrap(), node.obedient(2, 24 << 20).unwrap());
+    let known = mover.tell("take 20000000").unwrap()["card"].clone();
+    other.tell("take 20000000").unwrap();
+    let holder = |node: &Node, number: usize| {
+        let status = node.status().unwrap();
+        let holders = status["scheduler"]["cards"][number]["holders"].as_array().unwrap();
+        holders.first().map(|holder| holder["space"].clone())
+    };
+    let mut cards = Vec::new();
+    for round in 0..4 {
+        // by turns it finds its own card free, or held by another
+        if round % 2 == 1 {
+            other.tell("begin 60").unwrap();
+            other.tell("launch").unwrap();
+        }
+        mover.tell("begin 60").unwrap();
+        let during = mover.tell("launch").unwrap();
+        assert_eq!((&during["card"], &during["state"]["level"]), (&known, &"claimed".into()), "{during}");
+        let of_other = (round % 2 == 1).then(|| (0..2).find(|&card| holder(&node, card).is_some()).unwrap());
+        cards.push((0..2).filter(|&card| holder(&node, card).is_some()).collect::<Vec<_>>());
+        mover.tell("steps 10").unwrap();
+        mover.tell("end").unwrap();
+        assert_eq!(mover.tell("check").unwrap()["card"], known);
+        if of_other.is_some() {
+            other.tell("end").unwrap();
+            // it leaves its bytes where it was: the next round has the mover go elsewhere
+            other.tell("check").unwrap();
+        }
+    }
+    assert!(cards.iter().any(|held| held.len() == 2), "{cards:?}");
+    let log = node.log().look();
+    assert!(log.cards["obey-1"].len() == 2, "it stayed on one card: {}", log.tail());
+    drop(log);
+    for space in [mover, other] {
+        space.finish().unwrap();
+    }
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// More Spaces, or larger ones, than a tenant may have are refused with the numbers.
+#[test]
+fn a_tenant_has_limits() {
+    let _alone = alone();
+    let node = Node::new(Shape { tenant: "vram = \"2GiB\"".into(), spaces: 2, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let refused = |hello: &Hello| match Client::connect(&node.socket()).unwrap().introduce(hello, 64 * MIB) {
+        Err(e) => match e.downcast::<Error>() {
+            Ok(Error::Refused(refused)) => (refused.reason, refused.text),
+            other => panic!("{other:?}"),
+        },
+        Ok(_) => panic!("it was welcomed"),
+    };
+    let (reason, text) = refused(&Hello { vram: 3 << 30, ..hello("large", Role::Space) });
+    assert_eq!(reason, Reason::Quota);
+    assert!(text.contains("may have 2.0 GiB of GPU memory, and this one wants 3.0 GiB"), "{text}");
+    let first = Client::join(&node.socket(), "first", 64 * MIB).unwrap();
+    let _second = Client::join(&node.socket(), "second", 64 * MIB).unwrap();
+    let (reason, text) = refused(&hello("third", Role::Space));
+    assert_eq!(reason, Reason::Quota);
+    assert!(text.contains("has 2 of its 2 Spaces"), "{text}");
+    drop(first);
+    node.log().wait("one has left", |log| log.tail().contains("Space left")).unwrap();
+    Client::join(&node.socket(), "third", 64 * MIB).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// A claim can be taken back while it waits; whoever is behind it moves up.
+#[test]
+fn a_claim_is_taken_back() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let join = |name| Client::join(&node.socket(), name, 64 * MIB).unwrap();
+    let (mut first, mut second, mut third) = (join("first"), join("second"), join("third"));
+    let lease = first.claim(30.0, 0).unwrap();
+    let claim = |id| ToBroker::Claim { id, seconds: 30.0, wait_seconds: 600.0, borrowed: false, bytes: 0 };
+    second.say(&claim(7)).unwrap();
+    node.log().wait("the second waits", |log| log.waiting() == 1).unwrap();
+    third.say(&claim(1)).unwrap();
+    node.log().wait("the third waits", |log| log.waiting() == 2).unwrap();
+    second.say(&ToBroker::Cancel { id: 7 }).unwrap();
+    assert!(matches!(second.hear().unwrap(), ToClient::Denied { id: 7, reason: Reason::Cancelled, .. }));
+    first.say(&ToBroker::Released { lease }).unwrap();
+    let lease = third.granted().unwrap();
+    third.say(&ToBroker::Released { lease }).unwrap();
+    // and one that was taken back can be made again
+    second.say(&claim(8)).unwrap();
+    let lease = second.granted().unwrap();
+    second.say(&ToBroker::Released { lease }).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
