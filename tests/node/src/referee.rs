@@ -45,7 +45,9 @@ pub struct Referee {
     pub brought: (u64, u64),
     /// The cards that the Spaces of a name have had.
     pub cards: BTreeMap<String, BTreeSet<u64>>,
-    /// The longest wait of a lease that was granted, in seconds.
+    /// The time of the last line, in seconds.
+    now: f64,
+    /// The longest wait of a claim that was granted, in seconds.
     pub longest_wait: f64,
     /// Bytes that went to the cards, that were there already, that came home, and that had not changed.
     pub bytes: [u64; 4],
@@ -69,6 +71,7 @@ impl Referee {
             ahead: 0,
             brought: (0, 0),
             cards: BTreeMap::new(),
+            now: 0.0,
             longest_wait: 0.0,
             bytes: [0; 4],
         }
@@ -108,6 +111,7 @@ impl Referee {
             }
             return;
         };
+        self.now = at;
         if level == "ERROR" {
             self.faults.push(line.to_string());
         }
@@ -144,7 +148,6 @@ impl Referee {
             }
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
-                self.longest_wait = self.longest_wait.max(number("waited_s"));
                 let name = fields.get("name").unwrap_or(&"").to_string();
                 self.cards.entry(name).or_default().insert(id("card"));
                 for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"])
@@ -158,12 +161,19 @@ impl Referee {
         }
     }
 
+    /// The longest wait, also of claims that wait still, in seconds.
+    pub fn patience(&self) -> f64 {
+        let waits = self.waiting.values().map(|claim| self.now - claim.since);
+        waits.fold(self.longest_wait, f64::max)
+    }
+
     fn granted(&mut self, at: f64, request: u64, lease: u64, card: u64, line: &str) {
         self.grants += 1;
         self.take_card(card, lease, line);
         let Some(chosen) = self.waiting.remove(&request) else {
             return self.faults.push(format!("a grant without a claim: {line}"));
         };
+        self.longest_wait = self.longest_wait.max(at - chosen.since);
         let age = |claim: &Claim| at - claim.since;
         let aged = |claim: &Claim| age(claim) > self.aging + BLUR;
         let young = |claim: &Claim| age(claim) < self.aging - BLUR;

@@ -20,6 +20,8 @@ pub struct Plan {
     pub kill_every: Option<Duration>,
     /// Time between two kills of the broker, on average; every third is asked to end instead.
     pub restart_every: Option<Duration>,
+    /// A claim that waits longer starves, which is a fault.
+    pub patience: Duration,
     /// Decides everything that is random.
     pub seed: u64,
 }
@@ -118,6 +120,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
             next_restart = soon(plan.restart_every.filter(|_| !over), &mut random);
         }
         node.log().judge(&witness.faults())?;
+        let waited = node.log().look().patience();
+        ensure!(waited < plan.patience.as_secs_f64(), "a claim has waited for {waited:.1} s: nobody may starve");
         if next_word <= Instant::now() {
             next_word += Duration::from_secs(1);
             fill_in(&mut tally, start, &node, &witness, broker.usage()?);

@@ -226,6 +226,7 @@ fn bound_spaces_among_others() {
         time: Duration::from_secs(6),
         kill_every: Some(Duration::from_millis(700)),
         restart_every: Some(Duration::from_secs(2)),
+        patience: Duration::from_secs(30),
         seed: 1,
     };
     let (tally, ..) = run(&plan, |_| {}).unwrap();

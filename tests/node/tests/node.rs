@@ -24,6 +24,7 @@ fn plan(spaces: usize, calls: u64, seconds: f64) -> Plan {
         time: Duration::from_secs_f64(seconds),
         kill_every: None,
         restart_every: None,
+        patience: Duration::from_secs(30),
         seed: 1,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //!     zerogpu-node-stress run MINUTES SPACES CARDS SEED
 //!     zerogpu-node-stress kills COUNT
-use anyhow::{bail, Result};
+use anyhow::{bail, ensure, Result};
 use std::time::Duration;
 use zerogpu_node_tests::kills;
 use zerogpu_node_tests::node::Shape;
@@ -21,6 +21,7 @@ fn main() -> Result<()> {
         ["kills", count] => {
             let found = kills::run(count.parse()?, |line| println!("{line}"))?;
             println!("{found}");
+            ensure!(found.quantile(0.99) < 100.0, "a card is to be free within 100 ms of its holder's death");
             Ok(())
         }
         _ => bail!("usage: zerogpu-node-stress run MINUTES SPACES CARDS SEED | kills COUNT"),
@@ -35,6 +36,7 @@ fn long_run(minutes: f64, spaces: usize, cards: u32, seed: u64) -> Result<()> {
         time: Duration::from_secs_f64(minutes * 60.0),
         kill_every: Some(Duration::from_millis(400)),
         restart_every: Some(Duration::from_secs(30)),
+        patience: Duration::from_secs(60),
         seed,
     };
     println!("{minutes} minutes, {spaces} Spaces, {cards} cards of {} MiB, seed {seed}", plan.shape.room >> 20);
