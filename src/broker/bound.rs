@@ -4,7 +4,7 @@
 //! The calls are made by the card's worker. The Space makes no driver call meanwhile, so nobody waits but its next claim, and
 //! whoever wants the card. What fails leaves the context on the card, which the scheduler then counts.
 use super::card::{Done, Job};
-use super::client::{Role, Stage};
+use super::client::{Role, Space, Stage};
 use super::daemon::Daemon;
 use super::desk::{sentence, Dropped, Fault};
 use super::metrics::Cause;
@@ -18,6 +18,8 @@ use zerogpu_protocol::{clamp_seconds, Reason, ToClient, Uuid};
 const INSIDE: Duration = Duration::from_secs(2);
 /// The same where the Space has had no lease of this broker, so that it may be anyone.
 const STRANGER: Duration = Duration::from_millis(100);
+/// Time between two of those: whoever comes and goes may keep a card's worker for a tenth of it.
+const STRANGERS: Duration = Duration::from_secs(1);
 /// After this time a process that the driver is working on is ended: it may have been stopped, and the card waits.
 const STUCK: Duration = Duration::from_secs(60);
 /// The same for one that has had no lease of this broker: its context is all that can be there.
@@ -113,10 +115,32 @@ impl Daemon {
                 self.scheduler.bind(id, card, Kept::Aside);
             }
         }
-        if lease.is_none() {
+        let known = |space: &Space| space.bound.as_ref().is_some_and(|bound| bound.known);
+        if lease.is_none() && self.space_mut(token).is_some_and(|space| known(space)) {
             self.put_aside(token)?;
         }
         Ok(())
+    }
+
+    /// The oldest connection of a Space that came bound, whose context may be on a card since before this broker.
+    fn stranger(&self) -> Option<usize> {
+        let waits = |space: &Space| space.lease.is_none() && space.bound.as_ref().is_some_and(|b| b.due && !b.known);
+        self.clients.iter().find(|(_, client)| client.role.space().is_some_and(waits)).map(|(&token, _)| token)
+    }
+
+    /// When the next of them is to be put aside.
+    pub(super) fn stranger_at(&self) -> Option<Instant> {
+        self.stranger().map(|_| self.strangers_from)
+    }
+
+    /// Puts one of them aside, now and then.
+    pub(super) fn receive_stranger(&mut self) {
+        let now = Instant::now();
+        let Some(token) = self.stranger().filter(|_| self.strangers_from <= now) else { return };
+        self.strangers_from = now + STRANGERS;
+        if let Err(Fault::Theirs(why) | Fault::NotTheirs(why)) = self.put_aside(token) {
+            tracing::error!("{why}; restart the broker");
+        }
     }
 
     /// Has the driver checkpoint a Space that has no lease, if something binds it.

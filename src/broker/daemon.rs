@@ -94,6 +94,8 @@ pub struct Daemon {
     places_told: Instant,
     /// When connections that could not be accepted are to be looked at again: nobody tells of them a second time.
     accept_at: Option<Instant>,
+    /// When a Space that came bound may be put aside.
+    pub(super) strangers_from: Instant,
     /// Bytes of host memory for all Spaces.
     pub(super) host_memory: u64,
     pub(super) metrics: Metrics,
@@ -162,6 +164,7 @@ impl Daemon {
             busy: VecDeque::new(),
             places_told: Instant::now(),
             accept_at: None,
+            strangers_from: Instant::now(),
             host_memory,
             metrics: Metrics::default(),
             buffer: Packet::new(),
@@ -217,6 +220,7 @@ impl Daemon {
             }
             self.dismiss_silent();
             self.end_stuck();
+            self.receive_stranger();
             self.decide();
             self.tell_places();
             self.look_whether_idle();
@@ -242,6 +246,7 @@ impl Daemon {
         let places = waiting.then(|| PLACES.saturating_sub(self.places_told.elapsed()));
         let idle = self.idle.as_ref().and_then(Idle::wake);
         let state = self.used.then(|| self.ledger.wake());
+        let stranger = self.stranger_at().map(|at| at.saturating_duration_since(Instant::now()));
         let accept = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
         let stuck = self.stuck_at().map(|at| at.saturating_duration_since(Instant::now()));
         // rounded up, since epoll counts milliseconds and an early wake would spin
@@ -253,6 +258,7 @@ impl Daemon {
             .chain(state)
             .chain(stuck)
             .chain(accept)
+            .chain(stranger)
             .min()
             .map(|t| t + Duration::from_millis(1))
     }
