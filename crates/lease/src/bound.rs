@@ -60,6 +60,12 @@ impl Scheduler {
         Some(bound)
     }
 
+    /// Bytes of contexts that stay on a card, whoever computes there.
+    pub(crate) fn kept_on(&self, card: CardId) -> u64 {
+        let kept = |bound: &Bound| if bound.card == card && bound.kept == Kept::Stays { bound.counted } else { 0 };
+        self.spaces.values().filter_map(|space| space.bound.as_ref()).map(kept).sum()
+    }
+
     /// The only card that a Space can be granted, and bytes of its own context there that are counted already.
     pub(crate) fn bound_to(&self, space: SpaceId) -> Option<(CardId, u64)> {
         let bound = self.spaces.get(&space)?.bound?;

@@ -1,5 +1,6 @@
 //! What is to come: when a card has room, who is next, and about when.
 
+use crate::card::Card;
 use crate::queue::Rank;
 use crate::scheduler::Lease;
 use crate::{RequestId, Scheduler};
@@ -95,8 +96,9 @@ impl Scheduler {
 
     /// The cards' outlooks, if each lease ends when `end` says.
     pub(crate) fn outlooks(&self, end: impl Fn(&Lease) -> f64) -> Vec<Outlook> {
+        let room = |card: &Card| card.spec.bytes.saturating_sub(self.kept_on(card.id));
         let mut outlooks: Vec<Outlook> =
-            self.cards.iter().map(|card| Outlook { bytes: card.spec.bytes, runs: Vec::new() }).collect();
+            self.cards.iter().map(|card| Outlook { bytes: room(card), runs: Vec::new() }).collect();
         for lease in self.leases.values() {
             if let Some(outlook) = outlooks.get_mut(lease.card.0 as usize) {
                 outlook.runs.push((end(lease), lease.bytes.saturating_add(lease.context)));

@@ -215,11 +215,13 @@ impl Scheduler {
     /// The card to keep free for an aged request that fits none: the one it has, else the one with room soonest if all
     /// leases last until their deadlines. A reservation that moved at will would let others refill the card it left.
     fn reserve(&self, request: &Request, reserved: &[CardId]) -> Option<CardId> {
-        let need = request.bytes.saturating_add(self.policy.context_bytes);
-        let only = self.bound_to(request.space).map(|(card, _)| card);
+        let (only, own) = self.bound_to(request.space).map_or((None, 0), |(card, own)| (Some(card), own));
+        // its own context is there already, and counts there
+        let need = request.bytes.saturating_add(self.policy.context_bytes).saturating_sub(own);
         let fits = |card: CardId| {
             let spec = self.cards.get(card.0 as usize).map(|card| card.spec);
-            spec.is_some_and(|spec| spec.kind == request.kind && need <= spec.bytes)
+            let room = |bytes: u64| bytes.saturating_sub(self.kept_on(card));
+            spec.is_some_and(|spec| spec.kind == request.kind && need <= room(spec.bytes))
                 && !reserved.contains(&card)
                 && only.is_none_or(|only| only == card)
         };

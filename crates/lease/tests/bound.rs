@@ -91,3 +91,22 @@ fn a_lease_can_begin_later_than_its_grant() {
     s.release(at(16.0), grant.lease, 0);
     assert_eq!(s.restart(at(17.0), grant.lease), None);
 }
+
+#[test]
+fn who_fits_only_without_a_context_that_stays_keeps_no_card_free() {
+    let mut s = Scheduler::new(Policy { context_bytes: GIB, share: true, ..policy() }, &cards(1));
+    let space = attach(&mut s, "bob");
+    let grant = lease(&mut s, 0.0, space, 10.0, 1);
+    s.bind(space, CardId(0), Kept::Stays);
+    s.release(at(1.0), grant.lease, 0).unwrap();
+    s.bind(space, CardId(0), Kept::Stays);
+    let (large, small) = (attach(&mut s, "carol"), attach(&mut s, "dave"));
+    claim(&mut s, 2.0, large, 10.0, 9);
+    assert!(grants(&mut s, 2.0).is_empty());
+    // long after it has aged, others are served
+    claim(&mut s, 500.0, small, 10.0, 1);
+    assert_eq!(granted(&mut s, 500.0), [small]);
+    // its own context is no hindrance to the bound one
+    claim(&mut s, 501.0, space, 10.0, 6);
+    assert_eq!(granted(&mut s, 501.0), [space]);
+}
