@@ -1,16 +1,18 @@
-"""NVIDIA's own driver library is installed but there is no card: all is as without a driver, and it is said why."""
+"""NVIDIA's own driver library is installed but there is no card: all is as without a driver, and it is said why.
+
+What else runs with it: the tests of test_identity.py and test_launch.py that take each `driver`.
+"""
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import pytest
-from world import CLI, ROOT, each_check, torch_version
+from world import CLI, each_check, torch_version
 
-# What scripts/check-genuine ends with where NVIDIA's library can't be had.
-NOT_RUN = 3
+# What NVIDIA's driver of that package says of itself: 535 is CUDA 12.2.
+GENUINE_VERSION = 12020
 WAYS = {
     "default": {},
     "expandable": dict(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True"),
@@ -18,23 +20,9 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="session")
-def genuine():
-    """NVIDIA's libcuda.so.1, as Debian packages it."""
-    if os.path.exists("/dev/nvidia0"):
-        pytest.skip("this machine has a card")
-    if torch_version() >= (2, 11):
-        pytest.skip("its CUDA 13 refuses drivers before 580, and Debian's is older")
-    done = subprocess.run([ROOT / "scripts" / "check-genuine", "--path"], capture_output=True, text=True)
-    if done.returncode == NOT_RUN:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return os.path.join(done.stdout.strip(), "libcuda.so.1")
-
-
 @pytest.fixture(scope="module")
 def identity(worlds, genuine):
-    return worlds("identity").run("identity.py", driver=genuine)
+    return worlds("identity").run("identity.py", driver=genuine, IDENTITY_DRIVER=GENUINE_VERSION)
 
 
 @each_check("identity.py")

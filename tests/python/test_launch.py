@@ -18,6 +18,16 @@ def test_libraries(libraries, check):
 
 
 @pytest.fixture(scope="module")
+def handles(worlds, driver):
+    return worlds("handles").run("handles.py", driver=driver)
+
+
+@each_check("handles.py")
+def test_library_handles(handles, check):
+    handles.require(check)
+
+
+@pytest.fixture(scope="module")
 def triton(worlds):
     pytest.importorskip("triton")
     world = worlds("triton")

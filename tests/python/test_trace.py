@@ -156,3 +156,61 @@ def test_what_is_not_implemented_says_so_once_and_writes_nothing(world):
     assert sorted(said) == sorted(names)
     calls = [record["name"] for record in records if record["type"] == "call" and record["result"] == 801]
     assert sorted(calls) == sorted(names * 2)
+
+
+def called_by_libraries():
+    """The functions that PyTorch and NVIDIA's libraries called on a real card: {(name, version asked for)}."""
+    recordings = sorted((ROOT / "tests" / "data").glob("calls-torch-*.tsv"))
+    assert len(recordings) == 2, recordings
+    lines = [line.split("\t") for path in recordings for line in path.read_text().splitlines() if line[0] != "#"]
+    return {(name, int(version)) for library, name, version, *_ in lines if library != "library"}
+
+
+# Functions that refuse whatever they are asked.
+REFUSING = r"^pub unsafe fn (cu\w+)\([^)]*\) -> CUresult \{\s*answer\(\|\| Err\(CUresult::NOT_SUPPORTED\)\)\s*\}"
+
+
+def test_what_libraries_call_is_implemented(world):
+    asked = called_by_libraries()
+    assert len(asked) > 100 and ("cuLaunchKernelEx", 11060) in asked, sorted(asked)
+    words = [f"{name}:{version}" for name, version in sorted(asked)]
+    outcome = world.run("called.py", *words, driver="none")
+    outcome.require_end()
+    symbols = outcome.told["symbols"]["value"]
+    assert symbols.keys() == set(words)
+    sources = [path.read_text() for path in (ROOT / "crates" / "device" / "src" / "api").rglob("*.rs")]
+    refusing = {name for text in sources for name in re.findall(REFUSING, text, re.M)}
+    assert "cuIpcOpenEventHandle" in refusing, refusing
+    missing = {word: symbol for word, symbol in symbols.items() if symbol in {*not_implemented(), *refusing}}
+    assert not missing, missing
+
+
+# Slots that zerogpu does not know, in tables of different users: {name in the trace: (UUID, slots)}. The compilers' first,
+# while nothing is claimed: they need no card, and nothing is claimed for them.
+UNKNOWN_SLOTS = {
+    "DA9151D3": ("DA9151D33AE6CC41A5C04F26D533E328", [5]),
+    "CUDART_INTERFACE": ("6BD5FB6C5BF4E74A8987D93912FD9DF9", [3, 9]),
+    "21318C60": ("21318C60971432488CA641FF7324C8F2", [1, 76]),
+    "1734DC26": ("1734DC26800D47458726C0F1E7DD8BCA", range(1, 17)),
+    "69A28E9F": ("69A28E9F24498B47B030C5DA330EA4E9", range(1, 34)),
+}
+COMPILERS = "DA9151D3"
+
+
+@pytest.mark.parametrize("when, driver", [("before", "none"), ("after", "none"), ("before", "soft"), ("after", "soft")])
+def test_unknown_slots_name_themselves_once(world, when, driver):
+    path = world.folder / "trace.jsonl"
+    words = [f"{table}:{slot}" for table, slots in UNKNOWN_SLOTS.values() for slot in slots]
+    world.run("slots.py", when, *words, driver=driver, options=["--trace", f"json,file={path}"]).require_end()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    said = [record["text"] for record in records if re.match("slot .* of export table", record.get("text", ""))]
+    expected = []
+    for table, (_, slots) in UNKNOWN_SLOTS.items():
+        if when == "before":
+            end = "was called before cuInit: answered NOT_INITIALIZED"
+        elif driver == "soft" and table != COMPILERS:
+            end = "is not known to zerogpu: forwarded to the driver"
+        else:
+            end = "is not known to zerogpu: answered NOT_SUPPORTED"
+        expected += [f"slot {slot} of export table {table} {end}" for slot in slots]
+    assert sorted(said) == sorted(expected)

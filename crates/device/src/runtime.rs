@@ -136,6 +136,8 @@ pub trait Backend: Sync {
     fn unknown_slot(&self, _table: usize, _slot: usize, _args: &[u64; 8]) -> u64 {
         CUresult::NOT_SUPPORTED.0 as u64
     }
+    /// Such a slot was called before `cuInit`, or in a forked child: NOT_INITIALIZED.
+    fn slot_refused(&self, _table: usize, _slot: usize) {}
 }
 
 /// Map from handles.

@@ -52,6 +52,16 @@ def folder(name):
     return CACHE / "envs" / f"{name}-{hashlib.sha256(lock).hexdigest()[:12]}"
 
 
+def packages(name):
+    """Where its packages are, or will be once it is made."""
+    made = sorted((folder(name) / "lib").glob("python3.*"))
+    try:
+        version = made[0].name if made else pathlib.Path(find_python()).name
+    except Missing:
+        version = f"python{PYTHONS[0]}"
+    return folder(name) / "lib" / version / "site-packages"
+
+
 def interpreter(name):
     """Its Python."""
     return folder(name) / "bin" / "python"

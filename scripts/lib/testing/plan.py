@@ -16,6 +16,7 @@ SHIM = TARGET / "dist" / "lib" / "zerogpu"
 FORMAT = Step("cargo fmt", ["cargo", "fmt", "--all", "--check"])
 # The environment that steps use which need one, but no certain PyTorch.
 ANY = "torch-2.4.0"
+OLDEST = "torch-2.0.1"
 
 
 def plan(everything, quick, named):
@@ -23,6 +24,8 @@ def plan(everything, quick, named):
     versions = FULL[:1] if quick else FULL + CORE + (MORE if everything or named else ())
     # downloads beside the compiler's work
     steps = [FORMAT, *downloads(versions), *rust()] + checks() + hook() + gpu_check() + once(quick)
+    if everything or named:
+        steps += more_kernels()
     steps += libraries() + packaging() + browser()
     for version in versions:
         steps += matrix(version, core=not everything and version in CORE, quick=quick)
@@ -81,24 +84,29 @@ def rust():
     ]
 
 
-def checks():
-    kernels = Step(
-        "check-kernels",
-        [
-            "sh",
-            "-c",
-            "cargo build --release --locked -p zerogpu-image --example kernels && check=$1 place=$2 && shift 2"
-            ' && exec "$check" "$place"/lib/python3.*/site-packages "$@"',
-            "-",
-            "scripts/check-kernels",
-            str(environments.folder(ANY)),
-            str(TARGET / "release" / "examples" / "kernels"),
-            "--shim",
-            str(SHIM / "libcuda.so.1"),
-        ],
-        needs=(environment(ANY).name, BUILD),
+def kernels(name, environment_name, *more):
+    """Compares kernel attributes with cuobjdump, which the environment ANY has."""
+    build = "cargo build --release --locked -p zerogpu-image --example kernels"
+    packages = {of: environments.packages(of) for of in (ANY, environment_name)}
+    tools = packages[ANY] / "triton" / "backends" / "nvidia" / "bin"
+    command = ["scripts/check-kernels", str(packages[environment_name]), str(TARGET / "release" / "examples" / "kernels")]
+    command += ["--cuobjdump", str(tools / "cuobjdump"), "--ptxas", str(tools / "ptxas")]
+    command += ["--shim", str(SHIM / "libcuda.so.1"), *more]
+    return Step(
+        name,
+        ["sh", "-c", f'{build} && exec "$@"', "-", *command],
+        needs=(environment(ANY).name, environment(environment_name).name, BUILD),
         about="kernel attributes against cuobjdump",
     )
+
+
+def more_kernels():
+    """The same of another architecture, and of CUDA 11.7's libraries: minutes each."""
+    steps = [kernels("check-kernels sm_90", ANY, "--arch", "90"), environment(OLDEST)]
+    return steps + [kernels("check-kernels CUDA 11.7", OLDEST)]
+
+
+def checks():
     return [
         Step("check-abi", ["scripts/check-abi"], about="fetches NVIDIA's headers the first time"),
         Step(
@@ -117,7 +125,7 @@ def checks():
         ),
         Step("check-binaries", ["scripts/check-binaries"], needs=(BUILD,)),
         environment(ANY),
-        kernels,
+        kernels("check-kernels", ANY),
     ]
 
 

@@ -268,6 +268,11 @@ impl Backend for Engine {
         }
     }
 
+    fn slot_refused(&self, table: usize, slot: usize) {
+        let name = super::slots::name(table, slot);
+        report::explain_once(&format!("{name} was called before cuInit: answered NOT_INITIALIZED"));
+    }
+
     fn complain(&self, message: &str) {
         report::error(message);
     }

@@ -17,10 +17,15 @@ type Slot = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
 /// Slots that were seen to leave nothing behind: programs that call them park bit-exact (recorded on an H100).
 const LEAVE_NOTHING: [(&str, &[usize]); 3] = [("1734DC26", &[4, 13]), ("6E163FBE", &[7]), ("DA9151D3", &[1, 2, 3, 4])];
 
+/// A slot's name for the trace.
+pub(super) fn name(table: usize, slot: usize) -> String {
+    format!("slot {slot} of export table {}", dark::TABLES[table].name)
+}
+
 impl Engine {
     /// Has the driver answer a call of a slot, which claims a GPU if none is.
     pub(super) fn call_slot(&'static self, table: usize, slot: usize, args: &[u64; 8]) -> Res<u64> {
-        let name = format!("slot {slot} of export table {}", dark::TABLES[table].name);
+        let name = name(table, slot);
         if !self.claimed.load(Ordering::Acquire) {
             let card = self.below.driver().is_ok_and(|d| self.cards_there(d).is_ok());
             if !card || table == dark::COMPILER {

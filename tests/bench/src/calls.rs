@@ -4,7 +4,7 @@ use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zerogpu_abi::{CUcontext, CUresult, CUstream};
 use zerogpu_bench::driver::{must, Driver};
 
@@ -13,8 +13,12 @@ const BATCH: u32 = 1000;
 /// The result is the median of so many batches.
 const BATCHES: usize = 400;
 
+/// Batches that are apart, each after such a pause: a trace's ring takes a batch, and is written before the next.
+const BURSTS: usize = 60;
+const PAUSE: Duration = Duration::from_millis(30);
+
 /// Measures the answered and the forwarded calls of a library. The shim is made to claim first.
-pub fn measure(library: &Path) -> Result<Value> {
+pub fn measure(library: &Path, bursts: bool) -> Result<Value> {
     pin()?;
     let d = Driver::start(library)?;
     let mut stream = CUstream::NULL;
@@ -28,7 +32,7 @@ pub fn measure(library: &Path) -> Result<Value> {
 
     let mut found = serde_json::Map::new();
     let mut time = |name: &str, call: &mut dyn FnMut() -> CUresult| -> Result<()> {
-        found.insert(name.into(), json!(per_call(call).with_context(|| name.to_string())?));
+        found.insert(name.into(), json!(per_call(call, bursts).with_context(|| name.to_string())?));
         Ok(())
     };
     let (mut context, mut status) = (CUcontext::NULL, 0);
@@ -51,10 +55,14 @@ pub fn measure(library: &Path) -> Result<Value> {
 }
 
 /// The median of the batches' nanoseconds per call.
-fn per_call(call: &mut dyn FnMut() -> CUresult) -> Result<f64> {
-    let mut batches = Vec::with_capacity(BATCHES);
+fn per_call(call: &mut dyn FnMut() -> CUresult, bursts: bool) -> Result<f64> {
+    let count = if bursts { BURSTS } else { BATCHES };
+    let mut batches = Vec::with_capacity(count);
     // a tenth more, first, that only warms
-    for n in 0..BATCHES + BATCHES / 10 {
+    for n in 0..count + count / 10 {
+        if bursts {
+            std::thread::sleep(PAUSE);
+        }
         let start = Instant::now();
         let mut result = 0;
         for _ in 0..BATCH {
@@ -62,7 +70,7 @@ fn per_call(call: &mut dyn FnMut() -> CUresult) -> Result<f64> {
         }
         let took = start.elapsed();
         ensure!(result == 0, "a call answered {result}");
-        if n >= BATCHES / 10 {
+        if n >= count / 10 {
             batches.push(took.as_nanos() as f64 / f64::from(BATCH));
         }
     }

@@ -116,8 +116,9 @@ def memory_info_moves_with_allocations():
 
 @check
 def versions():
-    # at least what torch needs, at most the newest that the shim knows
-    assert 12000 <= driver.made("cuDriverGetVersion", kind=ctypes.c_int) <= 13000
+    # the newest that the shim knows, or what the driver below says
+    expected = int(os.environ.get("IDENTITY_DRIVER", "13000"))
+    assert driver.made("cuDriverGetVersion", kind=ctypes.c_int) == expected
     assert f"sm_{EXPECTED['major']}0" in torch.cuda.get_arch_list() or NAME.startswith("h100")
 
 

@@ -16,9 +16,13 @@ unsafe extern "C" fn unknown<const TABLE: usize, const SLOT: usize>(
     g: u64,
     h: u64,
 ) -> u64 {
-    let call = || match crate::runtime::ready().and_then(|()| backend()) {
-        Ok(backend) => backend.unknown_slot(TABLE, SLOT, &[a, b, c, d, e, f, g, h]),
-        Err(e) => e.0 as u64,
+    let call = || match (backend(), crate::runtime::ready()) {
+        (Ok(backend), Ok(())) => backend.unknown_slot(TABLE, SLOT, &[a, b, c, d, e, f, g, h]),
+        (Ok(backend), Err(e)) => {
+            backend.slot_refused(TABLE, SLOT);
+            e.0 as u64
+        }
+        (Err(e), _) => e.0 as u64,
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_or(CUresult::UNKNOWN.0 as u64)
 }
