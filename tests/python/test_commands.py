@@ -3,6 +3,7 @@
 import pytest
 from mentions import NOT_RUN, SESSION, excepted, has, mentions, run_commands, split
 from pages import COMMAND, INSTALLS, PAGES, Sandbox, as_a_user, blocks, commands, installed_here, looks_like
+from testing import lacking
 
 pytestmark = pytest.mark.once
 
@@ -26,7 +27,7 @@ def test_each_block_says_what_it_is(page):
 def test_the_commands_of_a_page_run(page):
     user = as_a_user()
     if user is None:
-        pytest.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
+        lacking.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
     parts, shown, last = [], {}, None
     sandbox = Sandbox(installs=any(block.runs() and INSTALLS.search(block.text) for block in blocks(page)))
     try:
@@ -74,7 +75,7 @@ def test_each_exception_is_needed():
 def test_what_is_only_named_runs_too():
     user = as_a_user()
     if user is None:
-        pytest.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
+        lacking.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
     sandbox = Sandbox()
     try:
         sandbox.run(user, [SESSION])

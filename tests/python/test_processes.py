@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from world import OBJECTS, PROGRAMS, each_check
+from testing import lacking
 
 PRELOAD = ":".join(map(str, OBJECTS))
 
@@ -48,7 +49,7 @@ TOOLS = {
 def test_tools_do_not_notice_the_preload(world, tmp_path, tool):
     command = TOOLS[tool]
     if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed")
+        lacking.skip(f"{command[0]} is not installed")
     results = []
     for name, preload in (("bare", {}), ("preloaded", {"LD_PRELOAD": PRELOAD})):
         folder = tmp_path / name
