@@ -195,3 +195,11 @@ def test_what_is_chosen_brings_what_it_needs():
     (wanted,) = [one for one in plan.plan(False, False, True) if one.name == "packaging"]
     chosen = [one.name for one in plan.chosen(plan.plan(False, False, True), ["packaging"])]
     assert wanted.needs and set(wanted.needs) < set(chosen) and "cargo test" not in chosen
+
+
+def test_each_library_of_gpu_check_runs_where_it_is_installed(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from gpu_check import programs
+
+    there = [one.name for one in programs.ALL if one.run.__module__.endswith(".libraries")]
+    assert there == list(plan.LIBRARIES)
