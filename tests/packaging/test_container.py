@@ -12,11 +12,17 @@ import containers
 import pytest
 from containers import GROUP
 from places import CLI, CUBIN, DRIVER, PROGRAMS, clean
+from testing import lacking
 
 sys.path.insert(0, str(DRIVER.parent))
 from brokers import Broker  # noqa: E402
 
-pytestmark = pytest.mark.skipif(bool(containers.missing()), reason=containers.missing() or "not missing")
+
+@pytest.fixture(scope="session", autouse=True)
+def containers_can_be_had():
+    if containers.missing():
+        lacking.skip(containers.missing())
+
 
 # The card holds what the broker has for itself (640 MiB) and one Space with its context, no two.
 CARD = "736MiB"

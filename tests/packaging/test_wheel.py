@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 from places import DIST, PROGRAMS, ROOT, clean
-from testing import environments
+from testing import environments, lacking
 
 PYTHONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 # The original package; it is not asked to work, only to be found.
@@ -37,7 +37,7 @@ def python(version):
     for path in filter(None, found):
         if environments.answers([path, "-c", f"import ssl, ctypes, pip, venv, sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"]):
             return path
-    pytest.skip(f"there is no Python {version} with ctypes, ssl, venv and pip here")
+    lacking.skip(f"there is no Python {version} with ctypes, ssl, venv and pip here")
 
 
 def tree(folder):
@@ -217,7 +217,7 @@ def test_by_uv_as_a_tool(wheel, tmp_path):
     """`uv tool install`, and so pipx: an environment of its own, and a link to the command elsewhere."""
     uv = environments.find_uv()
     if not uv:
-        pytest.skip("uv can't be had")
+        lacking.skip("uv can't be had")
     places = {"UV_TOOL_DIR": tmp_path / "tools", "UV_TOOL_BIN_DIR": tmp_path / "bin", "UV_CACHE_DIR": tmp_path / "cache"}
     environment = dict(clean(), SOFTCUDA_CARDS=str(tmp_path / "cards"), ZEROGPU_SOCKET="none", **{k: str(v) for k, v in places.items()})
     system = python("3.10")

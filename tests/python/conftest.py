@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from fixtures import world, worlds  # noqa: F401 (pytest finds them here)
 from world import ROOT, torch_version
+from testing import lacking  # world has set the path
 
 # What scripts/check-genuine ends with where NVIDIA's library can't be had.
 NOT_RUN = 3
@@ -38,7 +39,7 @@ def genuine():
         pytest.skip("its CUDA 13 refuses drivers before 580, and Debian's is older")
     done = subprocess.run([ROOT / "scripts" / "check-genuine", "--path"], capture_output=True, text=True)
     if done.returncode == NOT_RUN:
-        pytest.skip(done.stderr.strip())
+        lacking.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return os.path.join(done.stdout.strip(), "libcuda.so.1")
 

@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 
-from world import CLI, DIST, OURS, ROOT
+from world import DIST, OURS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -29,6 +30,11 @@ COMMAND = re.compile(
     r"^\s*(?:\$ |(?:[A-Z_]+=\S+ )*"
     r"(?:(?:cargo|python3?|pip|docker|podman|systemctl|curl) |scripts/\w|zerogpu [a-z-]+(?: |$)))"
 )
+
+# A page that installs gets an environment that is thrown away: this one is kept for other tests.
+INSTALLS = re.compile(r"\bpip install ")
+# What `pip install` of the wheel puts into an environment, below its site-packages and its bin.
+INSTALLED = ("zerogpu", "zerogpu-*", "spaces.py", "spaces-*", "spaces")
 
 # What stands before a page's commands.
 HEAD = r"""set -euo pipefail
@@ -54,7 +60,9 @@ trap 'finish >$top/cleanup 2>&1' EXIT
 class Block:
     """A code block. `kind`: its language; an indented block is one of `sh`. `note`, `said`: of the comment above it."""
 
+    # The first and the last, counted from 1.
     line: int
+    last: int
     kind: str
     text: str
     note: str = ""
@@ -72,21 +80,21 @@ def blocks(page):
         fence = re.match(r"(```+)(.*)", line)
         if fence:
             at = lines.index(fence[1], at + 1)
-            found.append(noted(lines, start, fence[2].strip().split(" ")[0], lines[start + 1 : at]))
+            found.append(noted(lines, start, at, fence[2].strip().split(" ")[0], lines[start + 1 : at]))
         elif line.startswith("    ") and not in_list and (not lines[at - 1].strip() or NOTE.match(lines[at - 1])):
             while at + 1 < len(lines) and (not lines[at + 1].strip() or lines[at + 1].startswith("    ")):
                 at += 1
-            found.append(noted(lines, start, "sh", [line[4:] for line in lines[start : at + 1]]))
+            found.append(noted(lines, start, at, "sh", [line[4:] for line in lines[start : at + 1]]))
         elif line.strip():
             in_list = bool(re.match(r"\s*(?:[-*]|\d+\.) ", line)) or in_list and line.startswith("  ")
         at += 1
     return found
 
 
-def noted(lines, start, kind, text):
+def noted(lines, start, end, kind, text):
     above = start - 1 if start and lines[start - 1].strip() else start - 2
     note = NOTE.match(lines[above]) if above >= 0 else None
-    return Block(start + 1, kind, "\n".join(text).rstrip() + "\n", *(note.groups("") if note else ()))
+    return Block(start + 1, end + 1, kind, "\n".join(text).rstrip() + "\n", *(note.groups("") if note else ()))
 
 
 def commands(block):
@@ -118,10 +126,16 @@ def as_a_user():
         return None
 
 
-class Sandbox:
-    """A folder like a clone, a home, a runtime folder, software cards."""
+def installed_here():
+    """Files of zerogpu, or of the package whose name its hook has, in the environment that runs these tests."""
+    site, programs = (pathlib.Path(sysconfig.get_path(name)) for name in ("purelib", "scripts"))
+    return [path for pattern in INSTALLED for path in site.glob(pattern)] + list(programs.glob("zerogpu*"))
 
-    def __init__(self):
+
+class Sandbox:
+    """A folder like a clone, a home, a runtime folder, software cards. `installs`: an environment that is thrown away."""
+
+    def __init__(self, installs=False):
         # not below pytest's folders: the path of a socket has room for 107 bytes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="zerogpu-docs-"))
         self.work = self.folder / "work"
@@ -137,11 +151,21 @@ class Sandbox:
         for entry in (ROOT / "scripts").iterdir():
             if entry.is_file():
                 link = self.work / "scripts" / entry.name
-                # what it makes is there: scripts/test has run it before these tests, and others use it now
-                built = entry.name == "build"
-                link.write_text("#!/bin/sh\n" + (f"test -x {CLI}\n" if built else f'exec {entry} "$@"\n'))
+                link.write_text(f'#!/bin/sh\nexec {entry} "$@"\n')
                 link.chmod(0o755)
         (self.work / "app.py").write_text(app())
+        self._programs = [str(pathlib.Path(sys.executable).parent)]
+        if installs:
+            self._programs.insert(0, self._environment_of_its_own())
+
+    def _environment_of_its_own(self):
+        """Makes an environment that has the packages of this one; the folder of its programs."""
+        venv = self.folder / "venv"
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        (site,) = venv.glob("lib/python3*/site-packages")
+        # not --system-site-packages: for an environment made by another that means the Python below both
+        (site / "packages-of-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        return str(venv / "bin")
 
     def environment(self):
         values = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
@@ -150,11 +174,12 @@ class Sandbox:
         home = pathlib.Path.home()
         for name, folder in (("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup"), ("XDG_CACHE_HOME", ".cache")):
             values.setdefault(name, str(home / folder))
-        python = pathlib.Path(sys.executable).parent
+        # the clone's own command comes after what a page has installed
+        path = [*self._programs[:-1], str(DIST / "bin"), self._programs[-1], values["PATH"]]
         values.update(
             HOME=str(self.folder / "home"),
             XDG_RUNTIME_DIR=str(self.folder / "run"),
-            PATH=f"{DIST / 'bin'}{os.pathsep}{python}{os.pathsep}{values['PATH']}",
+            PATH=os.pathsep.join(path),
             ZEROGPU_DRIVER="soft",
             SOFTCUDA_STRICT_LOG=str(self.violations),
         )

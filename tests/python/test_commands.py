@@ -1,7 +1,9 @@
 """Each command in the documents runs as it stands there, or says why not."""
 
 import pytest
-from pages import COMMAND, PAGES, Sandbox, as_a_user, blocks, commands, looks_like
+from mentions import NOT_RUN, SESSION, excepted, has, mentions, run_commands, split
+from pages import COMMAND, INSTALLS, PAGES, Sandbox, as_a_user, blocks, commands, installed_here, looks_like
+from testing import lacking
 
 pytestmark = pytest.mark.once
 
@@ -25,9 +27,9 @@ def test_each_block_says_what_it_is(page):
 def test_the_commands_of_a_page_run(page):
     user = as_a_user()
     if user is None:
-        pytest.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
+        lacking.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
     parts, shown, last = [], {}, None
-    sandbox = Sandbox()
+    sandbox = Sandbox(installs=any(block.runs() and INSTALLS.search(block.text) for block in blocks(page)))
     try:
         for block in blocks(page):
             if block.note == "file":
@@ -44,8 +46,47 @@ def test_the_commands_of_a_page_run(page):
         printed = sandbox.run(user, parts)
     finally:
         sandbox.close()
+    assert not installed_here(), "the page has changed the environment, which other tests use"
     for number, text in shown.items():
         assert looks_like(text, printed[number]), f"{parts[number]}\nprinted\n{printed[number]}\nthe page shows\n{text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_named_in_sentences_and_tables_is_run(page):
+    """In a block of some page, or in mentions.SESSION, or mentions.NOT_RUN says why not."""
+    run = run_commands()
+    missing = [
+        f"{page.name}:{line}: `{text}` is run nowhere: put it into a block, into SESSION or NOT_RUN of tests/python/mentions.py"
+        for line, text in mentions(page)
+        if not any(has(words, split(text)) for words in run) and not excepted(text)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_each_exception_is_needed():
+    """Those that are named no more, and those that are run by now, leave the list."""
+    named = [text for page in PAGES for _, text in mentions(page)]
+    idle = [name for name in NOT_RUN if not any(excepted(text) == name for text in named)]
+    run = run_commands()
+    idle += [name for name in NOT_RUN if name.split() in run]
+    assert not idle
+
+
+def test_what_is_only_named_runs_too():
+    user = as_a_user()
+    if user is None:
+        lacking.skip("run by root, for whom brokers are the system's, and unshare --user is not allowed here")
+    sandbox = Sandbox()
+    try:
+        sandbox.run(user, [SESSION])
+    finally:
+        sandbox.close()
+
+
+def test_a_command_is_had_by_one_with_its_words():
+    words = split("out=$(zerogpu status) # zerogpu top") + split("x/zerogpu run --vram 1GiB --driver soft -- python app.py")
+    assert not has(words, ["zerogpu", "top"]) and has(words, split("zerogpu run --driver soft -- ..."))
+    assert has(words, split("zerogpu run --vram SIZE -- python app.py")) and not has(words, split("zerogpu run --driver none"))
 
 
 def test_a_shape_leaves_numbers_open_and_words_not():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from world import OBJECTS, PROGRAMS, each_check
+from testing import lacking
 
 PRELOAD = ":".join(map(str, OBJECTS))
 
@@ -58,7 +59,7 @@ def test_tools_do_not_notice_the_preload(world, tmp_path, tool):
     command = TOOLS[tool]
     program = tool.split()[0] if command[0] == "sh" else command[0]
     if not shutil.which(program):
-        pytest.skip(f"{program} is not installed")
+        lacking.skip(f"{program} is not installed")
     results = []
     for name, preload in (("bare", {}), ("preloaded", {"LD_PRELOAD": PRELOAD})):
         folder = tmp_path / name

@@ -24,6 +24,7 @@ CLI = DIST / "bin" / "zerogpu"
 LIB = DIST / "lib" / "zerogpu"
 OBJECTS = [LIB / name for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1")]
 PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 CUBIN = ROOT / "crates" / "image" / "tests" / "data" / "sm80.cubin"
 OURS = ("ZEROGPU_", "SOFTCUDA_", "CUDA_", "PYTORCH_", "CHECKS", "NVIDIA_")
 # A program's end, as a check of its own.

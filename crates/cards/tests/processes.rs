@@ -576,6 +576,7 @@ fn slots_run_out_with_an_error_and_come_back() {
 fn a_process_of_another_container_is_seen_by_its_id_here() {
     let allowed = Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
+        assert_ne!(std::env::var("ZEROGPU_TEST_STRICT").as_deref(), Ok("1"), "no pid namespace can be made here");
         eprintln!("skipped: no pid namespace can be made here");
         return;
     }

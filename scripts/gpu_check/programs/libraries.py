@@ -2,6 +2,7 @@
 
 import copy
 import pathlib
+import tempfile
 
 from .registry import COPIES, program
 
@@ -30,6 +31,47 @@ def transformers(check):
     if check.kernels:
         for _ in range(2):
             check.save(check.step(model.generate, tokens, max_new_tokens=8, do_sample=False, pad_token_id=0))
+
+
+@library("safetensors", soft=COPIES + ", and tensors that went to a file and came back to the device")
+def safetensors(check):
+    """Tensors are saved from the device and loaded onto it again, whole and in part (safetensors)"""
+    torch = check.torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    model = check.load(torch.nn.Linear(512, 512))
+    x = check.put(torch.randn(16, 512))
+    whole = torch.randn(64, 512)
+    originals = {
+        "half": torch.randn(33, 65).half(),
+        "numbers": torch.randint(-(2**40), 2**40, (1000,)),
+        "one": torch.tensor(7.5),
+        "true": torch.rand(1001) > 0.5,
+        # a part of a tensor, at an offset in its memory
+        "rows": whole[16:48],
+    }
+    there = {name: check.put(tensor) for name, tensor in originals.items() if name != "rows"}
+    there["rows"] = check.put(whole)[16:48]
+    check.save(check.step(model, x))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/tensors.safetensors"
+        check.step(save_file, {**there, "weight": model.weight}, path)
+        originals["weight"] = model.weight.cpu()
+        for _ in range(2):
+            loaded = check.step(load_file, path, device=str(check.device))
+            check.require(loaded.keys() == originals.keys(), "other tensors came back")
+            for name, tensor in loaded.items():
+                check.require(tensor.device.type == torch.device(check.device).type, f"{name} is on {tensor.device}")
+                check.same(tensor, originals[name])
+            # views of what was loaded, which copies alone bring home, and a part that is all that is read
+            check.same(loaded["rows"][3:20], originals["rows"][3:20])
+            check.same(loaded["rows"].T, originals["rows"].T)
+            with safe_open(path, "pt", device=str(check.device)) as file:
+                part = check.step(lambda: file.get_slice("weight")[100:300, 7:])
+                check.same(part, originals["weight"][100:300, 7:])
+        # what was loaded is as good as what was made
+        check.save(check.step(torch.nn.functional.linear, x, loaded["weight"]))
 
 
 @library("diffusers", soft=COPIES + ", and the weights after they went to the device and home")

@@ -1,41 +1,77 @@
-"""The card under the apps, seen from outside of them: the first NVIDIA GPU, else a software card."""
+"""The card under the apps, seen from outside of them: the first NVIDIA GPU that fits, else a software card."""
 
+import collections
 import json
 import os
 import subprocess
 
-SOFTWARE = """No NVIDIA GPU answers here (nvidia-smi), so the apps share a software card. Its copies are real and its memory counts as
+NO_GPU = "No NVIDIA GPU answers here (nvidia-smi)"
+SOFTWARE = """{why}, so the apps share a software card. Its copies are real and its memory counts as
 a card's does, but it can't compute: kernels are recorded and not executed. What you see is who has the card and what
 is on it; what the apps write is not what a GPU would write."""
 
+# What the shim is made for: docs/compatibility.md.
+ARCHITECTURES = ("8.0", "9.0")
+OLDEST_DRIVER = 535
+FIELDS = ("uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used")
+
+Gpu = collections.namedtuple("Gpu", "uuid name architecture driver total used")
+
+
+def ask(*options):
+    """The GPUs that nvidia-smi lists, in its order; none where it does not answer."""
+    command = ["nvidia-smi", *options, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return []
+    return [gpu for gpu in map(parsed, shown.stdout.splitlines()) if gpu] if shown.returncode == 0 else []
+
+
+def parsed(line):
+    """A line of nvidia-smi; None where it is none. A name may have commas, and memory may be "[N/A]"."""
+    fields = line.strip().split(", ")
+    if len(fields) < len(FIELDS):
+        return None
+    uuid, *name = fields[: len(fields) - 4]
+    architecture, driver, total, used = fields[-4:]
+    return Gpu(uuid, ", ".join(name), architecture, driver, size(total), size(used))
+
+
+def size(text):
+    """Bytes, of a number of MiB; None if it is none."""
+    return int(text) << 20 if text.isdigit() else None
+
+
+def unfit(gpu):
+    """Why the apps can't run on a GPU, as the beginning of a sentence; "" if they can."""
+    if gpu.architecture not in ARCHITECTURES:
+        return f"{gpu.name} has compute capability {gpu.architecture}, and zerogpu needs {' or '.join(ARCHITECTURES)}"
+    major = gpu.driver.split(".")[0]
+    if not major.isdigit() or int(major) < OLDEST_DRIVER:
+        return f"{gpu.name} has NVIDIA's driver {gpu.driver}, and zerogpu needs {OLDEST_DRIVER} or newer"
+    if gpu.total is None or gpu.used is None:
+        return f"nvidia-smi does not say how much memory of {gpu.name} is in use"
+    return ""
+
 
 class Nvidia:
-    """The machine's first GPU, through nvidia-smi."""
+    """One of the machine's GPUs, through nvidia-smi."""
 
     driver = "auto"
     broker = []
     environment = {}
 
-    def __init__(self, name, total):
-        self.name, self.total = name, total
-        self.told = f"The apps share {name}."
-
-    @staticmethod
-    def ask():
-        """Its name, its bytes, and those in use; None if there is none."""
-        command = ["nvidia-smi", "--id=0", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"]
-        try:
-            shown = subprocess.run(command, capture_output=True, text=True)
-        except OSError:
-            return None
-        fields = shown.stdout.strip().rsplit(", ", 2)
-        if shown.returncode or len(fields) != 3:
-            return None
-        return fields[0], int(fields[1]) << 20, int(fields[2]) << 20
+    def __init__(self, gpu):
+        self.name, self.total = gpu.name, gpu.total
+        self.told = f"The apps share {gpu.name}."
+        self._uuid = gpu.uuid
+        # it lends all cards that its driver shows, and the picture is of this one
+        self.broker_environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
 
     def used(self):
         """Bytes in use."""
-        return self.ask()[2]
+        return ask(f"--id={self._uuid}")[0].used
 
 
 class Software:
@@ -44,9 +80,10 @@ class Software:
     driver = "soft"
     name = "the software card"
     total = 8 << 30
-    told = SOFTWARE
+    broker_environment = {}
 
-    def __init__(self, command, cards):
+    def __init__(self, command, cards, why=NO_GPU):
+        self.told = SOFTWARE.format(why=why)
         self._look = [str(command), "soft-smi", "--json", "--cards", str(cards)]
         self.broker = ["--vram", str(self.total)]
         self.environment = {"SOFTCUDA_CARDS": str(cards)}
@@ -58,6 +95,9 @@ class Software:
 
 
 def find(command, folder):
-    """The card to use. A software card has its file in `folder`."""
-    found = Nvidia.ask()
-    return Nvidia(*found[:2]) if found else Software(command, os.path.join(folder, "cards"))
+    """The card to use: the first GPU that fits. A software card has its file in `folder`."""
+    gpus = ask()
+    for gpu in gpus:
+        if not unfit(gpu):
+            return Nvidia(gpu)
+    return Software(command, os.path.join(folder, "cards"), unfit(gpus[0]) if gpus else NO_GPU)

@@ -49,7 +49,7 @@ class Stage:
         """Starts all, and waits until the apps serve."""
         (self._folder / "broker.toml").write_text(CONFIG)
         command = ["broker", "--driver", self.card.driver, *self.card.broker, "--socket", self._socket]
-        self.started([COMMAND, *command, "--config", self._folder / "broker.toml"], "broker")
+        self.started([COMMAND, *command, "--config", self._folder / "broker.toml"], "broker", self.card.broker_environment)
         self._until(self.status, "broker", START)
         self.own = self.card.used()
         self.began = time.monotonic()
@@ -64,10 +64,12 @@ class Stage:
 
     def started(self, command, name, settings=(), **how):
         """Starts a process; what it says goes to a file of that name."""
-        values = dict(os.environ, **self.card.environment, **dict(settings), PYTHONUNBUFFERED="1")
+        values = dict(os.environ)
         # what the caller's shell has set is for other programs
-        for name_of in ("LD_PRELOAD", "ZEROGPU_SOCKET", "ZEROGPU_DRIVER", "ZEROGPU_TRACE"):
-            values.pop(name_of, None)
+        for foreign in ("LD_PRELOAD", "ZEROGPU_SOCKET", "ZEROGPU_DRIVER", "ZEROGPU_TRACE", "CUDA_VISIBLE_DEVICES"):
+            values.pop(foreign, None)
+        values.update(self.card.environment, PYTHONUNBUFFERED="1")
+        values.update(settings)
         with open(self._log(name), "ab") as log:
             how = dict(dict(stdout=log, stderr=log, stdin=subprocess.DEVNULL), **how)
             process = subprocess.Popen(list(map(str, command)), env=values, start_new_session=True, cwd=ROOT, **how)

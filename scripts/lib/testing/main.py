@@ -15,6 +15,7 @@ def main(about):
     arguments.add_argument("--only", action="append", metavar="NAME", help="steps whose name contains NAME")
     arguments.add_argument("--list", action="store_true", help="name the steps and run none")
     arguments.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="steps side by side (%(default)s)")
+    arguments.add_argument("--strict", action="store_true", help="fail for what this machine lacks, where it would be skipped")
     options = arguments.parse_args()
     if options.all and options.quick:
         arguments.error("--all and --quick exclude each other")
@@ -31,4 +32,4 @@ def main(about):
     if lacks:
         print("scripts/test can't run here:\n  " + "\n  ".join(lacks))
         return 2
-    return Runner(steps, max(1, options.jobs)).run()
+    return Runner(steps, max(1, options.jobs), options.strict).run()

@@ -14,6 +14,8 @@ BUILD = "release build"
 COMMAND = TARGET / "dist" / "bin" / "zerogpu"
 SHIM = TARGET / "dist" / "lib" / "zerogpu"
 FORMAT = Step("cargo fmt", ["cargo", "fmt", "--all", "--check"])
+# Programs of scripts/gpu-check that are each about a library: those of its programs/libraries.py.
+LIBRARIES = "transformers safetensors diffusers accelerate peft lightning sentence_transformers bitsandbytes".split()
 # The environment that steps use which need one, but no certain PyTorch.
 ANY = "torch-2.4.0"
 OLDEST = "torch-2.0.1"
@@ -159,17 +161,29 @@ def hook():
 
 def gpu_check():
     """The check for machines with a GPU, on softcuda as far as copies go, and its own tests."""
-    python = str(environments.interpreter(ANY))
-    command = [python, "scripts/gpu-check", "--driver", "soft", "--lib", str(SHIM), "--zerogpu", str(COMMAND)]
     return [
         pytest("gpu-check tests", ANY, ["tests/python/gpu_check"]),
-        Step("gpu-check on softcuda", command, needs=(environment(ANY).name, BUILD)),
+        on_softcuda("gpu-check on softcuda", ANY),
     ]
 
 
+def on_softcuda(name, environment_name, *programs):
+    """The check with the PyTorch of an environment: these programs, or all that can run there."""
+    command = [str(environments.interpreter(environment_name)), "scripts/gpu-check", *programs, "--driver", "soft"]
+    return Step(
+        name,
+        [*command, "--lib", str(SHIM), "--zerogpu", str(COMMAND)],
+        needs=(environment(environment_name).name, BUILD),
+    )
+
+
 def libraries():
-    """What people use with PyTorch."""
-    return [environment("libraries"), pytest("libraries", "libraries", ["tests/libraries"])]
+    """What people use with PyTorch, and the programs for a GPU of those that no other environment has."""
+    return [
+        environment("libraries"),
+        pytest("libraries", "libraries", ["tests/libraries"]),
+        on_softcuda("gpu-check on softcuda, libraries", "libraries", *LIBRARIES),
+    ]
 
 
 def packaging():

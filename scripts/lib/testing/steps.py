@@ -12,6 +12,7 @@ import threading
 import time
 import typing
 
+from . import lacking
 from .places import LOGS, ROOT
 
 # Seconds between signs of life where the output is no terminal.
@@ -79,10 +80,12 @@ class Running:
 
 
 class Runner:
-    """Runs steps in order, several side by side where they may, and keeps their results."""
+    """Runs steps in order, several side by side where they may, and keeps their results. `strict`: none may be skipped."""
 
-    def __init__(self, steps, jobs):
+    def __init__(self, steps, jobs, strict=False):
         self.jobs = jobs
+        self.strict = strict
+        self.variables = {lacking.STRICT: "1"} if strict else {}
         self.total = len(steps)
         self.waiting = dict(enumerate(steps, 1))
         self.running = {}
@@ -138,7 +141,7 @@ class Runner:
             process = subprocess.Popen(
                 step.command,
                 cwd=ROOT,
-                env=dict(os.environ, **step.environment),
+                env=dict(os.environ, **self.variables, **step.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -159,7 +162,7 @@ class Runner:
                 self._show()
         running = self.running.pop(number)
         step, text = running.step, running.log.read_text(errors="replace")
-        result = self.results[number] = judged(step, code, text, time.monotonic() - running.started)
+        result = self.results[number] = judged(step, code, text, time.monotonic() - running.started, self.strict)
         mark = "  FAIL" if result.failed else "  ok  " if result.passed else "  skip"
         name = f"{step.name}  " if self.jobs > 1 else ""
         self._say(f"{mark} {clock(result.seconds)}  {name}{counted(result)}".rstrip())
@@ -202,10 +205,11 @@ class Runner:
         return 1 if failed else 0
 
 
-def judged(step, code, text, seconds):
-    """The result of a step that ended with `code` after printing `text`."""
+def judged(step, code, text, seconds, strict=False):
+    """The result of a step that ended with `code` after printing `text`. `strict`: one that was skipped has failed."""
     if code and code == step.skips:
-        return Result(step, 0, 0, 1, seconds, f"skipped: {(text.strip().splitlines() or ['no reason given'])[-1]}")
+        why = (text.strip().splitlines() or ["no reason given"])[-1]
+        return Result(step, 0, int(strict), int(not strict), seconds, f"skipped{', and --strict' * strict}: {why}")
     sums = dict.fromkeys(WORDS.values(), 0)
     for line in SUMS[step.counts].findall(text) if step.counts else ():
         for number, word in re.findall(r"(\d+) (\w+)", line):
