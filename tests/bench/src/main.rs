@@ -19,7 +19,9 @@ fn main() -> Result<()> {
         ["bursts", library] => calls::measure(Path::new(library), true)?,
         ["park", library, mib, rounds] => park::measure(Path::new(library), number(mib)? << 20, number(rounds)?)?,
         ["start", count, preload] => start::measure(number(count)?, preload)?,
-        _ => bail!("usage: zerogpu-bench calls LIBRARY | bursts LIBRARY | park LIBRARY MIB ROUNDS | start COUNT PRELOAD"),
+        _ => {
+            bail!("usage: zerogpu-bench calls LIBRARY | bursts LIBRARY | park LIBRARY MIB ROUNDS | start COUNT PRELOAD")
+        }
     };
     println!("{found}");
     Ok(())
