@@ -127,9 +127,30 @@ def test_it_tells_when_the_gpu_was_held(opened, trace):
     rows = {row["label"]: row for row in opened.look("timeline.rows")}
     assert rows["marked calls"]["blocks"] == 3
     assert rows["GPU"]["blocks"] == 9
-    assert rows["bytes on the card"]["values"] == 6
+    on_card = [record["value"] for record in trace[0] if record["type"] == "counter" and record["name"] == "bytes on the card"]
+    # each claim brings the program's memory, each park takes all away
+    assert len(on_card) >= 6 and max(on_card) == 48 << 20 and on_card.count(0) >= 3
+    assert rows["bytes on the card"]["values"] == len(on_card)
+    legend = tab.locator("#legend").inner_text()
     for label in ("claim: bytes go to the card", "claimed: the program has the GPU", "a GPU is held", "failed"):
-        assert label in tab.locator("#legend").inner_text()
+        assert label in legend
+    for label in ("copy to the device", "copy to the host"):
+        assert label in legend
+    # the program has no other copies and waits for no broker, and what does not occur has no colour
+    assert "waits for the broker" not in legend and "other copy" not in legend
+
+
+def test_the_totals_are_those_of_the_records(opened, trace):
+    cells = opened.tab.locator("#totals tr").all()
+    totals = dict(cell.inner_text().split("\t") for cell in cells)
+    travelled = [sum(span["bytes"] for span in spans(trace[0], kind)) >> 20 for kind in ("claim", "park")]
+    assert travelled == [3 * 48, 3 * 48] and totals["bytes to the card, home"] == "144 MiB, 144 MiB", totals
+    assert totals["program's copies in, out"] == "48 MiB, 3 MiB"
+    calls = [record for record in trace[0] if record["type"] == "call"]
+    failed = sum(call["result"] not in (0, 600) for call in calls)
+    assert failed >= 1 and totals["calls, failed"] == f"{len(calls):,}, {failed}"
+    assert totals["claims"].startswith("3, in ") and totals["parks"].startswith("3, in ")
+    assert "waited for the broker" not in totals
 
 
 def test_wheel_and_buttons_zoom(opened, trace):

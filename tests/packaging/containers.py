@@ -105,11 +105,11 @@ class Runtime:
         self._command = ["runc", "--root", str(self._folder / "runc")]
         self._containers = []
 
-    def start(self, name, *arguments, environment, mounts=(), limit=None):
+    def start(self, name, *arguments, environment, mounts=(), limit=None, folder="/"):
         """Starts a program in a container of its own. `mounts`: (path here, path there, may be written)."""
         bundle = self._folder / name
         bundle.mkdir()
-        (bundle / "config.json").write_text(json.dumps(self._config(name, arguments, environment, mounts, limit)))
+        (bundle / "config.json").write_text(json.dumps(self.config(name, arguments, environment, mounts, limit, folder)))
         # the prefix keeps containers of several test runs apart in the control groups
         identity = f"zerogpu-{os.getpid()}-{name}"
         made = Container(self._command, identity, bundle)
@@ -120,7 +120,8 @@ class Runtime:
         for container in self._containers:
             container.close()
 
-    def _config(self, name, arguments, environment, mounts, limit):
+    def config(self, name, arguments, environment, mounts, limit, folder):
+        """What runc is told."""
         flags = ["nosuid", "nodev", "noexec"]
 
         def tmpfs(place, *options):
@@ -135,7 +136,7 @@ class Runtime:
                 "user": {"uid": UID, "gid": UID, "additionalGids": [GROUP]},
                 "args": list(arguments),
                 "env": [f"{key}={value}" for key, value in environment.items()],
-                "cwd": "/tmp",
+                "cwd": folder,
                 "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
                 "rlimits": [{"type": "RLIMIT_MEMLOCK", "soft": 8 << 20, "hard": 8 << 20}],
                 "noNewPrivileges": True,

@@ -9,6 +9,7 @@ import sys
 import time
 
 import containers
+import contract
 import pytest
 from containers import GROUP
 from places import CLI, CUBIN, DRIVER, PROGRAMS, clean
@@ -35,28 +36,52 @@ grace = "2s"
 warm = "0"
 context = "16MiB"
 """
+# Instead of --gpus: the software card.
+SOFT = {"ZEROGPU_DRIVER": "soft"}
 # What a broker has on a card for itself.
 OWN = 4 << 20
 PYTHON = "/app/venv/bin/python"
+DOCKERFILE = contract.Dockerfile()
 
 
 @pytest.fixture(scope="module")
 def image(wheel, tmp_path_factory):
-    """The root with the wheel and the program, made by the steps of packaging/container/Dockerfile."""
+    """The root with the wheel and the programs, made by the steps of packaging/container/Dockerfile."""
     root = tmp_path_factory.mktemp("image") / "root"
     subprocess.run(["cp", "--archive", "--reflink=auto", containers.debian(), root], check=True)
-    shutil.copy(wheel, root / "tmp")
-    # Debian's pip as it lies there, which takes less time than to put it into the environment
-    (pip,) = (root / "usr/share/python-wheels").glob("pip-*.whl")
-    for step in (
-        ["/usr/bin/python3", "-m", "venv", "--without-pip", "/app/venv"],
-        [PYTHON, f"/usr/share/python-wheels/{pip.name}/pip", "install", "--quiet", "--no-index", "--no-cache-dir", f"/tmp/{wheel.name}"],
-    ):
-        subprocess.run(["chroot", root, *step], check=True, env={"PATH": "/usr/sbin:/usr/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8"})
-    (root / "tmp" / wheel.name).unlink()
+    prepare(root)
+    context = root / "context"
+    user, packages, own = DOCKERFILE.runs()
+    # there is no useradd in the root, which has the user: the same one
+    assert user == (f"useradd --uid {containers.UID} --no-create-home --home-dir /tmp {DOCKERFILE.user}", {})
+    assert f"\n{DOCKERFILE.user}:x:{containers.UID}:{containers.UID}::/tmp:" in (root / "etc/passwd").read_text()
+    # nothing can be fetched: PyTorch comes with a folder, where a test needs it
+    assert packages[0].startswith("pip install ") and packages[0].endswith(" --requirement /context/requirements.txt")
+    assert packages[1] == {"/context/requirements.txt": "requirements.txt"} and (contract.FOLDER / "requirements.txt").exists()
+    command, mounts = own
+    assert mounts == {"/context": "."}
+    shutil.copytree(contract.FOLDER, context)
+    shutil.copy(wheel, context)
+    environment = {"PATH": "/app/venv/bin:/usr/sbin:/usr/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8"}
+    subprocess.run(["chroot", root, "/bin/sh", "-c", f"{command} --quiet"], check=True, env=environment)
+    shutil.rmtree(context)
+    for text in DOCKERFILE.of("COPY"):
+        name, folder = text.split()
+        shutil.copy(contract.FOLDER / name, root / folder.strip("/"))
     for path in (PROGRAMS / "space.py", DRIVER, CUBIN):
         shutil.copy(path, root / "app")
     return root
+
+
+def prepare(root):
+    """What the base image would have: a Python with pip, here in an environment, by the names that the steps call."""
+    (pip,) = (root / "usr/share/python-wheels").glob("pip-*.whl")
+    path = {"PATH": "/usr/sbin:/usr/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8"}
+    subprocess.run(["chroot", root, "/usr/bin/python3", "-m", "venv", "--without-pip", "/app/venv"], check=True, env=path)
+    # Debian's as it lies there, which takes less time than to put it into the environment
+    program = root / "app/venv/bin/pip"
+    program.write_text(f'#!/bin/sh\nexec {PYTHON} /usr/share/python-wheels/{pip.name}/pip "$@"\n')
+    program.chmod(0o755)
 
 
 class Node:
@@ -83,22 +108,30 @@ class Node:
         # as the socket unit of packaging/systemd does
         os.chown(self.broker.socket, 0, GROUP)
 
-    def container(self, name, *arguments, mounts=None, **more):
+    def container(self, name, *arguments, mounts=None, path="/app/venv/bin:/usr/bin:/bin", settings=(), **more):
         """A container as docs/containers.md says."""
         environment = dict(
-            PATH="/app/venv/bin:/usr/bin:/bin",
-            HOME="/tmp",
-            ZEROGPU_SOCKET="/run/zerogpu/broker.sock",
+            DOCKERFILE.environment,
+            PATH=path,
             SOFTCUDA_CARDS="/run/zerogpu-cards",
             CHECKS_CUBIN="/app/sm80.cubin",
+            **dict(settings),
         )
         usual = [(self.run, "/run/zerogpu", False), (self.cards, "/run/zerogpu-cards", True)]
         mounts = usual if mounts is None else mounts
-        return self.runtime.start(name, *arguments, environment=environment, mounts=mounts, **more)
+        return self.runtime.start(name, *arguments, environment=environment, mounts=mounts, folder=DOCKERFILE.folder, **more)
 
     def space(self, name, turns, **more):
-        command = ["zerogpu", "run", "--driver", "soft", "--", "python", "/app/space.py", name, SPACE, turns]
-        return self.container(name, *map(str, command), **more)
+        command = [*DOCKERFILE.entry, "python", "space.py", name, SPACE, turns]
+        return self.container(name, *map(str, command), settings=SOFT, **more)
+
+    def app(self, name, torch):
+        """The app of packaging/container, as the image starts it; PyTorch comes from a folder of this machine."""
+        usual = [(self.run, "/run/zerogpu", False), (self.cards, "/run/zerogpu-cards", True)]
+        mounts = [*usual, *((path, str(path), False) for path in torch.folders)]
+        command = [*DOCKERFILE.entry, *DOCKERFILE.command]
+        path = f"{torch.environment}/bin:/app/venv/bin:/usr/bin:/bin"
+        return self.container(name, *command, mounts=mounts, path=path, settings=SOFT)
 
     def card(self):
         """What the machine says of the card."""
@@ -126,8 +159,8 @@ def node(image, tmp_path):
     made.close()
 
 
-def until(true, what):
-    give_up = time.monotonic() + 20
+def until(true, what, seconds=20):
+    give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up, f"never: {what}"
         time.sleep(0.002)

@@ -191,7 +191,9 @@ def packaging():
     host = Step("packages for containers", ["scripts/lib/packages", "runc", "golang-github-containers-common"], skips=3)
     step = pytest("packaging", "packaging", ["tests/packaging"])
     step.after = (host.name,)
-    return [environment("packaging"), host, step]
+    # a Space in a container has PyTorch
+    step.needs += (environment(ANY).name,)
+    return [environment("packaging"), environment(ANY), host, step]
 
 
 def browser():
