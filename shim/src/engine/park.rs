@@ -16,8 +16,10 @@ use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};
 use zerogpu_protocol::{clip, Range, TEXT_BYTES};
 
-/// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
-const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
+/// Errors after which CUDA itself answers nothing else in this context. Of most of them cuda.h 13.0 says "the process must be
+/// terminated and relaunched", of 710 "the context cannot be used anymore, and must be destroyed"; 214 and 220 are
+/// uncorrectable errors of memory and NVLink under a running kernel.
+const STICKY: [u32; 15] = [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911];
 
 /// Whether a context that answered this is lost.
 pub(super) fn is_sticky(code: CUresult) -> bool {

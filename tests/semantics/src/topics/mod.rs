@@ -17,6 +17,7 @@ mod memory;
 mod memory_model;
 mod modules;
 mod oom;
+mod parks;
 mod pending;
 mod pointers;
 mod pools;
@@ -157,6 +158,7 @@ pub const TOPICS: &[Topic] = &[
     ours("region_unloading", regions::unloading),
     claims("fault_program", faults::program),
     claims("fault_each_call", faults::each_call),
+    claims("park_lost", parks::lost),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),
