@@ -242,7 +242,7 @@ impl Engine {
             .functions
             .entry(func)
             .or_insert_with(|| Box::leak(Box::new(LiveFunction { real: AtomicUsize::new(0), kernel: f.kernel })));
-        // nobody reads it before this claim's twin is set
+        // the same again where only the twin was voided; else nobody reads it before this claim's twin is set
         kept.real.store(real.0, Ordering::Relaxed);
         for h in [func, asked] {
             handle::set_twin(h, epoch, kept as *const LiveFunction as u64);

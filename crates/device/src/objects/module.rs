@@ -114,8 +114,8 @@ impl Function {
         }
     }
 
-    /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set.
-    pub fn set_attribute(&mut self, n: u32, value: i32) -> Res {
+    /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set. Whether it had another value before.
+    pub fn set_attribute(&mut self, n: u32, value: i32) -> Res<bool> {
         let good = match n {
             MAX_DYNAMIC_SHARED => {
                 let room = device()?.shared_per_block_optin.saturating_sub(self.kernel.shared_static);
@@ -134,9 +134,12 @@ impl Function {
         if !good {
             return Err(CUresult::INVALID_VALUE);
         }
+        if self.set.contains(&(n, value)) {
+            return Ok(false);
+        }
         self.set.retain(|(set, _)| *set != n);
         self.set.push((n, value));
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -244,7 +247,7 @@ impl State {
         for (&h, k) in &mut self.modules.kernels {
             if k.functions.remove(&ctx).is_some() {
                 // a kernel's live twin is its function's, which has just ended
-                handle::set_twin(h, 0, 0);
+                handle::void_twin(h);
             }
         }
     }
@@ -457,17 +460,18 @@ impl State {
             if config > 3 {
                 return Err(CUresult::INVALID_VALUE);
             }
-            f.cache = config;
-            Ok(())
+            Ok(std::mem::replace(&mut f.cache, config) != config)
         })
     }
 
-    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res) -> Res {
+    /// `set` says whether it changed anything: programs set the same before each launch, which must cost no look-up.
+    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res<bool>) -> Res {
         let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
         let functions: Vec<usize> = of_kernel.unwrap_or_default();
         for f in std::iter::once(h).chain(functions) {
-            set(self.any_function(f)?)?;
-            handle::set_twin(f, 0, 0);
+            if set(self.any_function(f)?)? {
+                handle::void_twin(f);
+            }
         }
         Ok(())
     }

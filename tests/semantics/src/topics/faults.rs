@@ -90,7 +90,8 @@ fn lost(r: Regions) -> bool {
     r.level().as_deref() == Some("lost")
 }
 
-fn read(variable: &str) -> String {
+/// A file that softcuda writes, by the variable that names it.
+pub(super) fn read(variable: &str) -> String {
     std::env::var_os(variable).map_or_else(String::new, |path| std::fs::read_to_string(path).unwrap_or_default())
 }
 
@@ -167,11 +168,20 @@ impl Run {
     }
 }
 
-/// Runs a topic once more, in a process with cards and settings of its own; what it said of failures, None: it did well.
-pub(super) fn again(topic: &str, settings: &[(&str, &str)]) -> Option<String> {
+/// Tells a topic's process that it is the one with other settings, and what they are about.
+const PART: &str = "TOPIC_PART";
+
+/// What the settings of this process are about; None: it is the topic's first.
+pub(super) fn part() -> Option<String> {
+    std::env::var(PART).ok()
+}
+
+/// Runs a topic once more, in a process with cards and settings of its own, where [`part`] is `part`; it has to do well.
+pub(super) fn again(t: &mut Check, topic: &str, part: &str, settings: &[(&str, &str)]) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let run = Run::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    run.run(run.topic(topic).envs(settings.iter().copied()))
+    let outcome = run.run(run.topic(topic).env(PART, part).envs(settings.iter().copied()));
+    t.note(format_args!("{topic}, {part}"), outcome.is_none(), || outcome.unwrap_or_default());
 }
 
 impl Drop for Run {

@@ -130,6 +130,8 @@ pub const TOPICS: &[Topic] = &[
     any("module_libraries", modules::libraries),
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
+    any("module_attributes_beside_launches", modules::attributes_beside_launches),
+    claims("module_attributes_set_again", modules::attributes_set_again),
     any("link_linked", links::linked),
     any("link_to_be_linked", links::to_be_linked),
     any("link_refusals", links::refusals),

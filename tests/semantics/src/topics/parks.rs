@@ -1,30 +1,16 @@
 //! Parks at awkward moments. Where the card has to behave in a certain way, the topic runs itself again with settings for it.
-use super::faults::{again, seen_by_others};
+use super::faults::{again, part, seen_by_others};
 use super::regions::{Kernel, Regions};
 use crate::check::Check;
 use crate::driver::Driver;
 use zerogpu_abi::*;
-
-/// Tells a topic's process that it is the one with the settings, and what they are about.
-const PART: &str = "TOPIC_PART";
-
-fn part() -> Option<String> {
-    std::env::var(PART).ok()
-}
-
-/// Runs the topic again; it has to do well.
-fn with(t: &mut Check, topic: &str, part: &str, settings: &[(&str, &str)]) {
-    let settings: Vec<_> = settings.iter().copied().chain([(PART, part)]).collect();
-    let outcome = again(topic, &settings);
-    t.note(format_args!("{topic}, {part}"), outcome.is_none(), || outcome.unwrap_or_default());
-}
 
 /// An error after which CUDA answers nothing else ends the device for the process, and the card is left.
 pub fn lost(d: &'static Driver, t: &mut Check) {
     let Some(code) = part() else {
         // as cuda.h 13.0 says: "the process must be terminated and relaunched", "the context cannot be used anymore"
         for code in ["226", "700", "702", "710", "714", "715", "716", "717", "718", "719", "721", "810", "911"] {
-            with(t, "park_lost", code, &[("SOFTCUDA_FAULT", &format!("cuCtxSynchronize={code}"))]);
+            again(t, "park_lost", code, &[("SOFTCUDA_FAULT", &format!("cuCtxSynchronize={code}"))]);
         }
         return;
     };
