@@ -41,6 +41,7 @@ impl Engine {
             Ok(bytes) => {
                 let borrowed = matches!(*phase, Phase::Claimed { borrowed: true });
                 *phase = Phase::Parked;
+                self.watch.begin_claim();
                 let took = now() - start;
                 self.tally.parks.fetch_add(1, Ordering::Relaxed);
                 self.tally.last_park.store(took + 1, Ordering::Relaxed);

@@ -23,8 +23,6 @@ struct Open {
     regions: HashMap<u64, Region>,
     /// Since when the clock stands still: while the process waits for a card, its calls' time does not run.
     paused: Option<u64>,
-    /// Whether the broker has taken the card back from the regions that are open.
-    revoked: bool,
     /// Why the last claim for them failed.
     refusal: Option<String>,
 }
@@ -35,7 +33,7 @@ impl Open {
     }
 
     fn over(&self) -> bool {
-        !self.regions.is_empty() && (self.revoked || latest(&self.regions).is_some_and(|d| d <= self.clock()))
+        latest(&self.regions).is_some_and(|d| d <= self.clock())
     }
 }
 
@@ -121,7 +119,6 @@ impl Regions {
             open.refusal = None;
         }
         self.count.store(open.regions.len() as u64, Ordering::Release);
-        open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
         self.over.store(open.over(), Ordering::Release);
         let last = open.regions.is_empty();
@@ -146,12 +143,14 @@ impl Regions {
         }
     }
 
-    /// The card was taken back: the time of the regions that are open is over. False: none is open.
-    pub fn revoke(&self) -> bool {
+    /// The card was taken back: the time of the regions that are open is over. One that begins later has its own.
+    pub fn revoke(&self) {
         let mut open = self.locked();
-        open.revoked = !open.regions.is_empty();
+        let clock = open.clock();
+        for region in open.regions.values_mut() {
+            region.deadline = Some(region.deadline.map_or(clock, |deadline| deadline.min(clock)));
+        }
         self.over.store(open.over(), Ordering::Release);
-        open.revoked
     }
 
     /// Closes what a thread left open.
@@ -169,7 +168,7 @@ impl Regions {
     pub fn expired(&self, id: u64) -> bool {
         let open = self.locked();
         let region = open.regions.get(&id);
-        region.is_some_and(|r| open.revoked || r.deadline.is_some_and(|d| d <= open.clock()))
+        region.is_some_and(|r| r.deadline.is_some_and(|d| d <= open.clock()))
     }
 
     /// Whether any region is open.
@@ -297,13 +296,17 @@ mod tests {
     #[test]
     fn a_card_that_is_taken_back_ends_the_time_of_those_that_are_open() {
         let r = Regions::default();
-        assert!(!r.revoke() && !r.over());
-        let (a, b) = (r.begin(60.0).unwrap(), r.begin(60.0).unwrap());
-        assert!(r.revoke() && r.over() && r.expired(a));
+        r.revoke();
+        assert!(!r.over());
+        let (a, b) = (r.begin(60.0).unwrap(), r.begin(f64::INFINITY).unwrap());
+        r.revoke();
+        assert!(r.over() && r.expired(a) && r.expired(b));
         r.end(a);
         assert!(r.over(), "the other is still open");
-        r.end(b);
+        // calls that overlap for ever: those that came later go on
         let c = r.begin(60.0).unwrap();
+        assert!(!r.over() && !r.expired(c) && r.expired(b));
+        r.end(b);
         assert!(!r.over() && !r.expired(c));
         r.end(c);
     }

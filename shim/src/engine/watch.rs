@@ -16,8 +16,10 @@ pub struct Watch {
     /// Whether the thread runs, and whether something changed since it last looked.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
-    /// Whether the last region ended where nobody could park.
+    /// Whether the last region ended where nobody could park. Meant for the claim of that moment: gone with it.
     park: AtomicBool,
+    /// Whether the broker has taken the card of the claim back: it is left, whoever has opened a region meanwhile.
+    revoked: AtomicBool,
     /// Whether a region began, and the broker does not know yet what it may claim.
     wish: AtomicBool,
 }
@@ -63,6 +65,17 @@ impl Watch {
         self.look_again(engine);
     }
 
+    /// A claim begins, or has ended: what was wanted of an earlier one is done.
+    pub fn begin_claim(&self) {
+        self.park.store(false, Ordering::Release);
+        self.revoked.store(false, Ordering::Release);
+    }
+
+    /// Whether the broker has taken the card of the claim back.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
     /// A region began that may claim: the next look tells the broker.
     pub fn wish(&self) {
         self.wish.store(true, Ordering::Release);
@@ -96,14 +109,14 @@ impl Engine {
     fn look(&self, passes: &mut u64) -> Option<Duration> {
         let phase = *locked(&self.phase);
         match phase {
-            Phase::Claimed { .. } if self.regions.over() => self.leave(),
+            Phase::Claimed { .. } if self.regions.over() || self.watch.is_revoked() => self.leave(),
             Phase::Claimed { .. } if self.regions.any() => {
                 let deadline = self.regions.latest_deadline();
                 let orphan = self.keep_lease(deadline);
                 let over = deadline.map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
                 over.into_iter().chain(orphan).min()
             }
-            Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
+            Phase::Claimed { .. } if self.watch.park.load(Ordering::Acquire) => self.leave(),
             // no region: borrowed, or left over from a park that failed
             Phase::Claimed { .. } => {
                 let seen = self.gate.passes();
@@ -174,9 +187,8 @@ impl Engine {
             Some(at) if at <= now().saturating_add(CLOCKS) => report::explain(&text),
             _ => report::error(&text),
         }
-        if !self.regions.revoke() {
-            self.watch.park.store(true, Ordering::Release);
-        }
+        self.regions.revoke();
+        self.watch.revoked.store(true, Ordering::Release);
         self.watch.look_again(self);
     }
 
