@@ -1,5 +1,6 @@
 //! The open regions of the process, and their deadlines.
 use crate::fault::contained;
+use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -229,16 +230,43 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
     });
 }
 
+/// The watcher's locks, held by the forking thread.
+struct Held(UnsafeCell<Option<(MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>)>>);
+
+// SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
+unsafe impl Sync for Held {}
+
+static HELD: Held = Held(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    contained(|| {
+        // a child of a process that has said cuInit is refused, and needs no lock
+        let Some(e) = super::engine().filter(|_| runtime::ready().is_err() && !runtime::forked()) else { return };
+        // SAFETY: see Held.
+        unsafe { *HELD.0.get() = Some(e.watch.hold()) };
+    });
+}
+
+extern "C" fn forked_in_parent() {
+    // SAFETY: see Held.
+    contained(|| drop(unsafe { (*HELD.0.get()).take() }));
+}
+
 extern "C" fn forked() {
-    if let Some(e) = super::engine() {
+    contained(|| {
+        let Some(e) = super::engine() else { return };
         e.regions.forget();
-    }
+        // SAFETY: see Held.
+        if let Some((_looks, mut state)) = unsafe { (*HELD.0.get()).take() } {
+            e.watch.forked(&mut state);
+        }
+    });
 }
 
 fn watch_this_thread() {
     let key = KEY.get_or_init(|| {
-        // SAFETY: the handler is a plain function that lives as long as the library, which is never unloaded.
-        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+        // SAFETY: the handlers are plain functions that live as long as the library, which is never unloaded.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(forked_in_parent), Some(forked)) };
         let mut key = 0;
         // SAFETY: writes the key; the destructor is a function of this library, which is never unloaded.
         (unsafe { libc::pthread_key_create(&mut key, Some(thread_ended)) } == 0).then_some(key)
