@@ -31,7 +31,7 @@ const UNKNOWN: u32 = 999;
 
 /// What the program never calls: for leases and brokers, for tables that are forwarded, where memory lacks, and for cards
 /// after Hopper.
-const UNUSED: [&str; 12] = [
+const UNUSED: [&str; 13] = [
     "cuCtxGetCurrent",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -43,8 +43,12 @@ const UNUSED: [&str; 12] = [
     "cuMemGetAllocationGranularity",
     "cuMemGetInfo_v2",
     "cuMemImportFromShareableHandle",
+    "cuModuleLoadData",
     "cuTensorMapEncodeIm2colWide",
 ];
+
+/// What is tried a second time, or changes nothing that the program could see.
+const HARMLESS: [&str; 0] = [];
 
 /// The program, in a process whose driver below may refuse calls.
 pub fn program(d: &'static Driver, t: &mut Check) {
@@ -75,7 +79,7 @@ pub fn program(d: &'static Driver, t: &mut Check) {
         t.that(format_args!("a lost device is told: {codes:?}"), r.state().contains("the GPU failed"));
     } else {
         t.same("the process is parked", r.level().as_deref(), Some("parked"));
-        t.that(format_args!("a refusal is told once at most: {codes:?}"), told.len() <= 1);
+        t.that(format_args!("a refusal is told once, {codes:?}: {}", r.state()), told.len() == 1 || hidden(r, &told));
         t.that("the next claim works", codes.iter().rev().take(ROUNDS_AFTER as usize).all(|codes| *codes == [0, 0]));
         for shadow in program.shadows() {
             t.same(format_args!("{} at the end", shadow.name()), shadow.holds(d), Ok(true));
@@ -83,6 +87,14 @@ pub fn program(d: &'static Driver, t: &mut Check) {
         t.same("what softcuda complains of", read("SOFTCUDA_STRICT_LOG").as_str(), "");
     }
     t.same("on the card, as others see it: bytes and contexts", seen_by_others(), Some((0, 0)));
+}
+
+/// Whether nobody had to be told with a code: what a park or a claim can do without is said in a sentence, if at all.
+fn hidden(r: Regions, told: &[u32]) -> bool {
+    let fault = std::env::var("SOFTCUDA_FAULT").unwrap_or_default();
+    let function = fault.split([':', '=']).next().unwrap_or_default();
+    let said = !r.state().contains("\"last_error\": null");
+    told.is_empty() && (fault.is_empty() || said || HARMLESS.contains(&function))
 }
 
 /// Whether the device is lost.
