@@ -55,7 +55,8 @@ pub fn options(d: &'static Driver, t: &mut Check) {
         }
         t.that("the region ends", r.end(region));
     }
-    let told = |line: &str| line.split_once("\"jit\":").map(|(_, rest)| rest.split("]]").next().unwrap_or("").to_string());
+    let told =
+        |line: &str| line.split_once("\"jit\":").map(|(_, rest)| rest.split("]]").next().unwrap_or("").to_string());
     let log = super::faults::read("SOFTCUDA_LAUNCH_LOG");
     let told: Vec<Option<String>> = log.lines().map(told).collect();
     let want = Some("[[0,32],[7,2],[13,1".to_string());
