@@ -78,7 +78,7 @@ int zerogpu_region_expired(uint64_t region);
  *   "bytes"          device memory in use, as cuMemGetInfo counts it
  *   "waiting"        while a claim waits for a GPU of the broker: an object with "place" (1 is next), "of" (how many
  *                    wait) and "seconds" (how long still, about), each null where it is not known; else null
- *   "bound_by"       list of texts: each object that binds the process to its context (a live graph, ...), [] if none
+ *   "bound_by"       list of texts: each object that binds the process to its context, [] if none
  *   "left"           list of texts: what the last park could not give back to the card (it is tried again), [] if nothing
  *   "last_error"     the last sentence that was told on standard error, null before the first
  */

@@ -134,6 +134,9 @@ functions! {
     cuLinkComplete(state: CUlinkState, image: *mut *mut c_void, bytes: *mut usize);
     cuLinkDestroy(state: CUlinkState);
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
+    cuModuleLoadDataEx(
+        module: *mut CUmodule, image: *const c_void, count: u32, options: *mut u32, values: *mut *mut c_void
+    );
     cuModuleUnload(module: CUmodule);
     cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
     cuModuleGetGlobal_v2(address: *mut CUdeviceptr, bytes: *mut usize, module: CUmodule, name: *const c_char);

@@ -97,14 +97,16 @@ pub fn kind_of(handle: usize) -> Option<u32> {
     slot(handle).map(|s| s.kind.load(Ordering::Acquire)).filter(|&k| k != 0)
 }
 
-/// The live twin made in claim `epoch`.
+/// The live twin made in claim `epoch`. It may be voided meanwhile by another thread: the caller then still has the old
+/// one, so what it stands for has to live until nobody can be using it.
 #[inline]
 pub fn twin(handle: usize, kind: Kind, epoch: u32) -> Option<u64> {
     let s = slot(handle)?;
     if s.kind.load(Ordering::Acquire) != kind as u32 || s.epoch.load(Ordering::Acquire) != epoch {
         return None;
     }
-    Some(s.twin.load(Ordering::Relaxed))
+    // none: the handle is being given to another object at this moment
+    Some(s.twin.load(Ordering::Relaxed)).filter(|&twin| twin != 0)
 }
 
 /// Remembers the live twin of a handle for claim `epoch`.
@@ -112,6 +114,14 @@ pub fn set_twin(handle: usize, epoch: u32, twin: u64) {
     if let Some(s) = slot(handle) {
         s.twin.store(twin, Ordering::Relaxed);
         s.epoch.store(epoch, Ordering::Release);
+    }
+}
+
+/// Has the live twin of a handle looked up anew. The twin itself stays in the slot: a thread that has just read the epoch
+/// must not find a hole behind it.
+pub fn void_twin(handle: usize) {
+    if let Some(s) = slot(handle) {
+        s.epoch.store(0, Ordering::Release);
     }
 }
 
@@ -176,5 +186,31 @@ mod tests {
         assert_eq!(twin(h, Kind::Event, 3), Some(77));
         assert_eq!(twin(h, Kind::Event, 4), None);
         assert_eq!(twin(h, Kind::Stream, 3), None);
+        void_twin(h);
+        assert_eq!(twin(h, Kind::Event, 3), None);
+        set_twin(h, 3, 0);
+        assert_eq!(twin(h, Kind::Event, 3), None, "nothing is no twin");
+    }
+
+    #[test]
+    fn a_twin_that_another_thread_voids_is_there_or_not() {
+        const ROUNDS: usize = 1_000_000;
+        let h = Allocator::default().make(Kind::Function).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut odd = 0;
+                while !over.load(Ordering::Relaxed) {
+                    odd += twin(h, Kind::Function, 3).is_some_and(|twin| twin != 77) as usize;
+                }
+                odd
+            });
+            for _ in 0..ROUNDS {
+                set_twin(h, 3, 77);
+                void_twin(h);
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(reader.join().unwrap(), 0);
+        });
     }
 }

@@ -67,6 +67,14 @@ pub struct Link {
     pub output: Option<Box<[u8]>>,
 }
 
+/// Whether an option of a module tells the compiler something in its value alone: then it is kept, and said again each time the
+/// module is loaded. The others answer (time, logs), or name symbols of the program.
+pub fn is_kept(option: u32) -> bool {
+    use option::*;
+    let answers = (WALL_TIME..=ERROR_LOG_BYTES).contains(&option);
+    option < COUNT && !answers && !GLOBAL_SYMBOLS.contains(&option) && !REFERENCED.contains(&option)
+}
+
 /// Checks options of which no reference may be kept.
 ///
 /// # Errors

@@ -48,6 +48,8 @@ pub struct SoftSettings {
     pub call_log: Option<PathBuf>,
     /// Driver calls that fail on purpose.
     pub faults: Vec<Fault>,
+    /// A page in the way of reservations: its address, and during how many of them it is there; `None`: from the first on.
+    pub obstacle: Option<(u64, Option<u64>)>,
     /// File to which violations are appended.
     pub strict_log: Option<PathBuf>,
 }
@@ -75,6 +77,7 @@ impl SoftSettings {
             launch_log: reader.path("SOFTCUDA_LAUNCH_LOG"),
             call_log: reader.path("SOFTCUDA_CALL_LOG"),
             faults: reader.parsed("SOFTCUDA_FAULT", faults).unwrap_or_default(),
+            obstacle: reader.parsed("SOFTCUDA_OBSTACLE", obstacle),
             strict_log: reader.path("SOFTCUDA_STRICT_LOG"),
         };
         (settings, reader.complaints)
@@ -141,4 +144,15 @@ fn fault(item: &str) -> Result<Fault, String> {
         return Err(wrong());
     }
     Ok(Fault { function: function.to_string(), nth, code })
+}
+
+fn obstacle(text: &str) -> Result<(u64, Option<u64>), String> {
+    let wrong = || format!("'{text}' is not address[:calls]; write it as in 0x700000000000:3");
+    let (address, calls) = match text.trim().split_once(':') {
+        Some((address, calls)) => (address, Some(calls.parse().map_err(|_| wrong())?)),
+        None => (text.trim(), None),
+    };
+    let digits = address.strip_prefix("0x").ok_or_else(wrong)?;
+    let address = u64::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    Ok((address, calls))
 }

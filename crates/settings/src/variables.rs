@@ -123,7 +123,7 @@ pub const VARIABLES: &[Variable] = &[
         "SOFTCUDA_LAUNCH_LOG",
         "none",
         "a path",
-        "File to which each launch is appended as a line of JSON: kernel, grid, block, parameter bytes.",
+        "File to which each launch is appended as a line of JSON: kernel, grid, block, parameter bytes, and what the JIT compiler was told of its module.",
     ),
     variable(
         "SOFTCUDA_CALL_LOG",
@@ -136,6 +136,12 @@ pub const VARIABLES: &[Variable] = &[
         "none",
         "function[:nth]=code,...",
         "Driver calls that fail with this CUDA result: the nth call of the function, or each one.",
+    ),
+    variable(
+        "SOFTCUDA_OBSTACLE",
+        "none",
+        "address[:calls]",
+        "A page that something else maps at this address just before addresses are reserved (cuMemAddressReserve): it is gone after each of the first calls, or, without a number, stays.",
     ),
     variable(
         "SOFTCUDA_STRICT_LOG",

@@ -105,6 +105,7 @@ fn each_setting_of_the_software_driver_arrives() {
         ("SOFTCUDA_LAUNCH_LOG", "/tmp/launches"),
         ("SOFTCUDA_CALL_LOG", "/tmp/calls"),
         ("SOFTCUDA_FAULT", "cuMemCreate:3=2, cuMemMap=999"),
+        ("SOFTCUDA_OBSTACLE", "0x7000:2"),
         ("SOFTCUDA_STRICT_LOG", "/tmp/strict"),
     ]);
     assert_eq!(complaints, Vec::<String>::new());
@@ -124,6 +125,7 @@ fn each_setting_of_the_software_driver_arrives() {
             Fault { function: "cuMemCreate".into(), nth: Some(3), code: 2 },
             Fault { function: "cuMemMap".into(), nth: None, code: 999 },
         ],
+        obstacle: Some((0x7000, Some(2))),
         strict_log: Some("/tmp/strict".into()),
     };
     assert_eq!(settings, expected);
@@ -157,6 +159,8 @@ fn a_bad_value_is_named_with_the_way_out_and_the_default_holds() {
         ("SOFTCUDA_FAULT", "cuMemCreate:0=2"),
         ("SOFTCUDA_FAULT", "=2"),
         ("SOFTCUDA_FAULT", "cuMemMap=1,cuMemCreate=x"),
+        ("SOFTCUDA_OBSTACLE", "7000"),
+        ("SOFTCUDA_OBSTACLE", "0x7000:often"),
     ];
     for (name, value) in bad {
         let (settings, complaints) = soft(&[(name, value)]);

@@ -74,6 +74,7 @@ impl Engine {
             Phase::Lost(code) => return Err(code),
             Phase::Parked => {}
         }
+        self.watch.begin_claim();
         let start = now();
         let patience = start.saturating_add(self.settings.wait.as_nanos() as u64);
         let claimed = loop {

@@ -174,7 +174,7 @@ impl Engine {
 
     fn value(&self, v: &Value, s: CUstream, write: bool) -> Res {
         let d = self.driver()?;
-        let at = self.address(v.at, 8)?;
+        let at = self.address(v.at, if v.wide { 8 } else { 4 })?;
         // SAFETY: the app's own address; the driver checks it.
         ok(unsafe {
             match (write, v.wide) {

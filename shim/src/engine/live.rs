@@ -4,6 +4,7 @@ use super::{locked, Engine};
 use crate::fault::contained;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerogpu_abi::*;
@@ -175,14 +176,14 @@ impl Engine {
 
     /// Lets a real stream wait for host functions that were queued while parked, and for the commands behind them.
     pub(super) fn hold_back(&self, real: CUstream, ticket: u64) -> Res {
-        unsafe extern "C" fn pass(ticket: *mut std::ffi::c_void) {
+        unsafe extern "C" fn pass(ticket: *mut c_void) {
             contained(|| zerogpu_device::host::pass(ticket as u64));
         }
         if zerogpu_device::host::passed(ticket) {
             return Ok(());
         }
         // SAFETY: a function of ours whose argument is a number.
-        ok(unsafe { (self.driver()?.cuLaunchHostFunc)(real, Some(pass), ticket as *mut std::ffi::c_void) })
+        ok(unsafe { (self.driver()?.cuLaunchHostFunc)(real, Some(pass), ticket as *mut c_void) })
     }
 
     /// The real event of an event.
@@ -242,7 +243,7 @@ impl Engine {
             .functions
             .entry(func)
             .or_insert_with(|| Box::leak(Box::new(LiveFunction { real: AtomicUsize::new(0), kernel: f.kernel })));
-        // nobody reads it before this claim's twin is set
+        // the same again where only the twin was voided; else nobody reads it before this claim's twin is set
         kept.real.store(real.0, Ordering::Relaxed);
         for h in [func, asked] {
             handle::set_twin(h, epoch, kept as *const LiveFunction as u64);
@@ -255,11 +256,18 @@ impl Engine {
         if let Some(twin) = handle::twin(module.0, Kind::Module, epoch) {
             return Ok(CUmodule(twin as usize));
         }
-        let source = st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?.source.clone();
+        let m = st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?;
+        let (source, mut options): (_, Vec<u32>) = (m.source.clone(), m.settings.iter().map(|s| s.0).collect());
+        // some options also answer in their values: these are ours
+        let mut values: Vec<*mut c_void> = m.settings.iter().map(|s| s.1 as *mut c_void).collect();
         let d = self.driver()?;
         let mut real = CUmodule::NULL;
-        // SAFETY: the image that the app gave, or a copy, valid as long as the source.
-        ok(unsafe { (d.cuModuleLoadData)(&mut real, source.as_ptr().cast()) })?;
+        // SAFETY: the image that the app gave, or a copy, valid as long as the source; as many options as values, none of
+        // which is an address.
+        ok(unsafe {
+            let (options, values, count) = (options.as_mut_ptr(), values.as_mut_ptr(), options.len() as u32);
+            (d.cuModuleLoadDataEx)(&mut real, source.as_ptr().cast(), count, options, values)
+        })?;
         if let Err(e) = self.restore_variables(d, st, module, real) {
             // SAFETY: the module just loaded, which nobody knows.
             let _first_error_counts = unsafe { (d.cuModuleUnload)(real) };
@@ -283,7 +291,8 @@ impl Engine {
         });
         let Some((module, name, base, size)) = owner else { return Ok(None) };
         let real = self.live_module(&mut st, module, epoch)?;
-        if locked(&self.live).real_of(at, len).is_none() {
+        // one that is known, and shorter than what is asked for, keeps what the loader wrote into it
+        if !locked(&self.live).globals.contains_key(&base) {
             // the variable was first asked for after its module was loaded
             let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| CUresult::INVALID_VALUE)?;
             let (mut address, mut bytes) = (0, 0);

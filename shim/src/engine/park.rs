@@ -16,8 +16,13 @@ use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};
 use zerogpu_protocol::{clip, Range, TEXT_BYTES};
 
-/// Errors after which CUDA itself answers nothing else in this context (cuda.h: "the process must be terminated").
-const STICKY: [u32; 9] = [214, 220, 700, 702, 714, 715, 716, 717, 719];
+/// How often a park waits with the gate open, at most.
+const ROUNDS: u32 = 4;
+
+/// Errors after which CUDA itself answers nothing else in this context. Of most of them cuda.h 13.0 says "the process must be
+/// terminated and relaunched", of 710 "the context cannot be used anymore, and must be destroyed"; 214 and 220 are
+/// uncorrectable errors of memory and NVLink under a running kernel.
+const STICKY: [u32; 15] = [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911];
 
 /// Whether a context that answered this is lost.
 pub(super) fn is_sticky(code: CUresult) -> bool {
@@ -26,19 +31,60 @@ pub(super) fn is_sticky(code: CUresult) -> bool {
 
 impl Engine {
     /// Parks, if a GPU is claimed. The error is a sentence for the human; the bytes are safe either way.
+    ///
+    /// What still runs is waited for with the gate open and without a lock: a host function may want a mutex whose holder
+    /// makes a driver call, and after a deadline other threads are to be told so. Then the gate is closed, and what came in
+    /// meanwhile is waited for; if somebody was inside, that may be long work again, so the gate opens once more. It stays
+    /// closed in the last round, so that a park comes whatever others do.
     pub(super) fn park(&self) -> Result<(), String> {
-        let mut phase = self.phase_without_late_work();
-        if !matches!(*phase, Phase::Claimed { .. }) {
-            return Ok(());
-        }
         let start = now();
-        if self.gate.close().is_err() {
-            return Err("a park was asked for inside a driver call; it is tried again".into());
+        let mut round = 1;
+        loop {
+            if self.gate.is_inside() {
+                return Err("a park was asked for inside a driver call; it is tried again".into());
+            }
+            let (passes, work) = self.finish_work();
+            let mut phase = self.phase_without_late_work();
+            if !matches!(*phase, Phase::Claimed { .. }) {
+                return Ok(());
+            }
+            if self.regions.any() && !self.regions.over() && !self.watch.is_revoked() {
+                // a call began meanwhile: its end parks, or its deadline
+                self.watch.look_again(self);
+                return Ok(());
+            }
+            if let Err(e) = self.gate.close() {
+                return Err(format!("driver calls could not be held back for a park ({e}); it is tried again"));
+            }
+            if round == ROUNDS || self.gate.passes() == passes || work.is_err() {
+                return self.park_closed(&mut phase, work, start);
+            }
+            self.gate.open();
+            round += 1;
         }
-        match self.park_now() {
+    }
+
+    /// Waits, through the gate, for what the claimed GPU has to do: the passes through the gate before that, and whether the
+    /// device was lost.
+    fn finish_work(&self) -> (u64, Res) {
+        let Some(_pass) = self.gate.enter() else { return (0, Ok(())) };
+        let passes = self.gate.passes();
+        let work = self.driver().and_then(|d| {
+            self.bind()?;
+            // SAFETY: the context is current.
+            ok(unsafe { (d.cuCtxSynchronize)() })
+        });
+        // any other error is met again behind the gate, or is over
+        (passes, work.or_else(|e| if is_sticky(e) { Err(e) } else { Ok(()) }))
+    }
+
+    /// The park, behind a closed gate. `work`: whether the device was lost before.
+    fn park_closed(&self, phase: &mut Phase, work: Res, start: u64) -> Result<(), String> {
+        match work.and_then(|()| self.park_now()) {
             Ok(bytes) => {
                 let borrowed = matches!(*phase, Phase::Claimed { borrowed: true });
                 *phase = Phase::Parked;
+                self.watch.begin_claim();
                 let took = now() - start;
                 self.tally.parks.fetch_add(1, Ordering::Relaxed);
                 self.tally.last_park.store(took + 1, Ordering::Relaxed);

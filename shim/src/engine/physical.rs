@@ -21,13 +21,21 @@ impl Live {
         }
     }
 
-    /// Backs a range of the arena with physical memory, where it has none yet.
+    /// Backs a range of the arena with physical memory, where it has none yet: all of it, or none.
     pub(super) fn grow(&mut self, d: &Driver, va: u64, len: u64) -> Res {
+        let mut added = Vec::new();
         for (at, n) in self.gaps(va, len) {
             let mut done = 0;
             while done < n {
                 let part = (n - done).min(LARGEST);
-                self.add_extent(d, at + done, part)?;
+                if let Err(e) = self.add_extent(d, at + done, part) {
+                    // what a program asks for in vain must not be missing to others, or to its next, smaller wish
+                    for at in added {
+                        let _tried_again_at_the_park = self.drop_extent(d, at);
+                    }
+                    return Err(e);
+                }
+                added.push(at + done);
                 done += part;
             }
         }

@@ -1,5 +1,6 @@
 //! The open regions of the process, and their deadlines.
 use crate::fault::contained;
+use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,8 +24,6 @@ struct Open {
     regions: HashMap<u64, Region>,
     /// Since when the clock stands still: while the process waits for a card, its calls' time does not run.
     paused: Option<u64>,
-    /// Whether the broker has taken the card back from the regions that are open.
-    revoked: bool,
     /// Why the last claim for them failed.
     refusal: Option<String>,
 }
@@ -35,7 +34,7 @@ impl Open {
     }
 
     fn over(&self) -> bool {
-        !self.regions.is_empty() && (self.revoked || latest(&self.regions).is_some_and(|d| d <= self.clock()))
+        latest(&self.regions).is_some_and(|d| d <= self.clock())
     }
 }
 
@@ -121,7 +120,6 @@ impl Regions {
             open.refusal = None;
         }
         self.count.store(open.regions.len() as u64, Ordering::Release);
-        open.revoked &= !open.regions.is_empty();
         // of those that stay, the time may be over already
         self.over.store(open.over(), Ordering::Release);
         let last = open.regions.is_empty();
@@ -146,12 +144,14 @@ impl Regions {
         }
     }
 
-    /// The card was taken back: the time of the regions that are open is over. False: none is open.
-    pub fn revoke(&self) -> bool {
+    /// The card was taken back: the time of the regions that are open is over. One that begins later has its own.
+    pub fn revoke(&self) {
         let mut open = self.locked();
-        open.revoked = !open.regions.is_empty();
+        let clock = open.clock();
+        for region in open.regions.values_mut() {
+            region.deadline = Some(region.deadline.map_or(clock, |deadline| deadline.min(clock)));
+        }
         self.over.store(open.over(), Ordering::Release);
-        open.revoked
     }
 
     /// Closes what a thread left open.
@@ -169,7 +169,7 @@ impl Regions {
     pub fn expired(&self, id: u64) -> bool {
         let open = self.locked();
         let region = open.regions.get(&id);
-        region.is_some_and(|r| open.revoked || r.deadline.is_some_and(|d| d <= open.clock()))
+        region.is_some_and(|r| r.deadline.is_some_and(|d| d <= open.clock()))
     }
 
     /// Whether any region is open.
@@ -230,16 +230,43 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
     });
 }
 
+/// The watcher's locks, held by the forking thread.
+struct Held(UnsafeCell<Option<(MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>)>>);
+
+// SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
+unsafe impl Sync for Held {}
+
+static HELD: Held = Held(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    contained(|| {
+        // a child of a process that has said cuInit is refused, and needs no lock
+        let Some(e) = super::engine().filter(|_| runtime::ready().is_err() && !runtime::forked()) else { return };
+        // SAFETY: see Held.
+        unsafe { *HELD.0.get() = Some(e.watch.hold()) };
+    });
+}
+
+extern "C" fn forked_in_parent() {
+    // SAFETY: see Held.
+    contained(|| drop(unsafe { (*HELD.0.get()).take() }));
+}
+
 extern "C" fn forked() {
-    if let Some(e) = super::engine() {
+    contained(|| {
+        let Some(e) = super::engine() else { return };
         e.regions.forget();
-    }
+        // SAFETY: see Held.
+        if let Some((_looks, mut state)) = unsafe { (*HELD.0.get()).take() } {
+            e.watch.forked(&mut state);
+        }
+    });
 }
 
 fn watch_this_thread() {
     let key = KEY.get_or_init(|| {
-        // SAFETY: the handler is a plain function that lives as long as the library, which is never unloaded.
-        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+        // SAFETY: the handlers are plain functions that live as long as the library, which is never unloaded.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(forked_in_parent), Some(forked)) };
         let mut key = 0;
         // SAFETY: writes the key; the destructor is a function of this library, which is never unloaded.
         (unsafe { libc::pthread_key_create(&mut key, Some(thread_ended)) } == 0).then_some(key)
@@ -297,13 +324,17 @@ mod tests {
     #[test]
     fn a_card_that_is_taken_back_ends_the_time_of_those_that_are_open() {
         let r = Regions::default();
-        assert!(!r.revoke() && !r.over());
-        let (a, b) = (r.begin(60.0).unwrap(), r.begin(60.0).unwrap());
-        assert!(r.revoke() && r.over() && r.expired(a));
+        r.revoke();
+        assert!(!r.over());
+        let (a, b) = (r.begin(60.0).unwrap(), r.begin(f64::INFINITY).unwrap());
+        r.revoke();
+        assert!(r.over() && r.expired(a) && r.expired(b));
         r.end(a);
         assert!(r.over(), "the other is still open");
-        r.end(b);
+        // calls that overlap for ever: those that came later go on
         let c = r.begin(60.0).unwrap();
+        assert!(!r.over() && !r.expired(c) && r.expired(b));
+        r.end(b);
         assert!(!r.over() && !r.expired(c));
         r.end(c);
     }

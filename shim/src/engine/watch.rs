@@ -5,7 +5,7 @@ use super::{locked, Engine, Phase};
 use crate::fault::contained;
 use crate::report;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zerogpu_device::exec::{is_still, now};
 use zerogpu_device::runtime::lock;
@@ -16,8 +16,12 @@ pub struct Watch {
     /// Whether the thread runs, and whether something changed since it last looked.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
-    /// Whether the last region ended where nobody could park.
+    /// Held while the thread looks, for a fork to wait until it holds no other lock.
+    looks: Mutex<()>,
+    /// Whether the last region ended where nobody could park. Meant for the claim of that moment: gone with it.
     park: AtomicBool,
+    /// Whether the broker has taken the card of the claim back: it is left, whoever has opened a region meanwhile.
+    revoked: AtomicBool,
     /// Whether a region began, and the broker does not know yet what it may claim.
     wish: AtomicBool,
 }
@@ -63,9 +67,35 @@ impl Watch {
         self.look_again(engine);
     }
 
+    /// A claim begins, or has ended: what was wanted of an earlier one is done.
+    pub fn begin_claim(&self) {
+        self.park.store(false, Ordering::Release);
+        self.revoked.store(false, Ordering::Release);
+    }
+
+    /// Whether the broker has taken the card of the claim back.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
     /// A region began that may claim: the next look tells the broker.
     pub fn wish(&self) {
         self.wish.store(true, Ordering::Release);
+    }
+
+    /// Before a fork of a process whose child may use CUDA: waits until the thread is between two looks. What is returned has
+    /// to be held across the fork. Before cuInit a look is short: there is nothing to park.
+    pub fn hold(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, (bool, bool)>) {
+        // in this order: who looks may want the other
+        let looks = locked(&self.looks);
+        (looks, locked(&self.state))
+    }
+
+    /// In the child of that fork, which has no such thread: its first region or claim makes one.
+    pub fn forked(&self, state: &mut (bool, bool)) {
+        *state = (false, false);
+        self.begin_claim();
+        self.wish.store(false, Ordering::Release);
     }
 
     /// Sleeps until something changes, at most `time`.
@@ -85,9 +115,11 @@ impl Engine {
     fn watch(&'static self) {
         let mut passes = self.gate.passes();
         loop {
+            let looks = locked(&self.watch.looks);
             // a fault is no reason to keep a GPU for ever
             let soon = contained(|| self.foretell()).unwrap_or(None);
             let next = contained(|| self.look(&mut passes)).unwrap_or(Some(AGAIN));
+            drop(looks);
             self.watch.wait(soon.into_iter().chain(next).min());
         }
     }
@@ -96,20 +128,20 @@ impl Engine {
     fn look(&self, passes: &mut u64) -> Option<Duration> {
         let phase = *locked(&self.phase);
         match phase {
-            Phase::Claimed { .. } if self.regions.over() => self.leave(),
+            Phase::Claimed { .. } if self.regions.over() || self.watch.is_revoked() => self.leave(passes),
             Phase::Claimed { .. } if self.regions.any() => {
                 let deadline = self.regions.latest_deadline();
                 let orphan = self.keep_lease(deadline);
                 let over = deadline.map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
                 over.into_iter().chain(orphan).min()
             }
-            Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
+            Phase::Claimed { .. } if self.watch.park.load(Ordering::Acquire) => self.leave(passes),
             // no region: borrowed, or left over from a park that failed
             Phase::Claimed { .. } => {
                 let seen = self.gate.passes();
                 let idle = std::mem::replace(passes, seen) == seen;
                 if idle {
-                    self.leave()
+                    self.leave(passes)
                 } else {
                     self.keep_lease(Some(now() + BORROWED));
                     Some(self.settings.idle)
@@ -174,17 +206,18 @@ impl Engine {
             Some(at) if at <= now().saturating_add(CLOCKS) => report::explain(&text),
             _ => report::error(&text),
         }
-        if !self.regions.revoke() {
-            self.watch.park.store(true, Ordering::Release);
-        }
+        self.regions.revoke();
+        self.watch.revoked.store(true, Ordering::Release);
         self.watch.look_again(self);
     }
 
-    /// Parks; how long to wait until the next look.
-    fn leave(&self) -> Option<Duration> {
+    /// Parks; how long to wait until the next look. `passes`: as in `look`.
+    fn leave(&self, passes: &mut u64) -> Option<Duration> {
         match self.park() {
             Ok(()) => None,
             Err(e) => {
+                // the park's own are no use of the GPU
+                *passes = self.gate.passes();
                 report::error(&e);
                 Some(AGAIN)
             }

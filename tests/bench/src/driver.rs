@@ -88,6 +88,20 @@ impl Regions {
         }
     }
 
+    /// Those of a library that has not started: before cuInit.
+    ///
+    /// # Errors
+    /// If it is not the shim.
+    pub fn open(path: &Path) -> Result<Self> {
+        // SAFETY: a driver library's constructors may run in any process.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.with_context(|| format!("opening {}", path.display()))?;
+        let regions = Regions::load(&library).context("this driver has no regions: it is not the shim");
+        // a driver stays for the life of its process
+        std::mem::forget(library);
+        regions
+    }
+
     /// Opens a region that may last `seconds`.
     ///
     /// # Errors

@@ -322,6 +322,13 @@ impl Node {
         Ok(space)
     }
 
+    /// One that does what it is told in a child of the process that [`Space::pid`] names.
+    pub fn forked(&self, seed: u64, most: u64) -> Result<Space> {
+        let mut space = self.space("forked", &[seed.to_string(), most.to_string()])?;
+        space.line()?;
+        Ok(space)
+    }
+
     /// Whether a broker is at rest on the cards, and nobody else is there.
     pub fn is_empty(&self, snapshot: &Snapshot) -> bool {
         let own = self.own_bytes.load(Ordering::Relaxed);

@@ -1,13 +1,14 @@
 //! The command line of `zerogpu-node-space`: a plan of its own, or commands from standard input.
 use crate::hostile;
 use crate::program::Program;
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use zerogpu_bench::driver::Regions;
 
-/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS [bound]`, `obey LIBRARY SEED BYTES`, `deed NAME SOCKET` or `late CARD SOCKET`.
+/// Runs what the arguments say: `plan LIBRARY SEED BYTES CALLS [bound]`, `obey LIBRARY SEED BYTES` (or `forked`, in a child), `deed NAME SOCKET` or `late CARD SOCKET`.
 ///
 /// # Errors
 /// What went wrong, a wrong byte above all.
@@ -20,6 +21,9 @@ pub fn main(words: &[String]) -> Result<()> {
         ["plan", library, seed, most, calls] => plan(&mut open(library, seed, most)?, calls.parse()?, false),
         ["plan", library, seed, most, calls, "bound"] => plan(&mut open(library, seed, most)?, calls.parse()?, true),
         ["obey", library, seed, most] => obey(&mut open(library, seed, most)?),
+        ["forked", library, seed, most] => {
+            forked(Path::new(library), || obey(&mut open(library, seed, most).context("in the child")?))
+        }
         ["deed", name, socket] => hostile::commit(name, Path::new(socket)),
         ["late", card, socket] => hostile::lie(card, Path::new(socket)),
         ["keep", bytes, socket, driver] => hostile::keep(bytes.parse()?, Path::new(socket), Path::new(driver)),
@@ -62,6 +66,23 @@ fn plan(program: &mut Program, calls: u64, bound: bool) -> Result<()> {
     }
     let checked = program.check()?;
     say(&json!({ "done": calls, "checked": checked }))
+}
+
+/// Does it in a child of a process that has opened a region and not said cuInit: such a child may use CUDA.
+fn forked(library: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let regions = Regions::open(library)?;
+    let region = regions.begin(60.0)?;
+    // SAFETY: the threads of this process are the shim's, which are told of a fork.
+    match unsafe { libc::fork() } {
+        0 => work(),
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for our own child; the status is ours to write.
+            let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+            ensure!(waited == child && status == 0, "the child ended with {status}");
+            regions.end(region)
+        }
+    }
 }
 
 /// One command a line, answered by a line.

@@ -1,10 +1,10 @@
 //! A card is leased on only when its holder has let go of it, or has ended; and what a broker remembers of its tenants.
 use std::os::unix::process::ExitStatusExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::hostile;
-use zerogpu_node_tests::node::{Node, Shape};
+use zerogpu_node_tests::node::{Node, Shape, LONG};
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid};
 
@@ -318,6 +318,29 @@ fn host_memory_that_is_freed_is_anothers() {
         space.finish().unwrap();
     }
     drop(second);
+
+/// A child of a process that had opened a region, and not said cuInit, has a watcher of its own: what it borrows is given back.
+#[test]
+fn a_child_gives_back_what_it_borrowed() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    for seed in 1..4 {
+        let mut space = node.forked(seed, 16 << 20).unwrap();
+        space.tell("take 5000000").unwrap();
+        space.tell("launch").unwrap();
+        let borrowed = space.tell("check").unwrap();
+        assert_eq!(borrowed["state"]["borrows"], 1, "{borrowed}");
+        let end = Instant::now() + LONG;
+        while space.tell("steps 0").unwrap()["state"]["level"] != "parked" {
+            assert!(Instant::now() < end, "it is not given back");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for order in ["begin 60", "launch", "steps 10", "end", "check"] {
+            space.tell(order).unwrap();
+        }
+        space.finish().unwrap();
+    }
     node.log().judge(&[]).unwrap();
     broker.terminate().unwrap();
 }

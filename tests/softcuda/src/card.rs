@@ -1,5 +1,6 @@
 //! The software card: accounts for memory and contexts in the shared file, runs commands on the host, logs launches.
 use crate::log::Log;
+use crate::obstacle::{Obstacle, Page};
 use crate::pins::Pins;
 use crate::tensor;
 use crate::twins::{self, Params, Reach};
@@ -43,6 +44,7 @@ pub struct Card {
     violations: Log,
     /// Calls so far of each function that is to fail.
     counts: Vec<AtomicU64>,
+    obstacle: Option<Obstacle>,
 }
 
 static CARD_OF_PROCESS: OnceLock<Card> = OnceLock::new();
@@ -73,7 +75,8 @@ pub fn start() -> &'static Card {
         }
         let counts = settings.faults.iter().map(|_| AtomicU64::new(0)).collect();
         let (slot, pins, lost) = (OnceLock::new(), Pins::default(), AtomicU32::new(0));
-        Card { settings, profile, count, cards, slot, pins, lost, launches, calls, violations, counts }
+        let obstacle = settings.obstacle.map(Obstacle::new);
+        Card { settings, profile, count, cards, slot, pins, lost, launches, calls, violations, counts, obstacle }
     });
     if fresh {
         set_exports(crate::entry::addresses());
@@ -156,6 +159,11 @@ impl Card {
             }
         }
         code
+    }
+
+    /// What is in the way of a call, as long as it lasts.
+    pub fn obstacle(&self, name: &str) -> Option<Page> {
+        self.obstacle.as_ref().filter(|_| name == "cuMemAddressReserve")?.appear()
     }
 
     /// Fails once a kernel has met an error that CUDA never recovers from.
@@ -341,17 +349,21 @@ impl host::Card for Card {
     }
 
     fn launch(&self, state: &mut State, stream: usize, l: &Launch) -> Res<Option<host::Work>> {
-        let name = state.any_function(l.func)?.kernel.name.clone();
+        let (name, module) = state.any_function(l.func).map(|f| (f.kernel.name.clone(), f.module))?;
         if !self.launches.on() && twins::find(&name).is_none() {
             return Ok(None);
         }
         let params = state.pack_params(l.func, &l.params)?;
         let stream_id = state.streams.get(&stream).map(|s| s.id);
         let hex: String = params.iter().map(|b| format!("{b:02x}")).collect();
-        let line = serde_json::json!({
+        let mut line = serde_json::json!({
             "pid": std::process::id(), "kernel": &*name, "grid": l.grid, "block": l.block, "shared": l.shared,
             "stream": stream_id, "cooperative": l.cooperative, "params": hex,
         });
+        // what the compiler was told of its module
+        if let Some(m) = state.modules.modules.get(&module.0).filter(|m| !m.settings.is_empty()) {
+            line["jit"] = serde_json::json!(&m.settings[..]);
+        }
         self.launches.line(&line.to_string());
         self.twin(state, stream, &name, params)
     }

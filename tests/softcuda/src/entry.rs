@@ -40,6 +40,7 @@ fn guarded(name: &'static str, body: impl FnOnce() -> CUresult) -> CUresult {
         DEPTH.set(DEPTH.get() + 1);
         let _left = Left;
         let injected = card.fault(name);
+        let _in_the_way = card.obstacle(name);
         let result = if injected.ok() { body() } else { injected };
         card.judge(name, result);
         result

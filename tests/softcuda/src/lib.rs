@@ -8,6 +8,7 @@ mod api;
 mod card;
 mod entry;
 mod log;
+mod obstacle;
 mod pins;
 mod tensor;
 mod twins;

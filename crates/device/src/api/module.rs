@@ -1,5 +1,6 @@
 //! Modules, libraries, kernels and functions.
 use super::*;
+use crate::link::{is_kept, Setting};
 use crate::runtime::{backend, lock};
 use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
@@ -17,30 +18,33 @@ fn file(name: &str) -> Res<Source> {
     Source::from_bytes(bytes).map_err(|e| e.code())
 }
 
-unsafe fn load(module: *mut CUmodule, image: *const c_void) -> Res {
+unsafe fn load(module: *mut CUmodule, image: *const c_void, settings: Vec<Setting>) -> Res {
     wanted(module)?;
     // without a context nothing is read
     lock()?.current()?;
     let source = source(image)?;
     let mut st = lock()?;
     st.forbid_unsafe()?;
-    out(module, st.load_module(source)?)
+    out(module, st.load_module(source, settings)?)
 }
 
 pub unsafe fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
-    answer(|| load(module, image))
+    answer(|| load(module, image, Vec::new()))
 }
 
-/// Options of the JIT compiler concern PTX on a real driver. It has nothing to say here: empty logs, no time.
-unsafe fn jit_outputs(n: u32, options: *const u32, values: *mut *mut c_void) -> Res {
-    const WALL_TIME: u32 = 2;
-    const LOGS: [u32; 2] = [3, 5];
-    const LOG_BYTES: [u32; 2] = [4, 6];
+/// Options of the JIT compiler concern PTX on a real driver: those that it will be told. It has nothing to say here: empty
+/// logs, no time.
+unsafe fn jit_settings(n: u32, options: *const u32, values: *mut *mut c_void) -> Res<Vec<Setting>> {
+    use crate::link::option::{ERROR_LOG, ERROR_LOG_BYTES, INFO_LOG, INFO_LOG_BYTES, WALL_TIME};
+    const LOGS: [u32; 2] = [INFO_LOG, ERROR_LOG];
+    const LOG_BYTES: [u32; 2] = [INFO_LOG_BYTES, ERROR_LOG_BYTES];
     let options = array(options, n as usize)?;
     if n > 0 && values.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
     let value = |option: u32| options.iter().position(|&o| o == option).map(|i| values.add(i));
+    let kept = options.iter().enumerate().filter(|(_, option)| is_kept(**option));
+    let kept = kept.map(|(i, &option)| (option, values.add(i).read_unaligned() as usize)).collect();
     for (log, bytes) in LOGS.into_iter().zip(LOG_BYTES) {
         let room = value(bytes).map_or(0, |v| v.read_unaligned() as usize as u32);
         let buffer = value(log).map_or(std::ptr::null_mut(), |v| v.read_unaligned());
@@ -53,7 +57,7 @@ unsafe fn jit_outputs(n: u32, options: *const u32, values: *mut *mut c_void) -> 
             v.write_unaligned(std::ptr::null_mut());
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 pub unsafe fn cuModuleLoadDataEx(
@@ -65,13 +69,13 @@ pub unsafe fn cuModuleLoadDataEx(
 ) -> CUresult {
     answer(|| {
         wanted(module)?;
-        jit_outputs(numOptions, options, optionValues)?;
-        load(module, image)
+        let settings = jit_settings(numOptions, options, optionValues)?;
+        load(module, image, settings)
     })
 }
 
 pub unsafe fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) -> CUresult {
-    answer(|| load(module, fatCubin))
+    answer(|| load(module, fatCubin, Vec::new()))
 }
 
 pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUresult {
@@ -81,7 +85,7 @@ pub unsafe fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUres
         let source = file(text(fname)?)?;
         let mut st = lock()?;
         st.forbid_unsafe()?;
-        out(module, st.load_module(source)?)
+        out(module, st.load_module(source, Vec::new())?)
     })
 }
 
@@ -178,9 +182,9 @@ pub unsafe fn cuLibraryLoadData(
 ) -> CUresult {
     answer(|| {
         wanted(library)?;
-        jit_outputs(numJitOptions, jitOptions, jitOptionsValues)?;
+        let settings = jit_settings(numJitOptions, jitOptions, jitOptionsValues)?;
         let source = source(code)?;
-        out(library, lock()?.load_library(source)?)
+        out(library, lock()?.load_library(source, settings)?)
     })
 }
 
@@ -196,9 +200,9 @@ pub unsafe fn cuLibraryLoadFromFile(
 ) -> CUresult {
     answer(|| {
         wanted(library)?;
-        jit_outputs(numJitOptions, jitOptions, jitOptionsValues)?;
+        let settings = jit_settings(numJitOptions, jitOptions, jitOptionsValues)?;
         let source = file(text(fileName)?)?;
-        out(library, lock()?.load_library(source)?)
+        out(library, lock()?.load_library(source, settings)?)
     })
 }
 

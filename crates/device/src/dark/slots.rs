@@ -82,7 +82,7 @@ pub(super) unsafe extern "C" fn cudart_load(to: *mut CUmodule, image: *const c_v
         }
         // SAFETY: cudart passes static memory that holds a whole fat binary.
         let source = unsafe { zerogpu_image::open(image.cast()) }.map_err(|e| e.code())?;
-        let module = lock()?.load_module(source)?;
+        let module = lock()?.load_module(source, Vec::new())?;
         // SAFETY: cudart passes a valid pointer.
         unsafe { out(to, module) }
     })

@@ -3,6 +3,7 @@
 //! Everything keeps its recipe, the [`Source`] it came from, so that a live twin can be made at any time. Images are
 //! unpacked and read at the first look-up, not at load: cudart 11.7 loads hundreds of fat binaries at start.
 use crate::handle::{self, Kind};
+use crate::link::Setting;
 use crate::objects::{compute_capability, device};
 use crate::runtime::{backend, Map, State};
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,8 @@ pub struct Module {
     pub ctx: CUcontext,
     /// Recipe.
     pub source: Arc<Source>,
+    /// What the compiler is to be told of it.
+    pub settings: Arc<[Setting]>,
     /// The library it belongs to, if any.
     pub library: Option<CUlibrary>,
     image: Option<Arc<Image>>,
@@ -59,6 +62,7 @@ pub struct Module {
 pub struct Library {
     /// Recipe.
     pub source: Arc<Source>,
+    settings: Arc<[Setting]>,
     image: Option<Arc<Image>>,
     /// Its module in each context.
     pub modules: HashMap<CUcontext, CUmodule>,
@@ -114,8 +118,8 @@ impl Function {
         }
     }
 
-    /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set.
-    pub fn set_attribute(&mut self, n: u32, value: i32) -> Res {
+    /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set. Whether it had another value before.
+    pub fn set_attribute(&mut self, n: u32, value: i32) -> Res<bool> {
         let good = match n {
             MAX_DYNAMIC_SHARED => {
                 let room = device()?.shared_per_block_optin.saturating_sub(self.kernel.shared_static);
@@ -134,9 +138,12 @@ impl Function {
         if !good {
             return Err(CUresult::INVALID_VALUE);
         }
+        if self.set.contains(&(n, value)) {
+            return Ok(false);
+        }
         self.set.retain(|(set, _)| *set != n);
         self.set.push((n, value));
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -165,23 +172,24 @@ impl State {
         source.check(compute_capability()?).map_err(|e| e.code())
     }
 
-    /// Loads a module into the current context.
-    pub fn load_module(&mut self, source: Source) -> Res<CUmodule> {
+    /// Loads a module into the current context. `settings`: what the compiler is told, each time it is loaded.
+    pub fn load_module(&mut self, source: Source, settings: Vec<Setting>) -> Res<CUmodule> {
         Self::fits(&source)?;
         let ctx = self.current()?;
-        self.insert_module(ctx, Arc::new(source), None, None)
+        self.insert_module(ctx, (Arc::new(source), settings.into()), None, None)
     }
 
     fn insert_module(
         &mut self,
         ctx: CUcontext,
-        source: Arc<Source>,
+        (source, settings): (Arc<Source>, Arc<[Setting]>),
         library: Option<CUlibrary>,
         image: Option<Arc<Image>>,
     ) -> Res<CUmodule> {
         let h = self.handle(Kind::Module)?;
         let (functions, globals, linked) = (HashMap::new(), HashMap::new(), HashMap::new());
-        self.modules.modules.insert(h, Module { ctx, source, library, image, functions, globals, linked });
+        let module = Module { ctx, source, settings, library, image, functions, globals, linked };
+        self.modules.modules.insert(h, module);
         Ok(CUmodule(h))
     }
 
@@ -244,7 +252,7 @@ impl State {
         for (&h, k) in &mut self.modules.kernels {
             if k.functions.remove(&ctx).is_some() {
                 // a kernel's live twin is its function's, which has just ended
-                handle::set_twin(h, 0, 0);
+                handle::void_twin(h);
             }
         }
     }
@@ -332,10 +340,11 @@ impl State {
 
     /// Loads a library. Whether it fits is asked when a module is wanted (driver 580: real libraries are
     /// context-independent).
-    pub fn load_library(&mut self, source: Source) -> Res<CUlibrary> {
+    pub fn load_library(&mut self, source: Source, settings: Vec<Setting>) -> Res<CUlibrary> {
         let h = self.handle(Kind::Library)?;
         let (modules, kernels) = (HashMap::new(), HashMap::new());
-        self.modules.libraries.insert(h, Library { source: Arc::new(source), image: None, modules, kernels });
+        let (source, settings) = (Arc::new(source), settings.into());
+        self.modules.libraries.insert(h, Library { source, settings, image: None, modules, kernels });
         Ok(CUlibrary(h))
     }
 
@@ -393,10 +402,10 @@ impl State {
         if let Some(&m) = l.modules.get(&ctx) {
             return Ok(m);
         }
-        let source = l.source.clone();
-        Self::fits(&source)?;
+        let recipe = (l.source.clone(), l.settings.clone());
+        Self::fits(&recipe.0)?;
         let image = l.image.clone();
-        let m = self.insert_module(ctx, source, Some(library), image)?;
+        let m = self.insert_module(ctx, recipe, Some(library), image)?;
         self.library(library)?.modules.insert(ctx, m);
         Ok(m)
     }
@@ -457,17 +466,18 @@ impl State {
             if config > 3 {
                 return Err(CUresult::INVALID_VALUE);
             }
-            f.cache = config;
-            Ok(())
+            Ok(std::mem::replace(&mut f.cache, config) != config)
         })
     }
 
-    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res) -> Res {
+    /// `set` says whether it changed anything: programs set the same before each launch, which must cost no look-up.
+    fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res<bool>) -> Res {
         let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
         let functions: Vec<usize> = of_kernel.unwrap_or_default();
         for f in std::iter::once(h).chain(functions) {
-            set(self.any_function(f)?)?;
-            handle::set_twin(f, 0, 0);
+            if set(self.any_function(f)?)? {
+                handle::void_twin(f);
+            }
         }
         Ok(())
     }

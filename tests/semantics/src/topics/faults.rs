@@ -31,7 +31,7 @@ const UNKNOWN: u32 = 999;
 
 /// What the program never calls: for leases and brokers, for tables that are forwarded, where memory lacks, and for cards
 /// after Hopper.
-const UNUSED: [&str; 12] = [
+const UNUSED: [&str; 13] = [
     "cuCtxGetCurrent",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -43,7 +43,30 @@ const UNUSED: [&str; 12] = [
     "cuMemGetAllocationGranularity",
     "cuMemGetInfo_v2",
     "cuMemImportFromShareableHandle",
+    "cuModuleLoadData",
     "cuTensorMapEncodeIm2colWide",
+];
+
+/// Functions of which some calls can fail without anybody's harm: each other refusal has to be told. In this order: waits and
+/// whatever lets go are tried a second time; bytes are copied pageable, addresses are asked for again; cuInit is called
+/// once more by the claim; the end of a graph's launch is waited for instead; of what stays only the trace hears.
+const HARMLESS: [&str; 16] = [
+    "cuCtxSynchronize",
+    "cuStreamSynchronize",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuEventDestroy_v2",
+    "cuStreamDestroy_v2",
+    "cuMemHostUnregister",
+    "cuMemRelease",
+    "cuMemUnmap",
+    "cuMemHostRegister_v2",
+    "cuMemAddressReserve",
+    "cuMemAddressFree",
+    "cuInit",
+    "cuLaunchHostFunc",
+    "cuLinkDestroy",
+    "cuModuleUnload",
+    "cuStreamSetAttribute",
 ];
 
 /// The program, in a process whose driver below may refuse calls.
@@ -75,7 +98,7 @@ pub fn program(d: &'static Driver, t: &mut Check) {
         t.that(format_args!("a lost device is told: {codes:?}"), r.state().contains("the GPU failed"));
     } else {
         t.same("the process is parked", r.level().as_deref(), Some("parked"));
-        t.that(format_args!("a refusal is told once at most: {codes:?}"), told.len() <= 1);
+        t.that(format_args!("a refusal is told once, {codes:?}: {}", r.state()), told.len() == 1 || hidden(r, &told));
         t.that("the next claim works", codes.iter().rev().take(ROUNDS_AFTER as usize).all(|codes| *codes == [0, 0]));
         for shadow in program.shadows() {
             t.same(format_args!("{} at the end", shadow.name()), shadow.holds(d), Ok(true));
@@ -85,12 +108,21 @@ pub fn program(d: &'static Driver, t: &mut Check) {
     t.same("on the card, as others see it: bytes and contexts", seen_by_others(), Some((0, 0)));
 }
 
+/// Whether nobody had to be told with a code: what a park or a claim can do without is said in a sentence, if at all.
+fn hidden(r: Regions, told: &[u32]) -> bool {
+    let fault = std::env::var("SOFTCUDA_FAULT").unwrap_or_default();
+    let function = fault.split([':', '=']).next().unwrap_or_default();
+    let said = !r.state().contains("\"last_error\": null");
+    told.is_empty() && (fault.is_empty() || said || HARMLESS.contains(&function))
+}
+
 /// Whether the device is lost.
 fn lost(r: Regions) -> bool {
     r.level().as_deref() == Some("lost")
 }
 
-fn read(variable: &str) -> String {
+/// A file that softcuda writes, by the variable that names it.
+pub(super) fn read(variable: &str) -> String {
     std::env::var_os(variable).map_or_else(String::new, |path| std::fs::read_to_string(path).unwrap_or_default())
 }
 
@@ -150,15 +182,37 @@ impl Run {
     }
 
     fn command(&self, rounds: u64) -> Command {
+        let mut command = self.topic("fault_program");
+        command.env(ROUNDS_VARIABLE, rounds.to_string());
+        command
+    }
+
+    /// A topic, with cards of its own.
+    fn topic(&self, name: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command
-            .arg("fault_program")
-            .env(ROUNDS_VARIABLE, rounds.to_string())
+            .arg(name)
             .env("SOFTCUDA_CARDS", self.folder.join("cards"))
             .env("SOFTCUDA_STRICT_LOG", self.folder.join("violations"))
             .env_remove("SOFTCUDA_LAUNCH_LOG");
         command
     }
+}
+
+/// Tells a topic's process that it is the one with other settings, and what they are about.
+const PART: &str = "TOPIC_PART";
+
+/// What the settings of this process are about; None: it is the topic's first.
+pub(super) fn part() -> Option<String> {
+    std::env::var(PART).ok()
+}
+
+/// Runs a topic once more, in a process with cards and settings of its own, where [`part`] is `part`; it has to do well.
+pub(super) fn again(t: &mut Check, topic: &str, part: &str, settings: &[(&str, &str)]) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let run = Run::new(NEXT.fetch_add(1, Ordering::Relaxed));
+    let outcome = run.run(run.topic(topic).env(PART, part).envs(settings.iter().copied()));
+    t.note(format_args!("{topic}, {part}"), outcome.is_none(), || outcome.unwrap_or_default());
 }
 
 impl Drop for Run {

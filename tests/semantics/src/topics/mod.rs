@@ -3,6 +3,7 @@ mod arrays;
 mod capture;
 mod cards;
 mod contexts;
+mod deferred;
 mod device;
 mod errors;
 mod events;
@@ -12,11 +13,13 @@ mod faults;
 mod graphs;
 mod handles;
 mod host_memory;
+mod jit;
 mod links;
 mod memory;
 mod memory_model;
 mod modules;
 mod oom;
+mod parks;
 mod pending;
 mod pointers;
 mod pools;
@@ -26,6 +29,7 @@ mod regions;
 mod streams;
 mod tensor_maps;
 mod twins;
+mod variables;
 mod vmm;
 
 use crate::check::Check;
@@ -118,6 +122,7 @@ pub const TOPICS: &[Topic] = &[
     any("pointers_others", pointers::others),
     any("out_of_memory", oom::recovery),
     claims("out_of_memory_of_others", oom::others),
+    claims("out_of_memory_in_vain", oom::in_vain),
     any("capture_sequence", capture::sequence),
     any("capture_fork_and_join", capture::fork_and_join),
     any("capture_forbidden", capture::forbidden),
@@ -127,8 +132,13 @@ pub const TOPICS: &[Topic] = &[
     any("module_loading", modules::loading),
     any("module_globals", modules::globals),
     any("module_libraries", modules::libraries),
+    any("variable_stream_values", variables::stream_values),
+    any("variable_linked", variables::linked),
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
+    any("module_attributes_beside_launches", modules::attributes_beside_launches),
+    claims("module_attributes_set_again", modules::attributes_set_again),
+    claims("module_jit_options", jit::options),
     any("link_linked", links::linked),
     any("link_to_be_linked", links::to_be_linked),
     any("link_refusals", links::refusals),
@@ -154,9 +164,15 @@ pub const TOPICS: &[Topic] = &[
     ours("handles_stale", handles::stale),
     any("region_stress", regions::stress),
     any("region_order", regions::order),
+    any("region_order_of_kernels", deferred::order),
     ours("region_unloading", regions::unloading),
     claims("fault_program", faults::program),
     claims("fault_each_call", faults::each_call),
+    claims("park_lost", parks::lost),
+    claims("park_beside_a_host_function", parks::beside_a_host_function),
+    claims("park_beside_a_long_kernel", parks::beside_a_long_kernel),
+    claims("park_watched_child", parks::watched_child),
+    claims("park_addresses", parks::addresses),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),

@@ -1,10 +1,14 @@
 //! Modules, libraries, kernels: each form of image, attributes, globals, occupancy, launches.
+use super::faults::{again, part, read};
+use super::regions::Regions;
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use crate::image::{fat_binary, Wrapper, CUBIN, PTX, TABLE};
 use crate::tables::{Table, CUDART};
 use std::ffi::{c_void, CStr};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use zerogpu_abi::*;
 
 const NO_IMAGE: u32 = 209;
@@ -359,4 +363,66 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     let config = CUlaunchConfig { gridDimX: 65_535, attrs: cooperative.as_mut_ptr(), numAttrs: 1, ..config };
     t.code("by attribute", d.cuLaunchKernelEx(&config, probe, values, null_mut()), 720);
     t.code("the stream afterwards", d.cuStreamSynchronize(stream), 0);
+}
+
+/// How long attributes are set beside launches.
+const BESIDE: Duration = Duration::from_secs(2);
+
+/// A thread sets attributes of a function that another launches.
+pub fn attributes_beside_launches(d: &'static Driver, t: &mut Check) {
+    let context = d.start();
+    let region = Regions::find(d).map(|r| (r, r.begin()));
+    let probe = function(d, load(d, CUBIN.as_ptr().cast()), c"probe");
+    let over: &'static AtomicBool = Box::leak(Box::default());
+    let sets = std::thread::spawn(move || {
+        must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
+        for value in (0..64).cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+            must("cuFuncSetAttribute", d.cuFuncSetAttribute(probe, CARVEOUT, value));
+        }
+    });
+    let start = Instant::now();
+    let mut refused = CUresult(0);
+    while refused.ok() && start.elapsed() < BESIDE {
+        refused = launch(d, probe);
+    }
+    over.store(true, Ordering::Relaxed);
+    t.that("attributes were set", sets.join().is_ok());
+    if !t.driver.no_kernels {
+        t.code("every launch", refused, 0);
+    }
+    if let Some((r, region)) = region {
+        t.that("the region ends", r.end(region));
+    }
+}
+
+fn launch(d: &Driver, function: CUfunction) -> CUresult {
+    let (mut pointer, mut number) = (0u64, 1i32);
+    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
+    d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut())
+}
+
+/// Programs set the same attribute before each launch: the driver below hears of it once.
+pub fn attributes_set_again(d: &'static Driver, t: &mut Check) {
+    const ROUNDS: i32 = 50;
+    if part().is_none() {
+        let log = format!("{}-calls", std::env::var("SOFTCUDA_CARDS").expect("the harness names the cards"));
+        return again(t, "module_attributes_set_again", "calls", &[("SOFTCUDA_CALL_LOG", &log)]);
+    }
+    d.start();
+    let r = Regions::find(d).expect("the shim has regions");
+    let region = r.begin();
+    let probe = function(d, load(d, CUBIN.as_ptr().cast()), c"probe");
+    let mut set = |value| {
+        t.code("cuFuncSetAttribute", d.cuFuncSetAttribute(probe, CARVEOUT, value), 0);
+        t.code("cuFuncSetCacheConfig", d.cuFuncSetCacheConfig(probe, 2), 0);
+        t.code("a launch", launch(d, probe), 0);
+    };
+    (0..ROUNDS).for_each(|_| set(50));
+    // another value counts
+    set(51);
+    let calls = read("SOFTCUDA_CALL_LOG");
+    let count = |name| calls.lines().filter(|line| *line == name).count();
+    let names = ["cuLaunchKernel", "cuModuleGetFunction", "cuFuncSetAttribute", "cuFuncSetCacheConfig"];
+    t.same("calls of the driver below", names.map(count), [ROUNDS as usize + 1, 2, 2, 2]);
+    t.that("the region ends", r.end(region));
 }

@@ -1,5 +1,6 @@
 //! Out of memory: what it answers, and that a program goes on.
 use super::fault_program::Shadow;
+use super::faults::{again, part};
 use super::regions::{Kernel, Regions};
 use crate::check::Check;
 use crate::driver::{must, Driver};
@@ -164,4 +165,26 @@ pub fn others(d: &Driver, t: &mut Check) {
         t.that("the other processes end well", holders.into_iter().all(Holder::end));
         used(t, "at the end", false);
     }
+}
+
+/// A program that was shown a larger card than there is asks for more than there is: what it got in part is let go at once.
+pub fn in_vain(d: &'static Driver, t: &mut Check) {
+    if part().is_none() {
+        return again(t, "out_of_memory_in_vain", "4 GiB", &[("SOFTCUDA_VRAM", "4GiB")]);
+    }
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let region = r.begin();
+    t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
+    let before = super::faults::seen_by_others();
+    let mut memory = 55;
+    for size in [4 * GIB, 8 * GIB + MIB] {
+        t.code(format_args!("{size} bytes"), d.cuMemAlloc_v2(&mut memory, size), OUT_OF_MEMORY);
+        t.same("its output is left alone", memory, 55);
+        t.same("on the card, as others see it", super::faults::seen_by_others(), before);
+    }
+    t.code("what there is room for", d.cuMemAlloc_v2(&mut memory, 2 * GIB), 0);
+    t.code("can be used", d.cuMemsetD8_v2(memory, 9, MIB), 0);
+    t.that("the region ends", r.end(region));
+    t.that("bytes are whole", d.read(memory, MIB).iter().all(|byte| *byte == 9));
 }

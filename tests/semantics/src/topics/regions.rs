@@ -39,7 +39,12 @@ impl Regions {
 
     /// Opens a region of a minute.
     pub(super) fn begin(&self) -> u64 {
-        (self.begin)(60.0)
+        self.begin_for(60.0)
+    }
+
+    /// Opens a region that may last so long.
+    pub(super) fn begin_for(&self, seconds: f64) -> u64 {
+        (self.begin)(seconds)
     }
 
     /// Whether the region was open.
