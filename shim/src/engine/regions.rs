@@ -230,8 +230,10 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
     });
 }
 
+type Locks = (MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>);
+
 /// The watcher's locks, held by the forking thread.
-struct Held(UnsafeCell<Option<(MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>)>>);
+struct Held(UnsafeCell<Option<Locks>>);
 
 // SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
 unsafe impl Sync for Held {}

@@ -318,6 +318,9 @@ fn host_memory_that_is_freed_is_anothers() {
         space.finish().unwrap();
     }
     drop(second);
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
 
 /// A child of a process that had opened a region, and not said cuInit, has a watcher of its own: what it borrows is given back.
 #[test]
