@@ -1,5 +1,8 @@
-//! Generates, from the one list of driver symbols, a method per symbol and the calls of the `handles` topic.
+//! Generates, from the one list of driver symbols, a method per symbol and the calls of the topics about handles.
+use std::collections::HashSet;
 use std::fmt::Write;
+use std::path::Path;
+use zerogpu_abi::codegen::implementations;
 use zerogpu_abi::list::{symbols, Symbol};
 
 /// Types of parameters that name an object of the driver.
@@ -30,23 +33,32 @@ const HANDLES: &[&str] = &[
     "CUuserObject",
 ];
 
+/// As those, but they are numbers to C.
+const NUMBERS: &[&str] = &["CUdeviceptr", "CUmemGenericAllocationHandle"];
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let mut methods = String::from("impl Driver {\n");
     let mut calls =
         String::from("/// Each function that takes a handle.\npub const HANDLE_CALLS: &[HandleCall] = &[\n");
+    let mut positions = String::from("/// Each place of a handle.\npub const POSITIONS: &[Position] = &[\n");
+    let implemented: HashSet<String> = implementations(Path::new("../../crates/device/src/api")).into_iter().collect();
     for s in symbols() {
         for name in [Some(s.name.to_string()), s.twin.map(|t| format!("{}_{}", s.name, t.suffix))].into_iter().flatten()
         {
             method(&mut methods, &name, s);
             handle_call(&mut calls, &name, s);
+            let known = implemented.contains(&name) || implemented.contains(s.name);
+            (0..s.params.len()).for_each(|at| position(&mut positions, &name, s, at, known));
         }
     }
     methods.push_str("}\n");
     calls.push_str("];\n");
+    positions.push_str("];\n");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     std::fs::write(format!("{out}/methods.rs"), methods).expect("OUT_DIR is writable");
     std::fs::write(format!("{out}/handle_calls.rs"), calls).expect("OUT_DIR is writable");
+    std::fs::write(format!("{out}/positions.rs"), positions).expect("OUT_DIR is writable");
 }
 
 fn method(out: &mut String, name: &str, s: &Symbol) {
@@ -92,5 +104,36 @@ fn argument(t: &str) -> String {
         "usize" | "u64" => "1".into(),
         _ if t.starts_with('*') => "scratch.cast()".into(),
         _ => "0".into(),
+    }
+}
+
+/// A call of `name` in which the argument `at`, if it is a handle or a device address, is `bad` and all others are good.
+fn position(out: &mut String, name: &str, s: &Symbol, at: usize, known: bool) {
+    let (parameter, kind) = s.params[at];
+    if !HANDLES.contains(&kind) && !NUMBERS.contains(&kind) {
+        return;
+    }
+    let args: Vec<String> = s.params.iter().enumerate().map(|(i, (_, t))| good(t, name, i == at)).collect();
+    let _ = writeln!(
+        out,
+        "    Position {{ name: \"{name}\", parameter: \"{parameter}\", kind: \"{kind}\", known: {known}, \
+         call: |d, o, bad, n| {{ let _ = (o, bad, n); d.{name}({}) }} }},",
+        args.join(", ")
+    );
+}
+
+fn good(t: &str, name: &str, bad: bool) -> String {
+    let handle = if bad { "bad".into() } else { format!("o.get(\"{t}\", \"{name}\")") };
+    match t {
+        _ if HANDLES.contains(&t) => format!("{t}({handle})"),
+        _ if NUMBERS.contains(&t) => format!("{handle} as u64"),
+        "CUhostFn" => "Some(no_function)".into(),
+        "CUstreamCallback" => "Some(no_callback)".into(),
+        "*const CUgraphNode" => "o.nodes()".into(),
+        "*mut *mut c_void" => "o.pointers()".into(),
+        "*mut CUmemLocation" => "o.location()".into(),
+        _ if t.starts_with('*') => "o.scratch()".into(),
+        "u32" | "i32" | "u16" | "u8" => "n as _".into(),
+        _ => argument(t),
     }
 }

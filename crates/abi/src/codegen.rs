@@ -103,7 +103,7 @@ pub fn names(s: &Symbol) -> Vec<String> {
 }
 
 /// Names of the functions in `folder` that look like driver functions.
-fn implementations(folder: &Path) -> Vec<String> {
+pub fn implementations(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     let mut entries: Vec<_> =
         std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())).collect();

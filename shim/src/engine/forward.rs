@@ -128,6 +128,11 @@ impl Engine {
                 (true, Direction::DeviceToHost, true) => (d.cuMemcpyDtoH_v2)(dst as *mut c_void, src, n),
                 (true, Direction::DeviceToHost, false) => (d.cuMemcpyDtoHAsync_v2)(dst as *mut c_void, src, n, s),
                 (true, Direction::DeviceToDevice, false) => (d.cuMemcpyDtoDAsync_v2)(dst, src, n, s),
+                // not by unified addresses: what is no device address would be one of the host to it
+                (true, Direction::DeviceToDevice, true) => {
+                    ok((d.cuMemcpyDtoDAsync_v2)(dst, src, n, s))?;
+                    (d.cuStreamSynchronize)(s)
+                }
                 (true, _, false) => (d.cuMemcpyAsync)(dst, src, n, s),
                 (true, _, true) => {
                     ok((d.cuMemcpyAsync)(dst, src, n, s))?;
@@ -363,16 +368,24 @@ unsafe extern "C" fn end_launch(data: *mut c_void) {
     });
 }
 
-/// A 2-D or 3-D copy as the driver takes it: unified addresses, pitches, heights.
+/// A 2-D or 3-D copy as the driver takes it: addresses, pitches, heights. A device address stays one: as a unified one it
+/// would be the host's if it is wild, and be read.
 fn shaped(c: &Copy, dst: u64, src: u64) -> CUDA_MEMCPY3D {
+    const DEVICE: u32 = 2;
     const UNIFIED: u32 = 4;
+    let (to, from) = match c.direction {
+        Direction::HostToDevice => (DEVICE, UNIFIED),
+        Direction::DeviceToHost => (UNIFIED, DEVICE),
+        Direction::DeviceToDevice => (DEVICE, DEVICE),
+        Direction::HostToHost | Direction::Unified => (UNIFIED, UNIFIED),
+    };
     let height = |p: &Plane| p.slice.checked_div(p.pitch).unwrap_or(0) as usize;
     CUDA_MEMCPY3D {
         srcXInBytes: 0,
         srcY: 0,
         srcZ: 0,
         srcLOD: 0,
-        srcMemoryType: UNIFIED,
+        srcMemoryType: from,
         srcHost: std::ptr::null(),
         srcDevice: src,
         srcArray: CUarray::NULL,
@@ -383,7 +396,7 @@ fn shaped(c: &Copy, dst: u64, src: u64) -> CUDA_MEMCPY3D {
         dstY: 0,
         dstZ: 0,
         dstLOD: 0,
-        dstMemoryType: UNIFIED,
+        dstMemoryType: to,
         dstHost: std::ptr::null_mut(),
         dstDevice: dst,
         dstArray: CUarray::NULL,

@@ -170,6 +170,11 @@ pub(crate) fn copy_3d(c: &CUDA_MEMCPY3D, blocking: bool) -> Res<Copy> {
 }
 
 fn copy_peer(c: &CUDA_MEMCPY3D_PEER, blocking: bool) -> Res<Copy> {
+    for (kind, context) in [(c.dstMemoryType, c.dstContext), (c.srcMemoryType, c.srcContext)] {
+        if kind == DEVICE {
+            lock()?.context(context)?;
+        }
+    }
     let dst = side!(c, dstMemoryType dstHost dstDevice dstArray dstXInBytes dstY dstPitch, c.dstZ, c.dstHeight);
     let src = side!(c, srcMemoryType srcHost srcDevice srcArray srcXInBytes srcY srcPitch, c.srcZ, c.srcHeight);
     shaped(dst, src, [c.WidthInBytes, c.Height, c.Depth], blocking)

@@ -264,6 +264,16 @@ pub unsafe fn cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph:
     })
 }
 
+/// Fails unless the stream of an upload can take it. The upload itself waits, as [`cuGraphUpload`]'s.
+fn upload_stream(p: &CUDA_GRAPH_INSTANTIATE_PARAMS) -> Res {
+    if p.flags & UPLOAD == 0 {
+        return Ok(());
+    }
+    let mut st = lock()?;
+    let s = st.stream(p.hUploadStream)?;
+    st.refuse_in_capture(s)
+}
+
 pub unsafe fn cuGraphInstantiateWithParams(
     phGraphExec: *mut CUgraphExec,
     hGraph: CUgraph,
@@ -273,7 +283,8 @@ pub unsafe fn cuGraphInstantiateWithParams(
         wanted(phGraphExec)?;
         let mut p = input(instantiateParams)?;
         // CUgraphInstantiateResult: 0 success, 1 error, 2 invalid structure
-        let r = match instantiate(hGraph, p.flags) {
+        let refused = |e| (e, CUgraphNode::NULL);
+        let r = match upload_stream(&p).map_err(refused).and_then(|()| instantiate(hGraph, p.flags)) {
             Ok(e) => {
                 (p.hErrNode_out, p.result_out) = (CUgraphNode::NULL, 0);
                 out(phGraphExec, e)

@@ -93,10 +93,11 @@ pub unsafe fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult 
 /// The device of a location.
 unsafe fn of_location(location: *const CUmemLocation) -> Res<CUdevice> {
     let l = input(location)?;
-    if l.kind == LOCATION_DEVICE {
-        the_device(l.id).map(|()| l.id)
-    } else {
-        Err(CUresult::NOT_SUPPORTED)
+    match l.kind {
+        LOCATION_DEVICE => the_device(l.id).map(|()| l.id),
+        // CU_MEM_LOCATION_TYPE_INVALID
+        0 => Err(CUresult::INVALID_VALUE),
+        _ => Err(CUresult::NOT_SUPPORTED),
     }
 }
 
@@ -125,10 +126,12 @@ pub unsafe fn cuMemGetMemPool(pool: *mut CUmemoryPool, location: *mut CUmemLocat
 pub unsafe fn cuMemSetMemPool(location: *mut CUmemLocation, kind: u32, pool: CUmemoryPool) -> CUresult {
     answer(|| {
         let device = of_location(location)?;
-        if kind != 1 {
-            return Err(CUresult::NOT_SUPPORTED);
+        match kind {
+            1 => lock()?.set_current_pool(device, pool),
+            // CU_MEM_ALLOCATION_TYPE_INVALID
+            0 => Err(CUresult::INVALID_VALUE),
+            _ => Err(CUresult::NOT_SUPPORTED),
         }
-        lock()?.set_current_pool(device, pool)
     })
 }
 

@@ -45,6 +45,8 @@ pub fn submit(stream: CUstream, op: &Op) -> Res {
 
 /// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
 const COOPERATIVE: u32 = 2;
+/// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT, _LAUNCH_COMPLETION_EVENT: their first word is an event.
+const WITH_EVENT: [u32; 2] = [7, 12];
 
 impl State {
     /// What a driver checks before it takes a command.
@@ -69,6 +71,9 @@ impl State {
     }
 
     fn check_launch(&mut self, l: &Launch) -> Res {
+        for a in l.attrs.iter().filter(|a| WITH_EVENT.contains(&a.id)) {
+            self.event(CUevent(a.value.words[0] as usize))?;
+        }
         let f = self.modules.launchable(l.func).ok_or(CUresult::INVALID_HANDLE)?;
         let attr = |n| config().ok().and_then(|c| c.profile.attribute(n)).unwrap_or(0) as u32;
         let threads = l.block.iter().try_fold(1u32, |n, &b| n.checked_mul(b)).unwrap_or(u32::MAX);

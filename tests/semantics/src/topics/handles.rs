@@ -77,20 +77,20 @@ type Use = fn(&Driver, &Objects) -> CUresult;
 
 /// One object of each kind.
 #[derive(Clone, Copy)]
-struct Objects {
-    stream: CUstream,
-    event: CUevent,
-    context: CUcontext,
-    module: CUmodule,
-    function: CUfunction,
-    library: CUlibrary,
-    kernel: CUkernel,
-    graph: CUgraph,
-    node: CUgraphNode,
-    exec: CUgraphExec,
-    pool: CUmemoryPool,
-    physical: CUmemGenericAllocationHandle,
-    memory: CUdeviceptr,
+pub(super) struct Objects {
+    pub stream: CUstream,
+    pub event: CUevent,
+    pub context: CUcontext,
+    pub module: CUmodule,
+    pub function: CUfunction,
+    pub library: CUlibrary,
+    pub kernel: CUkernel,
+    pub graph: CUgraph,
+    pub node: CUgraphNode,
+    pub exec: CUgraphExec,
+    pub pool: CUmemoryPool,
+    pub physical: CUmemGenericAllocationHandle,
+    pub memory: CUdeviceptr,
 }
 
 /// A use of an object that is gone, and the codes that it may answer.
@@ -139,7 +139,7 @@ const STALE: &[(&str, &[u32], Use)] = &[
     ("cuMemRelease", &[1, 400], |d, o| d.cuMemRelease(o.physical)),
 ];
 
-fn make(d: &Driver) -> Objects {
+pub(super) fn make(d: &Driver) -> Objects {
     let mut o = Objects {
         stream: d.stream(1),
         event: d.event(0),
@@ -191,7 +191,7 @@ fn make(d: &Driver) -> Objects {
     o
 }
 
-fn destroy(d: &Driver, o: &Objects) {
+pub(super) fn destroy(d: &Driver, o: &Objects) {
     must("cuGraphExecDestroy", d.cuGraphExecDestroy(o.exec));
     must("cuGraphDestroy", d.cuGraphDestroy(o.graph));
     must("cuLibraryUnload", d.cuLibraryUnload(o.library));

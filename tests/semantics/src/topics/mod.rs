@@ -11,6 +11,8 @@ mod export_tables;
 mod fault_program;
 mod faults;
 mod graphs;
+mod handle_places;
+mod handle_structures;
 mod handles;
 mod host_memory;
 mod jit;
@@ -162,6 +164,8 @@ pub const TOPICS: &[Topic] = &[
     ours("handles_wild", handles::wild),
     ours("handles_null", handles::null),
     ours("handles_stale", handles::stale),
+    ours("handle_places", handle_places::each),
+    ours("handle_places_in_structures", handle_structures::all),
     any("region_stress", regions::stress),
     any("region_order", regions::order),
     any("region_order_of_kernels", deferred::order),

@@ -17,6 +17,10 @@ pub(super) trait Params: Sized + std::marker::Copy {
 impl Params for CUDA_KERNEL_NODE_PARAMS {
     unsafe fn work(&self) -> Res<Work> {
         let func = if self.func.0 != 0 { self.func.0 } else { self.kern.0 };
+        // cuda.h: ignored if func is set; NULL is the current one
+        if self.func.0 == 0 && self.ctx.0 != 0 {
+            usable(self.ctx)?;
+        }
         let params = if self.kernelParams.is_null() && !self.extra.is_null() {
             LaunchParams::Extra(self.extra)
         } else {
