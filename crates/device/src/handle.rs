@@ -188,29 +188,35 @@ mod tests {
         assert_eq!(twin(h, Kind::Stream, 3), None);
         void_twin(h);
         assert_eq!(twin(h, Kind::Event, 3), None);
+        assert_eq!(slot(h).unwrap().twin.load(Ordering::Relaxed), 77, "for who is about to read it");
         set_twin(h, 3, 0);
         assert_eq!(twin(h, Kind::Event, 3), None, "nothing is no twin");
     }
 
     #[test]
     fn a_twin_that_another_thread_voids_is_there_or_not() {
-        const ROUNDS: usize = 1_000_000;
+        // more threads than cores: one is seen that was stopped between its two looks
+        const READERS: usize = 16;
+        const TIME: std::time::Duration = std::time::Duration::from_secs(1);
         let h = Allocator::default().make(Kind::Function).unwrap();
-        let over = std::sync::atomic::AtomicBool::new(false);
+        let (over, start) = (std::sync::atomic::AtomicBool::new(false), std::time::Instant::now());
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
+            let read = || {
                 let mut odd = 0;
                 while !over.load(Ordering::Relaxed) {
                     odd += twin(h, Kind::Function, 3).is_some_and(|twin| twin != 77) as usize;
                 }
                 odd
-            });
-            for _ in 0..ROUNDS {
-                set_twin(h, 3, 77);
-                void_twin(h);
+            };
+            let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
+            while start.elapsed() < TIME {
+                for _ in 0..1000 {
+                    set_twin(h, 3, 77);
+                    void_twin(h);
+                }
             }
             over.store(true, Ordering::Relaxed);
-            assert_eq!(reader.join().unwrap(), 0);
+            assert_eq!(readers.into_iter().map(|reader| reader.join().unwrap()).sum::<usize>(), 0);
         });
     }
 }

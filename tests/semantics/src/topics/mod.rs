@@ -138,7 +138,6 @@ pub const TOPICS: &[Topic] = &[
     any("variable_linked", variables::linked),
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
-    any("module_attributes_beside_launches", modules::attributes_beside_launches),
     claims("module_attributes_set_again", modules::attributes_set_again),
     claims("module_jit_options", jit::options),
     any("link_linked", links::linked),

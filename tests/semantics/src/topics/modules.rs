@@ -7,8 +7,6 @@ use crate::image::{fat_binary, Wrapper, CUBIN, PTX, TABLE};
 use crate::tables::{Table, CUDART};
 use std::ffi::{c_void, CStr};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 use zerogpu_abi::*;
 
 const NO_IMAGE: u32 = 209;
@@ -363,36 +361,6 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     let config = CUlaunchConfig { gridDimX: 65_535, attrs: cooperative.as_mut_ptr(), numAttrs: 1, ..config };
     t.code("by attribute", d.cuLaunchKernelEx(&config, probe, values, null_mut()), 720);
     t.code("the stream afterwards", d.cuStreamSynchronize(stream), 0);
-}
-
-/// How long attributes are set beside launches.
-const BESIDE: Duration = Duration::from_secs(2);
-
-/// A thread sets attributes of a function that another launches.
-pub fn attributes_beside_launches(d: &'static Driver, t: &mut Check) {
-    let context = d.start();
-    let region = Regions::find(d).map(|r| (r, r.begin()));
-    let probe = function(d, load(d, CUBIN.as_ptr().cast()), c"probe");
-    let over: &'static AtomicBool = Box::leak(Box::default());
-    let sets = std::thread::spawn(move || {
-        must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
-        for value in (0..64).cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
-            must("cuFuncSetAttribute", d.cuFuncSetAttribute(probe, CARVEOUT, value));
-        }
-    });
-    let start = Instant::now();
-    let mut refused = CUresult(0);
-    while refused.ok() && start.elapsed() < BESIDE {
-        refused = launch(d, probe);
-    }
-    over.store(true, Ordering::Relaxed);
-    t.that("attributes were set", sets.join().is_ok());
-    if !t.driver.no_kernels {
-        t.code("every launch", refused, 0);
-    }
-    if let Some((r, region)) = region {
-        t.that("the region ends", r.end(region));
-    }
 }
 
 fn launch(d: &Driver, function: CUfunction) -> CUresult {
