@@ -4,7 +4,7 @@ import re
 import struct
 
 import pytest
-from world import each_check
+from world import each_check, torch_version
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,18 @@ def handles(worlds, driver):
 @each_check("handles.py")
 def test_library_handles(handles, check):
     handles.require(check)
+
+
+@pytest.fixture(scope="module")
+def handles_of_an_h100(worlds):
+    if torch_version() < (2, 1):
+        pytest.skip("torch 2.0 is not made for this card")
+    return worlds("handles-h100").run("handles.py", options=("--profile", "h100-80gb"))
+
+
+@each_check("handles.py")
+def test_library_handles_on_an_h100(handles_of_an_h100, check):
+    handles_of_an_h100.require(check)
 
 
 @pytest.fixture(scope="module")

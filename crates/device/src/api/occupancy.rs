@@ -97,6 +97,16 @@ const CLUSTER_DIMENSION: u32 = 4;
 /// Blocks that a cluster may have on every card with clusters (CUDA programming guide).
 const PORTABLE_CLUSTER: u32 = 8;
 
+/// GPCs of a card with clusters, which lie in one each: 8, of multiprocessors in pairs (NVIDIA's H100 white paper).
+const GPCS: u32 = 8;
+
+/// Multiprocessors of each GPC. Which pairs of a chip are off differs; here they are shared as evenly as can be: 132 are
+/// 18, 18 and six times 16. cuBLAS 12.1 asks for many sizes of clusters, and refuses answers that no layout gives.
+fn gpcs(multiprocessors: u32) -> impl Iterator<Item = u32> {
+    let pairs = multiprocessors / 2;
+    (0..GPCS).map(move |gpc| 2 * (pairs / GPCS + u32::from(gpc < pairs % GPCS)))
+}
+
 unsafe fn cluster_size(config: &CUlaunchConfig) -> Res<u32> {
     let attrs = array(config.attrs, config.numAttrs as usize)?;
     let dims = attrs.iter().find(|a| a.id == CLUSTER_DIMENSION).map(|a| a.value.words);
@@ -116,10 +126,11 @@ pub unsafe fn cuOccupancyMaxActiveClusters(
         let c = input(config)?;
         let size = cluster_size(&c)?;
         let threads = c.blockDimX.saturating_mul(c.blockDimY).saturating_mul(c.blockDimZ);
-        let all = with(func.0, |f, d| {
-            d.active_blocks(&f.kernel, f.occupancy(), threads, c.sharedMemBytes as u64) * d.multiprocessors
+        let clusters = with(func.0, |f, d| {
+            let blocks = d.active_blocks(&f.kernel, f.occupancy(), threads, c.sharedMemBytes as u64);
+            gpcs(d.multiprocessors).map(|of_gpc| of_gpc * blocks / size.max(1)).sum::<u32>()
         })?;
-        out(numClusters, (all / size.max(1)) as i32)
+        out(numClusters, clusters as i32)
     })
 }
 
@@ -134,4 +145,16 @@ pub unsafe fn cuOccupancyMaxPotentialClusterSize(
         let has_clusters = with(func.0, |_, d| d.cc.0 >= 9)?;
         out(clusterSize, if has_clusters { PORTABLE_CLUSTER as i32 } else { 1 })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_lie_in_one_gpc_each() {
+        let clusters = |size: u32| gpcs(132).map(|of_gpc| of_gpc / size).sum::<u32>();
+        assert_eq!(gpcs(132).collect::<Vec<_>>(), [18, 18, 16, 16, 16, 16, 16, 16]);
+        assert_eq!([18, 16, 10, 8, 4, 2, 1].map(clusters), [2, 8, 8, 16, 32, 66, 132]);
+    }
 }
