@@ -83,17 +83,19 @@ impl Watch {
 
 impl Engine {
     fn watch(&'static self) {
-        let mut passes = self.gate.passes();
+        let mut seen = None;
         loop {
             // a fault is no reason to keep a GPU for ever
             let soon = contained(|| self.foretell()).unwrap_or(None);
-            let next = contained(|| self.look(&mut passes)).unwrap_or(Some(AGAIN));
+            let next = contained(|| self.look(&mut seen)).unwrap_or(Some(AGAIN));
             self.watch.wait(soon.into_iter().chain(next).min());
         }
     }
 
-    /// Looks once; how long to wait until the next look. `passes`: of the gate at the last one.
-    fn look(&self, passes: &mut u64) -> Option<Duration> {
+    /// Looks once; how long to wait until the next look. `seen`: the claim and the gate's passes that were seen last, and
+    /// since when. A claim that is new is not idle, however often something has the watcher look: who made it may not have
+    /// come to the gate yet, and would claim again and again.
+    fn look(&self, seen: &mut Option<(u32, u64, u64)>) -> Option<Duration> {
         let phase = *locked(&self.phase);
         match phase {
             Phase::Claimed { .. } if self.regions.over() => self.leave(),
@@ -106,13 +108,16 @@ impl Engine {
             Phase::Claimed { .. } if self.watch.park.swap(false, Ordering::AcqRel) => self.leave(),
             // no region: borrowed, or left over from a park that failed
             Phase::Claimed { .. } => {
-                let seen = self.gate.passes();
-                let idle = std::mem::replace(passes, seen) == seen;
-                if idle {
+                let (epoch, passes, now) = (self.epoch.load(Ordering::Acquire), self.gate.passes(), now());
+                let same = seen.filter(|before| (before.0, before.1) == (epoch, passes));
+                let since = same.map_or(now, |before| before.2);
+                *seen = Some((epoch, passes, since));
+                let left = self.settings.idle.saturating_sub(Duration::from_nanos(now - since));
+                if same.is_some() && left.is_zero() {
                     self.leave()
                 } else {
-                    self.keep_lease(Some(now() + BORROWED));
-                    Some(self.settings.idle)
+                    self.keep_lease(Some(now + BORROWED));
+                    Some(left)
                 }
             }
             Phase::Parked | Phase::Lost(_) if self.leave_again() => self.find_broker(),
