@@ -111,40 +111,47 @@ impl Watch {
     }
 }
 
+/// The claim and the gate's passes that were seen, and since when, in nanoseconds.
+type Seen = (u32, u64, u64);
+
 impl Engine {
     fn watch(&'static self) {
-        let mut passes = self.gate.passes();
+        let mut seen = None;
         loop {
             let looks = locked(&self.watch.looks);
             // a fault is no reason to keep a GPU for ever
             let soon = contained(|| self.foretell()).unwrap_or(None);
-            let next = contained(|| self.look(&mut passes)).unwrap_or(Some(AGAIN));
+            let next = contained(|| self.look(&mut seen)).unwrap_or(Some(AGAIN));
             drop(looks);
             self.watch.wait(soon.into_iter().chain(next).min());
         }
     }
 
-    /// Looks once; how long to wait until the next look. `passes`: of the gate at the last one.
-    fn look(&self, passes: &mut u64) -> Option<Duration> {
+    /// Looks once; how long to wait until the next look. `seen`: what was seen last. A claim that is new is not idle, however often something has the watcher look: who made it may not have
+    /// come to the gate yet, and would claim again and again.
+    fn look(&self, seen: &mut Option<Seen>) -> Option<Duration> {
         let phase = *locked(&self.phase);
         match phase {
-            Phase::Claimed { .. } if self.regions.over() || self.watch.is_revoked() => self.leave(passes),
+            Phase::Claimed { .. } if self.regions.over() || self.watch.is_revoked() => self.leave(seen),
             Phase::Claimed { .. } if self.regions.any() => {
                 let deadline = self.regions.latest_deadline();
                 let orphan = self.keep_lease(deadline);
                 let over = deadline.map(|d| Duration::from_nanos(d.saturating_sub(now()).max(1)));
                 over.into_iter().chain(orphan).min()
             }
-            Phase::Claimed { .. } if self.watch.park.load(Ordering::Acquire) => self.leave(passes),
+            Phase::Claimed { .. } if self.watch.park.load(Ordering::Acquire) => self.leave(seen),
             // no region: borrowed, or left over from a park that failed
             Phase::Claimed { .. } => {
-                let seen = self.gate.passes();
-                let idle = std::mem::replace(passes, seen) == seen;
-                if idle {
-                    self.leave(passes)
+                let (epoch, passes, now) = (self.epoch.load(Ordering::Acquire), self.gate.passes(), now());
+                let same = seen.filter(|before| (before.0, before.1) == (epoch, passes));
+                let since = same.map_or(now, |before| before.2);
+                *seen = Some((epoch, passes, since));
+                let left = self.settings.idle.saturating_sub(Duration::from_nanos(now - since));
+                if same.is_some() && left.is_zero() {
+                    self.leave(seen)
                 } else {
-                    self.keep_lease(Some(now() + BORROWED));
-                    Some(self.settings.idle)
+                    self.keep_lease(Some(now + BORROWED));
+                    Some(left)
                 }
             }
             Phase::Parked | Phase::Lost(_) if self.leave_again() => self.find_broker(),
@@ -211,13 +218,15 @@ impl Engine {
         self.watch.look_again(self);
     }
 
-    /// Parks; how long to wait until the next look. `passes`: as in `look`.
-    fn leave(&self, passes: &mut u64) -> Option<Duration> {
+    /// Parks; how long to wait until the next look. `seen`: as in `look`.
+    fn leave(&self, seen: &mut Option<Seen>) -> Option<Duration> {
         match self.park() {
             Ok(()) => None,
             Err(e) => {
                 // the park's own are no use of the GPU
-                *passes = self.gate.passes();
+                if let Some(seen) = seen {
+                    seen.1 = self.gate.passes();
+                }
                 report::error(&e);
                 Some(AGAIN)
             }
