@@ -71,7 +71,8 @@ impl Daemon {
             if self.clients.get(&token).is_some_and(|client| client.endpoint.queued() > 0) {
                 return Err("it asks for the status again, and has not read what it was told".into());
             }
-            let json = self.status();
+            let viewer = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
+            let json = self.status(viewer);
             report_packets(&json).for_each(|packet| self.send(token, &packet));
             return Ok(());
         }

@@ -5,6 +5,9 @@ use super::metrics::Totals;
 use serde::{Deserialize, Serialize};
 use zerogpu_lease::Report;
 
+/// What stands for the name of another user's program, and of another tenant.
+const ANOTHERS: &str = "another user's";
+
 /// The answer to `zerogpu status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -50,9 +53,9 @@ pub struct Program {
     pub space: u64,
     /// What people call it.
     pub name: String,
-    /// Its process, as the broker sees it.
+    /// Its process, as the broker sees it; 0 where that is not the viewer's business.
     pub pid: i32,
-    /// Its user.
+    /// Its user; the largest number where that is not the viewer's business.
     pub uid: u32,
     /// Host memory that it has reserved, in bytes.
     pub host_bytes: u64,
@@ -68,9 +71,24 @@ pub struct Program {
     pub aside: bool,
 }
 
+impl Status {
+    /// What a user may know who is not the administrator: what waits and what is held, but of other users' programs neither
+    /// names nor processes, and of other tenants nothing. `tenant` is the user's own.
+    fn only_for(&mut self, uid: u32, tenant: &str) {
+        for program in self.programs.iter_mut().filter(|program| program.uid != uid) {
+            (program.name, program.pid, program.uid) = (ANOTHERS.into(), 0, u32::MAX);
+            (program.parting, program.bound_by) = (None, None);
+        }
+        for space in self.scheduler.spaces.iter_mut().filter(|space| space.tenant != tenant) {
+            space.tenant = ANOTHERS.into();
+        }
+        self.scheduler.tenants.retain(|of| of.tenant == tenant);
+    }
+}
+
 impl Daemon {
-    /// The status, as JSON.
-    pub(super) fn status(&self) -> String {
+    /// The status, as JSON, for a user.
+    pub(super) fn status(&self, viewer: u32) -> String {
         let programs: Vec<Program> = self
             .clients
             .values()
@@ -91,7 +109,7 @@ impl Daemon {
             .collect();
         let name =
             |card: &super::CardOfNode| CardName { name: card.name.clone(), uuid: uuid(&card.uuid), bytes: card.bytes };
-        let status = Status {
+        let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
             broker: self.id,
             pid: std::process::id(),
@@ -104,6 +122,10 @@ impl Daemon {
             programs,
             scheduler: self.scheduler.report(self.now()),
         };
+        // SAFETY: asks for a number.
+        if viewer != 0 && viewer != unsafe { libc::geteuid() } {
+            status.only_for(viewer, &self.config.tenant_of(viewer));
+        }
         serde_json::to_string(&status).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
     }
 }
@@ -116,6 +138,49 @@ fn uuid(bytes: &[u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::time::Duration;
+    use zerogpu_lease::{CardSpec, Policy, Scheduler, SpaceSpec};
+
+    #[test]
+    fn a_user_is_told_of_nobody_else() {
+        let mut scheduler = Scheduler::new(Policy::default(), &[CardSpec { kind: (8, 0), bytes: 1 << 30 }]);
+        let program = |(space, uid): (u64, u32)| Program {
+            space,
+            name: format!("secret-{uid}"),
+            pid: 7,
+            uid,
+            host_bytes: 5,
+            pinned: 0,
+            parting: None,
+            bound_by: Some("secret".into()),
+            aside: false,
+        };
+        let uids = [1000, 1001];
+        let spaces = uids.map(|uid| {
+            let spec = SpaceSpec { kind: (8, 0), vram: 0 };
+            scheduler.attach(Duration::ZERO, &format!("uid-{uid}"), spec).unwrap().0
+        });
+        let mut status = Status {
+            version: String::new(),
+            broker: 1,
+            pid: 1,
+            driver: String::new(),
+            software_cards: None,
+            host_memory: 0,
+            host_reserved: 10,
+            totals: Totals::default(),
+            cards: Vec::new(),
+            programs: spaces.into_iter().zip(uids).map(program).collect(),
+            scheduler: scheduler.report(Duration::ZERO),
+        };
+        status.only_for(1000, "uid-1000");
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(text.contains("secret-1000") && !text.contains("1001"), "{text}");
+        assert_eq!((status.programs.len(), status.programs[1].pid, &status.programs[1].bound_by), (2, 0, &None));
+        assert_eq!((status.scheduler.spaces.len(), status.scheduler.tenants.len()), (2, 1));
+    }
+
     #[test]
     fn a_uuid_is_written_as_nvidia_smi_does() {
         let bytes: [u8; 16] = std::array::from_fn(|i| i as u8);
