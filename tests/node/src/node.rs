@@ -71,7 +71,7 @@ pub struct Node {
     /// Where the libraries and programs are: beside this one.
     built: PathBuf,
     log: Arc<Log>,
-    /// Bytes that the last broker has of each card for itself.
+    /// Bytes that a broker has of each card for itself.
     own_bytes: AtomicU64,
     /// Whether the brokers' log is the usual one, in which the referee misses the claims.
     quiet: bool,
@@ -155,7 +155,7 @@ impl Node {
             shape,
             built: built.to_owned(),
             log: Arc::new(Log { referee: Mutex::new(Referee::new(AGING)), news: Condvar::new() }),
-            own_bytes: AtomicU64::new(0),
+            own_bytes: AtomicU64::new(u64::MAX),
             quiet: false,
         };
         for file in ["zerogpu", "libzerogpu.so", "libsoftcuda.so", "zerogpu-node-space"] {
@@ -271,7 +271,8 @@ impl Node {
         self.log.wait("the broker is ready", |log| log.brokers > ready)?;
         let cards = crate::witness::snapshot(&self.cards())?.cards;
         let own = cards.iter().flat_map(|card| &card.processes).find(|process| process.pid == broker.pid());
-        self.own_bytes.store(own.context("the broker is on no card")?.bytes_used, Ordering::Relaxed);
+        // a claim that waited may have its slabs there already; every broker has the same for itself
+        self.own_bytes.fetch_min(own.context("the broker is on no card")?.bytes_used, Ordering::Relaxed);
         Ok(broker)
     }
 
