@@ -17,6 +17,8 @@ from .places import LOGS, ROOT
 
 # Seconds between signs of life where the output is no terminal.
 EVERY = 60
+# Characters of the bar that a terminal shows.
+BAR = 20
 # Lines of a failed step's log that are shown.
 TAIL = 40
 
@@ -178,9 +180,14 @@ class Runner:
             for running in self.running.values()
         ]
         if self.tty:
-            print("\r\x1b[K" + " |".join(line[: 110 // len(lines)] for line in lines), end="", flush=True)
+            print(f"\r\x1b[K{self._bar()}" + " |".join(line[: 90 // len(lines)] for line in lines), end="", flush=True)
         else:
             print("\n".join(line[:160] for line in lines), flush=True)
+
+    def _bar(self):
+        """How many of the steps have ended."""
+        done = len(self.results) * BAR // self.total
+        return "█" * done + "░" * (BAR - done) + f" {len(self.results)}/{self.total}"
 
     def _say(self, text):
         print(("\r\x1b[K" if self.tty else "") + text, flush=True)
