@@ -10,7 +10,7 @@ from .places import LOCKS, ROOT
 RUST = "install it with rustup (https://rustup.rs; no root needed)"
 # Commands that building takes, and what testing takes beside them, with their packages in Debian.
 BUILDING = {"cc": "gcc"}
-TESTING = {**BUILDING, "git": "git", "readelf": "binutils"}
+TESTING = {**BUILDING, "c++": "g++", "git": "git", "readelf": "binutils"}
 # Parts of Rust that testing takes, by their names in rustup.
 COMPONENTS = {"fmt": "rustfmt", "clippy": "clippy"}
 
