@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zerogpu_lease::Report;
 
 /// What stands for the name of another user's program, and of another tenant.
-const ANOTHERS: &str = "another user's";
+const ANOTHERS: &str = "(another)";
 
 /// The answer to `zerogpu status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -32,7 +32,7 @@ CLAIM = [
     "cuMemcpyHtoDAsync_v2",
 ]
 # ... and without these no launch: the caller must hear of it.
-VITAL = CLAIM + ["cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel"]
+VITAL = CLAIM + ["cuModuleLoadDataEx", "cuModuleGetFunction", "cuLaunchKernel"]
 
 
 @pytest.mark.parametrize("function", VITAL)

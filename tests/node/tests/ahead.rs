@@ -161,11 +161,11 @@ fn the_claim_of_another_goes_first() {
     node.log().wait("it has begun", |log| log.ahead == 1).unwrap();
     quick.tell("begin 30").unwrap();
     let ms = claim_ms(&mut quick);
-    println!("the other's claim: {ms:.0} ms");
-    // its own 20 MiB take 262 ms, a piece of the other 210 ms, the whole of the other 839 ms
-    assert!(ms < 900.0, "{ms} ms: it has waited for what was brought ahead");
     finish(quick);
-    claim_ms(&mut slow);
+    let whole = claim_ms(&mut slow);
+    // its own 20 MiB take 262 ms, a piece of the other 210 ms, the whole of the other 839 ms; a busy machine makes all longer
+    println!("the other's claim: {ms:.0} ms, the first one's whole: {whole:.0} ms");
+    assert!(ms < 1.15 * whole, "{ms} ms: it has waited for what was brought ahead");
     finish(slow);
     end(&node, broker);
 }
