@@ -1,7 +1,9 @@
 """Programs that get their cards from a broker: the same as on a card of their own, and what only a broker does."""
 
+import contextlib
 import json
 import os
+import select
 import signal
 import sys
 
@@ -50,9 +52,14 @@ class Node(World):
             self.broker.close()
         for pid in self._pids.read_text().split() if self._pids.exists() else ():
             try:
-                os.kill(int(pid), signal.SIGKILL)
+                process = os.pidfd_open(int(pid))
             except ProcessLookupError:
-                pass
+                continue
+            with contextlib.closing(open(process, "rb", buffering=0)):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                # what it has on the cards is there until it has ended
+                assert select.select([process], [], [], 20)[0], f"process {pid} does not end"
 
 
 @pytest.fixture(scope="module")
