@@ -5,6 +5,7 @@ CANONICAL_PARKS: how often. The kernels do nothing on softcuda, so each byte mus
 
 import copy
 import ctypes
+import gc
 import os
 import re
 import threading
@@ -90,6 +91,9 @@ def same_weights():
 
 def held():
     """What a leak would make grow: descriptors, threads, mappings, KiB of memory, KiB of addresses."""
+    # what is free in the heap is no leak, and how much of that the system has back is a matter of chance
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/maps") as maps, open("/proc/self/status") as status:
         mappings, text = len(maps.readlines()), status.read()
     # memory files by what they hold: how much of it happens to be mapped changes from copy to copy
