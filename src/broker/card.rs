@@ -283,11 +283,12 @@ impl Room {
             return (self.tell)(Done::Evicted { space, bytes: 0, withheld: 0 });
         };
         // what it never had it can't keep
-        let (bytes, before) = (slabs.lent(), self.free());
+        let bytes = if let_go { slabs.lent() } else { 0 };
+        let before = (bytes > 0).then(|| self.free());
         match slabs.clear(&self.card) {
             Ok(()) => {
-                let withheld = bytes.saturating_sub(self.free().saturating_sub(before));
-                (self.tell)(Done::Evicted { space, bytes, withheld: if let_go { withheld } else { 0 } });
+                let freed = before.map_or(0, |before| self.free().saturating_sub(before));
+                (self.tell)(Done::Evicted { space, bytes, withheld: bytes.saturating_sub(freed) });
             }
             Err(code) => {
                 self.spaces.insert(space, slabs);

@@ -345,14 +345,15 @@ impl Daemon {
     /// Speaks `bytes` of the node's host memory for a Space, if it has not as many. What it has written there already is a
     /// fact, which counts whether it was spoken for or not. The error is a sentence for people.
     fn reserves(&mut self, token: usize, bytes: u64) -> Result<(), String> {
-        let counts = |role: &Role| role.space().map_or(0, |space| space.reserved.max(space.backing.written()));
-        let others: u64 =
-            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| counts(&client.role)).sum();
         let limit = self.host_memory;
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         if bytes <= space.reserved {
             return Ok(());
         }
+        let counts = |role: &Role| role.space().map_or(0, |space| space.reserved.max(space.backing.written()));
+        let others: u64 =
+            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| counts(&client.role)).sum();
+        let Some(space) = self.space_mut(token) else { return Ok(()) };
         if others.checked_add(bytes).is_some_and(|all| all <= limit) || bytes <= space.backing.written() {
             space.reserved = bytes;
             return Ok(());
