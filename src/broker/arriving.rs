@@ -4,7 +4,7 @@
 //! is never free in between. One that holds a card of an earlier broker says so, and is believed as far as that harms nobody.
 use super::client::{Client, Lease, Role, Space, Stage};
 use super::daemon::Daemon;
-use super::desk::{reason, sentence, Dropped};
+use super::desk::{reason, sentence, Dropped, Fault};
 use super::metrics::Cause;
 use super::space::Backing;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,9 @@ impl Daemon {
                     self.spaces.insert(space.id, token);
                 }
                 client.role = role;
-                client.endpoint.answer(&Answer::Welcome(Welcome { broker, version })).map_err(|e| e.to_string())?;
+                let welcome = Answer::Welcome(Welcome { broker, version });
+                // who has hung up meanwhile may have a card, and comes back
+                client.endpoint.answer(&welcome).map_err(|e| Fault::NotTheirs(e.to_string()))?;
             }
             Err((reason, text)) => {
                 let refused = Refused { reason, text: sentence(&text) };
@@ -95,11 +97,8 @@ impl Daemon {
     /// The connection of the same process that has the lease which a client says it holds.
     fn holder_before(&self, token: usize, holds: &Holding) -> Option<usize> {
         let peer = self.clients.get(&token)?.peer;
-        let has_it = |lease: &Lease| match holds.broker == self.id {
-            true => lease.id.0 == holds.lease,
-            // it has not heard yet that this broker took it over
-            false => lease.before == Some(holds.lease),
-        };
+        // by its number of before, if it has not heard yet of the one that it has now
+        let has_it = |lease: &Lease| lease.id.0 == holds.lease || lease.before == Some(holds.lease);
         let is_it = |client: &Client| {
             // processes that can't be seen from here all have the number 0
             let same = peer.pid != 0 && client.peer.pid == peer.pid && client.peer.uid == peer.uid;
@@ -131,11 +130,12 @@ impl Daemon {
         self.lease_ended(&old, &lease, None, why);
         // under another number, so that no answer which is still on its way is taken for one about it
         let number = self.scheduler.renew(lease.id).unwrap_or(lease.id);
-        self.let_go(old.id, old.backing.clone());
+        // all of it, so that a worker is the last to have it
+        let former = std::mem::replace(&mut old.backing, backing);
+        self.let_go(old.id, former);
         let before = hello.holds.as_ref().map(|holds| holds.lease);
         let lease = Lease { before, ..Lease::new(number, lease.card, 0, Stage::Adopted, 0.0) };
         Ok(Space {
-            backing,
             name: hello.name.clone(),
             claim: None,
             told: 0,
@@ -159,6 +159,9 @@ impl Daemon {
         tracing::info!(space = id.0, lease = lease.0, card = card.0, "lease taken over from an earlier broker");
         let left = self.scheduler.deadline(lease).map_or(0.0, |at| at.saturating_sub(now).as_secs_f64());
         self.send(token, &ToClient::Granted { id: 0, lease: lease.0, card: uuid, seconds: clamp_seconds(left) });
+        if let Some(since) = self.scheduler.overdue_since(lease) {
+            self.tell_revoked(token, lease, now.saturating_sub(since));
+        }
     }
 
     /// A Space that computes on a card since before this broker. What it says is a fact, as far as it can be one.

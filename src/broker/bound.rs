@@ -37,8 +37,18 @@ pub struct Bound {
     due: bool,
     /// Whether it has had a lease of this broker, so that its context counts.
     known: bool,
-    /// Since when the driver works on it.
-    since: Option<Instant>,
+    /// What the driver does with it.
+    work: Work,
+}
+
+/// What the driver does with a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Nothing,
+    /// The card's worker is to ask it for something, and has others to serve first.
+    Waits,
+    /// It checkpoints or restores the process.
+    Since(Instant),
 }
 
 impl Bound {
@@ -53,12 +63,15 @@ impl Bound {
 
     /// When the driver has worked on it for too long.
     fn stuck_at(&self) -> Option<Instant> {
-        Some(self.since? + if self.known { STUCK } else { STUCK_STRANGER })
+        match self.work {
+            Work::Since(start) => Some(start + if self.known { STUCK } else { STUCK_STRANGER }),
+            _ => None,
+        }
     }
 
-    /// Whether the driver works on it.
+    /// Whether the driver works on it, or soon will.
     pub fn is_moving(&self) -> bool {
-        self.since.is_some()
+        self.work != Work::Nothing
     }
 }
 
@@ -111,7 +124,8 @@ impl Daemon {
             Some(bound) => bound.by = by,
             None => {
                 tracing::info!(space = id.0, card = card.0, "bound to its context by {by}");
-                space.bound = Some(Bound { card, by, aside: false, due: true, known: lease.is_some(), since: None });
+                space.bound =
+                    Some(Bound { card, by, aside: false, due: true, known: lease.is_some(), work: Work::Nothing });
                 self.scheduler.bind(id, card, Kept::Aside);
             }
         }
@@ -151,7 +165,7 @@ impl Daemon {
         if !std::mem::take(&mut bound.due) {
             return Ok(());
         }
-        bound.since = Some(Instant::now());
+        bound.work = Work::Waits;
         let (id, card, backing) = (space.id, bound.card, space.backing.clone());
         let (kept, patience) = if bound.known { (Kept::Leaving, INSIDE) } else { (Kept::Aside, STRANGER) };
         self.scheduler.bind(id, card, kept);
@@ -172,7 +186,7 @@ impl Daemon {
         let (pid, Role::Space(space)) = (client.peer.pid, &mut client.role) else { return false };
         let (Some(bound), Some(lease)) = (&mut space.bound, &mut space.lease) else { return false };
         lease.stage = Stage::Returning;
-        bound.since = Some(Instant::now());
+        bound.work = Work::Waits;
         let (card, backing) = (bound.card, space.backing.clone());
         let job = Job::BringBack { space: space.id, backing, lease: lease.id, pid, aside: bound.aside };
         if let Err(Fault::Theirs(why) | Fault::NotTheirs(why)) = self.give(card, job) {
@@ -188,11 +202,21 @@ impl Daemon {
         lease.is_some_and(|lease| lease.stage == Stage::Returning)
     }
 
+    /// The driver works on a Space from now on.
+    pub(super) fn begun(&mut self, space: SpaceId) {
+        let Some(&token) = self.spaces.get(&space) else { return };
+        if let Some(bound) = self.space_mut(token).and_then(|space| space.bound.as_mut()) {
+            if bound.work == Work::Waits {
+                bound.work = Work::Since(Instant::now());
+            }
+        }
+    }
+
     /// The driver has checkpointed a Space, or not.
     pub(super) fn is_aside(&mut self, space: SpaceId, card: CardId, result: Result<(), String>, took: Duration) {
         let Some(&token) = self.spaces.get(&space) else { return };
         let Some(bound) = self.space_mut(token).and_then(|space| space.bound.as_mut()) else { return };
-        (bound.since, bound.aside) = (None, result.is_ok());
+        (bound.work, bound.aside) = (Work::Nothing, result.is_ok());
         match result {
             Ok(()) => {
                 let ms = took.as_secs_f64() * 1e3;
@@ -213,7 +237,7 @@ impl Daemon {
         let restarted = self.scheduler.restart(now, lease);
         let Some(held) = self.space_mut(token) else { return };
         let Some(bound) = held.bound.as_mut() else { return };
-        bound.since = None;
+        bound.work = Work::Nothing;
         let Some(lease) = held.lease.as_mut().filter(|lease| lease.stage == Stage::Returning) else { return };
         let (id, number, card) = (lease.claim, lease.id, lease.card);
         match result {
@@ -261,19 +285,21 @@ impl Daemon {
 }
 
 /// The worker's part.
-pub fn act(driver: &Driver, job: Job) -> Option<Done> {
+pub fn act(driver: &Driver, job: Job, tell: &dyn Fn(Done)) {
     let start = Instant::now();
     match job {
         // whoever is gone waits for nothing
-        Job::PutAside { backing, .. } | Job::BringBack { backing, .. } if backing.is_gone() => None,
+        Job::PutAside { backing, .. } | Job::BringBack { backing, .. } if backing.is_gone() => {}
         Job::PutAside { space, pid, patience, .. } => {
+            tell(Done::Begun { space });
             let result = put_aside(driver, pid, patience);
-            Some(Done::PutAside { space, result, took: start.elapsed() })
+            tell(Done::PutAside { space, result, took: start.elapsed() });
         }
         Job::BringBack { space, lease, pid, aside, .. } => {
+            tell(Done::Begun { space });
             let result = bring_back(driver, pid, aside);
-            Some(Done::BroughtBack { space, lease, result, took: start.elapsed() })
+            tell(Done::BroughtBack { space, lease, result, took: start.elapsed() });
         }
-        _ => None,
+        _ => {}
     }
 }

@@ -61,6 +61,8 @@ pub enum Done {
     /// The broker holds nothing of the Space on the card any more. Of its `bytes`, `withheld` did not come free: the Space has
     /// kept what it must not, or others have made their contexts meanwhile.
     Evicted { space: SpaceId, bytes: u64, withheld: u64 },
+    /// The driver is about to checkpoint or restore a Space's process.
+    Begun { space: SpaceId },
     /// A Space's process is checkpointed, or the reason why not.
     PutAside { space: SpaceId, result: Result<(), String>, took: Duration },
     /// It is as it was before that, or the reason why not.
@@ -239,9 +241,7 @@ impl Room {
             }
             Job::Evict { space, let_go } => self.evict(space, let_go),
             Job::PutAside { .. } | Job::BringBack { .. } => {
-                if let Some(done) = bound::act(self.card.driver, job) {
-                    (self.tell)(done);
-                }
+                bound::act(self.card.driver, job, &self.tell);
             }
             Job::Leave { space, backing } => {
                 self.evict(space, false);

@@ -36,9 +36,11 @@ const CLIENTS: usize = 16;
 const HELLO: Duration = Duration::from_secs(5);
 /// Connections of one user that have said no hello yet, or only look on.
 const STRANGERS: usize = 256;
+/// How often a user that has so many is told of.
+const CROWD: Duration = Duration::from_secs(1);
 /// How long after one could not be accepted, for want of descriptors perhaps, that is tried again.
 const ACCEPT: Duration = Duration::from_millis(200);
-/// Messages of one client that are read before others have their turn.
+/// Messages of one client, or new connections, that are read before others have their turn.
 const TURN: usize = 64;
 /// Packets that are kept for a client that does not read: those of the longest list of slabs fit.
 const KEPT: usize = 1280;
@@ -92,8 +94,10 @@ pub struct Daemon {
     /// Clients with messages left to read.
     busy: VecDeque<usize>,
     places_told: Instant,
-    /// When connections that could not be accepted are to be looked at again: nobody tells of them a second time.
+    /// When connections that were not accepted are to be looked at again: nobody tells of them a second time.
     accept_at: Option<Instant>,
+    /// When a user with too many connections was told of last.
+    crowd_told: Option<Instant>,
     /// When a Space that came bound may be put aside.
     pub(super) strangers_from: Instant,
     /// Bytes of host memory for all Spaces.
@@ -164,6 +168,7 @@ impl Daemon {
             busy: VecDeque::new(),
             places_told: Instant::now(),
             accept_at: None,
+            crowd_told: None,
             strangers_from: Instant::now(),
             host_memory,
             metrics: Metrics::default(),
@@ -264,7 +269,7 @@ impl Daemon {
     }
 
     fn accept(&mut self) {
-        loop {
+        for _ in 0..TURN {
             let socket = match self.listener.accept() {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
@@ -277,11 +282,14 @@ impl Daemon {
             let Ok(peer) = peer(socket.as_fd()) else { continue };
             let idle = |client: &&Client| client.peer.uid == peer.uid && client.role.space().is_none();
             if self.clients.values().filter(idle).count() >= STRANGERS {
-                tracing::warn!(
-                    pid = peer.pid,
-                    uid = peer.uid,
-                    "a connection was closed: its user has too many that are no programs"
-                );
+                if self.crowd_told.is_none_or(|at| at.elapsed() >= CROWD) {
+                    self.crowd_told = Some(Instant::now());
+                    tracing::warn!(
+                        pid = peer.pid,
+                        uid = peer.uid,
+                        "connections are closed: their user has too many that are no programs"
+                    );
+                }
                 continue;
             }
             let pidfd = pidfd(socket.as_fd(), peer.pid)
@@ -308,6 +316,8 @@ impl Daemon {
             let role = Role::New(Instant::now() + HELLO);
             self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, parting: None, role });
         }
+        // whoever connects without end: the others have their turn first
+        self.accept_at = Some(Instant::now());
     }
 
     /// Reads what a client says, up to a turn's worth.

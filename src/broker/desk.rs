@@ -1,7 +1,7 @@
 //! What clients ask, checked and answered. The error of each function is why its client is dropped.
 use super::ahead::Stop;
 use super::card::Job;
-use super::client::{in_order, Role, Space, Stage};
+use super::client::{in_order, Client, Lease, Role, Space, Stage};
 use super::daemon::Daemon;
 use std::time::Duration;
 use zerogpu_lease::{Claim, Denial, Reason as Why};
@@ -68,7 +68,9 @@ impl Daemon {
     /// A client says something.
     pub(super) fn message(&mut self, token: usize, message: ToBroker) -> Dropped {
         if matches!(message, ToBroker::Status) {
-            if self.clients.get(&token).is_some_and(|client| client.endpoint.queued() > 0) {
+            // one that computes may have other packets on their way
+            let unread = |client: &Client| client.role.space().is_none() && client.endpoint.queued() > 0;
+            if self.clients.get(&token).is_some_and(unread) {
                 return Err("it asks for the status again, and has not read what it was told".into());
             }
             let viewer = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
@@ -350,9 +352,11 @@ impl Daemon {
         if bytes <= space.reserved {
             return Ok(());
         }
-        let counts = |role: &Role| role.space().map_or(0, |space| space.reserved.max(space.backing.written()));
-        let others: u64 =
-            self.clients.iter().filter(|(&other, _)| other != token).map(|(_, client)| counts(&client.role)).sum();
+        // what it has on a card will be written when that goes home
+        let leased = |space: &Space| space.lease.as_ref().map_or(0, Lease::bytes);
+        let counts = |space: &Space| space.reserved.max(space.backing.written()).max(leased(space));
+        let others = self.clients.iter().filter(|(&other, _)| other != token);
+        let others: u64 = others.filter_map(|(_, client)| client.role.space()).map(counts).sum();
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         if others.checked_add(bytes).is_some_and(|all| all <= limit) || bytes <= space.backing.written() {
             space.reserved = bytes;

@@ -4,6 +4,7 @@ use super::client::{Lease, Role, Space, Stage};
 use super::daemon::Daemon;
 use super::desk::{sentence, Fault};
 use super::metrics::Cause;
+use std::time::Duration;
 use zerogpu_lease::{Action, CardId, Ended, Evict, Grant, LeaseId, SpaceId};
 use zerogpu_protocol::{clamp_seconds, Reason, ToClient, PACKET_FDS};
 
@@ -71,11 +72,17 @@ impl Daemon {
 
     fn overdue(&mut self, lease: LeaseId, space: SpaceId) {
         let Some(&token) = self.spaces.get(&space) else { return };
-        let grace = self.scheduler.policy().grace.as_secs_f64();
+        self.tell_revoked(token, lease, Duration::ZERO);
+    }
+
+    /// Tells a Space that its lease has had its time, `ago` before now.
+    pub(super) fn tell_revoked(&mut self, token: usize, lease: LeaseId, ago: Duration) {
+        let grace = self.scheduler.policy().grace.saturating_sub(ago).as_secs_f64();
         if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
             lease.tally.revoked = true;
         }
-        let text = format!("the lease has had its time; the process is ended if it keeps the card for {grace} s more");
+        let text =
+            format!("the lease has had its time; the process is ended if it keeps the card for {grace:.1} s more");
         self.send(token, &ToClient::Revoked { lease: lease.0, text, grace });
     }
 
@@ -96,12 +103,12 @@ impl Daemon {
         match done {
             Done::Evicted { space, bytes, withheld } => {
                 self.scheduler.evicted(space, card);
+                if withheld == 0 {
+                    return;
+                }
                 let theirs = self.room_of_others(card, space);
                 if withheld <= theirs.saturating_add(bytes / 2) {
-                    if withheld > 0 {
-                        tracing::debug!(space = space.0, withheld, theirs, "memory of a card did not come free");
-                    }
-                    return;
+                    return tracing::debug!(space = space.0, withheld, theirs, "memory of a card did not come free");
                 }
                 tracing::warn!(space = space.0, withheld, "kept card memory that it has no lease for");
                 if let Some(&token) = self.spaces.get(&space) {
@@ -174,6 +181,7 @@ impl Daemon {
                 let Some(&token) = self.spaces.get(&space) else { return };
                 self.send(token, &ToClient::Forgotten { range });
             }
+            Done::Begun { space } => self.begun(space),
             Done::PutAside { space, result, took } => self.is_aside(space, card, result, took),
             Done::BroughtBack { space, lease, result, took } => self.is_back(space, lease, result, took),
             Done::Failed { space, lease, what, code } => self.failed(space, lease, what, code.0),
@@ -183,11 +191,13 @@ impl Daemon {
     /// A job failed. Bytes that could not go home are still on the card: their owner, who has the slabs mapped, takes them
     /// home itself, as it does when the broker dies, and connects again.
     fn failed(&mut self, space: SpaceId, lease: Option<LeaseId>, what: &str, code: u32) {
-        // a Space that is gone has its copies broken off
+        // one that is gone, or has another connection now, has its copies broken off
         let Some(&token) = self.spaces.get(&space) else { return };
+        if lease.is_some_and(|lease| self.holder(space, lease).is_none()) {
+            return;
+        }
         tracing::error!(space = space.0, code, "{what} failed");
-        let Some(number) = lease else { return self.lose(token, &format!("{what} failed")) };
-        let held = self.space_mut(token).and_then(|space| space.lease_mut(number.0));
+        let held = self.space_mut(token).and_then(|space| space.lease.as_ref()).filter(|_| lease.is_some());
         match held.map(|held| (held.stage, held.claim)) {
             Some((Stage::Filling, id)) => {
                 self.give_up(token, what);
@@ -199,8 +209,7 @@ impl Daemon {
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason, text });
             }
-            Some(_) => self.lose(token, &format!("{what} failed")),
-            None => {}
+            _ => self.lose(token, &format!("{what} failed")),
         }
     }
 
@@ -234,10 +243,10 @@ impl Daemon {
         }
     }
 
-    /// The client that has a lease.
+    /// The client that has a lease, by the number that it has now: what a worker says of an earlier one is out of date.
     pub(super) fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
         let token = *self.spaces.get(&space)?;
-        self.space_mut(token)?.lease_mut(lease.0).map(|_| token)
+        self.space_mut(token)?.lease.as_ref().filter(|held| held.id == lease).map(|_| token)
     }
 
     /// One line of the log for each lease.

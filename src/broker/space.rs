@@ -49,13 +49,14 @@ impl Backing {
         if size > MOST {
             return Err(std::io::Error::other(format!("it is larger than {} GiB", MOST >> 30)));
         }
+        let mine = File::from(file.try_clone()?);
         // SAFETY: a fresh mapping where the kernel likes, of a file whose size can't change.
         let base = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
         Ok(Backing {
             driver,
             base,
             size,
-            file: File::from(file.try_clone()?),
+            file: mine,
             pins: Mutex::new(Pins::new(base.as_ptr() as u64)),
             pinned: AtomicU64::new(0),
             gone: AtomicBool::new(false),

@@ -151,6 +151,12 @@ impl Scheduler {
         self.leases.get(&lease).map(|lease| lease.deadline)
     }
 
+    /// Since when a lease has had its time; None: it has not, or there is none.
+    #[must_use]
+    pub fn overdue_since(&self, lease: LeaseId) -> Option<Duration> {
+        self.leases.get(&lease)?.overdue
+    }
+
     /// Ends a lease early: its deadline is now, so the next poll says [`Action::Overdue`]. False if there is none.
     pub fn revoke(&mut self, now: Duration, lease: LeaseId) -> bool {
         let Some(held) = self.leases.get_mut(&lease) else { return false };

@@ -1,0 +1,182 @@
+//! Connections that end and come again while a card is held, spoken by hand.
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use zerogpu_node_tests::client::{hello, Client};
+use zerogpu_node_tests::node::{Node, Shape};
+use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid, Welcome};
+
+/// One at a time: they measure.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const MIB: u64 = 1 << 20;
+
+/// The node's card, as the protocol calls it.
+fn card(node: &Node) -> Uuid {
+    let text = node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap().to_string();
+    let digits: String = text.trim_start_matches("GPU-").chars().filter(|&c| c != '-').collect();
+    std::array::from_fn(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
+}
+
+/// What a Space that holds a card says when it comes back.
+fn comes_again(node: &Node, welcome: &Welcome, lease: u64, bytes: u64) -> Hello {
+    let holds = Holding { card: card(node), broker: welcome.broker, lease, seconds_left: 60.0, bytes };
+    Hello { holds: Some(holds), ..hello("holder", Role::Space) }
+}
+
+/// A Space with a lease and so many bytes on the card, and that.
+fn holder(node: &Node, seconds: f64, bytes: u64) -> (Client, u64, Hello) {
+    let (mut client, welcome) = Client::introduced(&node.socket(), &hello("holder", Role::Space), 128 * MIB).unwrap();
+    let lease = client.claim(seconds, bytes).unwrap();
+    client.fill(lease, &[Range::new(0, bytes)]).unwrap();
+    let hello = comes_again(node, &welcome, lease, bytes);
+    (client, lease, hello)
+}
+
+fn come_back(node: &Node, hello: &Hello) -> (Client, u64) {
+    let (mut client, _) = Client::introduced(&node.socket(), hello, 128 * MIB).unwrap();
+    let lease = client.granted().unwrap();
+    (client, lease)
+}
+
+/// Answers about the lease under its earlier number are no answers to whoever took it over.
+#[test]
+fn what_was_under_way_ends_with_the_connection() {
+    let _alone = alone();
+    let soft = vec![("SOFTCUDA_GBPS", "0.08".to_string())];
+    let node = Node::new(Shape { room: 80 * MIB, vram: 72 * MIB, soft, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let (mut first, welcome) = Client::introduced(&node.socket(), &hello("holder", Role::Space), 128 * MIB).unwrap();
+    let lease = first.claim(60.0, 64 * MIB).unwrap();
+    // 840 ms at this bus's speed
+    let slabs = vec![Range::new(0, 64 * MIB)];
+    first.say(&ToBroker::Slabs { lease, slabs, dirty: vec![], more: false }).unwrap();
+    let hello = comes_again(&node, &welcome, lease, 64 * MIB);
+    let (mut second, number) = come_back(&node, &hello);
+    // the worker comes to this when it is done with that
+    second.say(&ToBroker::Forget { range: Range::new(100 * MIB, 2 * MIB) }).unwrap();
+    let heard = second.hear().unwrap();
+    assert!(matches!(heard, ToClient::Forgotten { .. }), "{heard:?}");
+    // its memory is its own: it brings it home itself
+    second.drain(number).unwrap();
+    second.say(&ToBroker::Released { lease: number }).unwrap();
+    second.round(&[Range::new(0, 4 * MIB)]).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop((first, second));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// One that hangs up before it has heard its new number comes back by the old one.
+#[test]
+fn a_holder_comes_back_twice() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let (first, _, hello) = holder(&node, 60.0, 4 * MIB);
+    let (second, second_number) = come_back(&node, &hello);
+    let (mut third, number) = come_back(&node, &hello);
+    assert_ne!(number, second_number);
+    third.drain(number).unwrap();
+    third.say(&ToBroker::Released { lease: number }).unwrap();
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
+    drop((first, second, third));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// Whoever comes back after its time is told so, with what is left of the grace.
+#[test]
+fn a_lease_past_its_time_is_revoked_again() {
+    let _alone = alone();
+    let node = Node::new(Shape { queue: "grace = \"30s\"".into(), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let (mut first, lease, hello) = holder(&node, 0.2, 4 * MIB);
+    let told = first.hear().unwrap();
+    assert!(matches!(told, ToClient::Revoked { lease: of, .. } if of == lease), "{told:?}");
+    let (mut second, number) = come_back(&node, &hello);
+    let told = second.hear().unwrap();
+    let in_time = |grace: f64| (20.0..30.0).contains(&grace);
+    assert!(matches!(told, ToClient::Revoked { lease: of, grace, .. } if of == number && in_time(grace)), "{told:?}");
+    second.drain(number).unwrap();
+    second.say(&ToBroker::Released { lease: number }).unwrap();
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    drop((first, second));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// What a Space has on a card will be written when it goes home: it can't be given back before.
+#[test]
+fn host_memory_of_what_is_on_a_card_is_not_given_back() {
+    let _alone = alone();
+    let node =
+        Node::new(Shape { room: 96 * MIB, vram: 96 * MIB, top: "host-memory = \"64MiB\"".into(), ..Shape::default() })
+            .unwrap();
+    let broker = node.broker().unwrap();
+    let (mut first, lease, _) = holder(&node, 60.0, 2 * MIB);
+    // made on the card, so that nothing of it is written yet
+    first.say(&ToBroker::Grow { lease, slab: Range::new(2 * MIB, 40 * MIB) }).unwrap();
+    assert!(matches!(first.hear().unwrap(), ToClient::Grown { .. }));
+    first.say(&ToBroker::Reserve { bytes: 0 }).unwrap();
+    assert!(matches!(first.hear().unwrap(), ToClient::Reserved { bytes: 0 }));
+    let mut second = Client::join(&node.socket(), "second", 128 * MIB).unwrap();
+    second.say(&ToBroker::Reserve { bytes: 40 * MIB }).unwrap();
+    let refused = second.hear().unwrap();
+    assert!(matches!(refused, ToClient::NotReserved { .. }), "{refused:?}");
+    first.say(&ToBroker::Shrink { lease, slabs: vec![Range::new(2 * MIB, 40 * MIB)] }).unwrap();
+    first.drain(lease).unwrap();
+    first.say(&ToBroker::Released { lease }).unwrap();
+    second.say(&ToBroker::Reserve { bytes: 40 * MIB }).unwrap();
+    assert!(matches!(second.hear().unwrap(), ToClient::Reserved { .. }));
+    drop((first, second));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
+
+/// A user with more connections than it may have can open and close more of them as fast as it likes.
+#[test]
+fn a_flood_of_connections_keeps_nobody_waiting() {
+    /// Connections of one user that look on.
+    const MANY: usize = 256;
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let socket = node.socket();
+    let mut good = Client::join(&socket, "good", 64 * MIB).unwrap();
+    let crowd: Vec<_> = (0..MANY).map(|_| Client::introduced(&socket, &hello("looker", Role::Observer), MIB)).collect();
+    assert!(crowd.iter().all(Result::is_ok));
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                // bounded, should the good one wait for ever
+                while !over.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(20) {
+                    // refused, or accepted and closed at once
+                    drop(Client::connect(&socket));
+                }
+            });
+        }
+        for _ in 0..20 {
+            good.round(&[Range::new(0, 2 * MIB)]).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let took = start.elapsed();
+    println!("20 leases beside a flood took {took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    drop((good, crowd));
+    node.wait_for_empty_cards().unwrap();
+    node.log().judge(&[]).unwrap();
+    broker.terminate().unwrap();
+}
