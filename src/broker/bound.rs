@@ -18,8 +18,8 @@ use zerogpu_protocol::{clamp_seconds, Reason, ToClient, Uuid};
 const INSIDE: Duration = Duration::from_secs(2);
 /// The same where the Space has had no lease of this broker, so that it may be anyone.
 const STRANGER: Duration = Duration::from_millis(100);
-/// Time between two of those: whoever comes and goes may keep a card's worker for a tenth of it.
-const STRANGERS: Duration = Duration::from_secs(1);
+/// Of the time of a card's worker such Spaces may have one part in so many, since whoever likes comes and goes.
+const STRANGERS_PART: u32 = 10;
 /// After this time a process that the driver is working on is ended: it may have been stopped, and the card waits.
 const STUCK: Duration = Duration::from_secs(60);
 /// The same for one that has had no lease of this broker: its context is all that can be there.
@@ -147,11 +147,12 @@ impl Daemon {
         self.stranger().map(|_| self.strangers_from)
     }
 
-    /// Puts one of them aside, now and then.
+    /// Puts one of them aside, when its time has come.
     pub(super) fn receive_stranger(&mut self) {
         let now = Instant::now();
         let Some(token) = self.stranger().filter(|_| self.strangers_from <= now) else { return };
-        self.strangers_from = now + STRANGERS;
+        // until it is known how long that takes
+        self.strangers_from = now + STRANGER * STRANGERS_PART;
         if let Err(Fault::Theirs(why) | Fault::NotTheirs(why)) = self.put_aside(token) {
             tracing::error!("{why}; restart the broker");
         }
@@ -217,6 +218,7 @@ impl Daemon {
         let Some(&token) = self.spaces.get(&space) else { return };
         let Some(bound) = self.space_mut(token).and_then(|space| space.bound.as_mut()) else { return };
         (bound.work, bound.aside) = (Work::Nothing, result.is_ok());
+        let next = (!bound.known).then(|| Instant::now() + took * (STRANGERS_PART - 1));
         match result {
             Ok(()) => {
                 let ms = took.as_secs_f64() * 1e3;
@@ -228,6 +230,7 @@ impl Daemon {
         }
         let kept = bound.at_rest();
         self.scheduler.bind(space, card, kept);
+        self.strangers_from = next.unwrap_or(self.strangers_from);
     }
 
     /// The driver has restored a Space, or not: its lease begins, or is over.
