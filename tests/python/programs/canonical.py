@@ -147,7 +147,8 @@ def parks_keep_each_byte_and_leave_nothing():
     assert late[1] <= early[1], f"threads: {early[1]}, later {late[1]}"
     assert late[2] <= early[2] + 20, f"mappings: {early[2]}, later {late[2]}"
     assert late[3] <= early[3] + 8192, f"KiB of memory: {early[3]}, later {late[3]}"
-    assert late[4] <= early[4] + 32768, f"KiB of addresses: {early[4]}, later {late[4]}"
+    # one arena of malloc's more has 64 MiB, and a slab that each park forgot would have gigabytes
+    assert late[4] <= early[4] + 131072, f"KiB of addresses: {early[4]}, later {late[4]}"
 
 
 @check
