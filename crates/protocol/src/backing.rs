@@ -15,6 +15,9 @@ const READ_ONLY: libc::c_int = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
 
 /// Fixes the size of a memory file, and its seals, for ever. The file was made by `memfd_create` with
 /// `MFD_ALLOW_SEALING`.
+///
+/// # Errors
+/// What the system says, as of a file made without `MFD_ALLOW_SEALING`.
 pub fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes numbers.
     retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) }).map(|_| ())
@@ -22,6 +25,9 @@ pub fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The size, in bytes, of a backing that may be mapped without fear: a memory file in ordinary pages, sealed, open for
 /// reading and writing, and whole chunks long.
+///
+/// # Errors
+/// `InvalidInput`, with what to change, if it is no such file; else what the system says.
 pub fn check_backing(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let raw = fd.as_raw_fd();
     // First, since it never waits for anyone: the file may be in a file system that its owner serves.

@@ -22,6 +22,9 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to the broker that listens on `path`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], or [`Error::Io`], as where nobody listens or `path` has not 1 to 107 bytes.
     pub fn connect(path: &Path, deadline: Option<Instant>) -> Result<Self, Error> {
         let address = Address::of(path)?;
         let socket = seqpacket()?;
@@ -47,6 +50,10 @@ impl Connection {
     }
 
     /// Introduces this process, with the descriptor of its backing if it is a Space, and waits for the broker's answer.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Mismatch`], [`Error::Malformed`] for the hello or its answer, [`Error::TimedOut`],
+    /// [`Error::Closed`] or [`Error::Io`].
     pub fn hello(
         &self,
         hello: &Hello,
@@ -73,6 +80,10 @@ impl Connection {
     }
 
     /// Sends a message; waits while the socket is full.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if a value is beyond its limit, [`Error::TimedOut`], [`Error::Closed`] or [`Error::Io`];
+    /// nothing was sent then.
     pub fn send(&self, message: &ToBroker, deadline: Option<Instant>) -> Result<(), Error> {
         let mut bytes = Vec::with_capacity(64);
         encode(message, &mut bytes)?;
@@ -80,12 +91,18 @@ impl Connection {
     }
 
     /// Waits for the next message, with its descriptors. `buffer` only lends its memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::TimedOut`], [`Error::Closed`] or [`Error::Io`].
     pub fn recv(&self, buffer: &mut Packet, deadline: Option<Instant>) -> Result<(ToClient, Vec<OwnedFd>), Error> {
         self.recv_packet(buffer, PACKET_FDS, deadline)?;
         open(buffer)
     }
 
     /// The next message if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::Closed`] or [`Error::Io`].
     pub fn try_recv(&self, buffer: &mut Packet) -> Result<Option<(ToClient, Vec<OwnedFd>)>, Error> {
         match buffer.recv(&self.socket, PACKET_FDS) {
             Ok(true) => open(buffer).map(Some),

@@ -30,6 +30,10 @@ impl Endpoint {
 
     /// The client's first message, if it is there, with the descriptor of its backing if it is a Space. A client that
     /// speaks no common version is answered here. `buffer` only lends its memory.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] once that is answered, [`Error::Malformed`], [`Error::Closed`] or [`Error::Io`]; or as for
+    /// [`Endpoint::answer`].
     pub fn recv_hello(&mut self, buffer: &mut Packet) -> Result<Option<(Versions, Hello, Option<OwnedFd>)>, Error> {
         if !self.next(buffer, 1)? {
             return Ok(None);
@@ -49,6 +53,10 @@ impl Endpoint {
     }
 
     /// Answers the hello.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if its text has more than [`TEXT_BYTES`](crate::TEXT_BYTES), [`Error::Slow`],
+    /// [`Error::Closed`] or [`Error::Io`].
     pub fn answer(&mut self, answer: &Answer) -> Result<(), Error> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let result = encode_answer(answer, VERSIONS, &mut bytes)
@@ -60,6 +68,9 @@ impl Endpoint {
 
     /// The next message, if one is there. One with descriptors is an error: they never become this process's, since
     /// closing a stranger's descriptor may block. `buffer` only lends its memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::Closed`], or [`Error::Io`], also for a packet with descriptors (`InvalidData`).
     pub fn recv(&mut self, buffer: &mut Packet) -> Result<Option<ToBroker>, Error> {
         if !self.next(buffer, 0)? {
             return Ok(None);
@@ -69,6 +80,10 @@ impl Endpoint {
 
     /// Sends a message, or keeps it until [`flush`](Endpoint::flush) if the socket is full. [`Error::Slow`] if too
     /// many are kept already. Descriptors are duplicated only if the message must be kept.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if a value is beyond its limit or the descriptors are too few or too many, [`Error::Slow`],
+    /// [`Error::Closed`] or [`Error::Io`].
     pub fn send(&mut self, message: &ToClient, fds: &[impl AsFd]) -> Result<(), Error> {
         count(message, fds.len())?;
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -78,6 +93,9 @@ impl Endpoint {
     }
 
     /// Sends what is kept, as far as the socket takes it: to be called when it is writable.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] or [`Error::Io`].
     pub fn flush(&mut self) -> Result<(), Error> {
         while let Some(packet) = self.queue.front() {
             match packet.send(&self.socket) {

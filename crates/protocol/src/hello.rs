@@ -79,6 +79,9 @@ impl fmt::Display for Mismatch {
 impl std::error::Error for Mismatch {}
 
 /// The version that two sides use: the highest that both speak.
+///
+/// # Errors
+/// [`Mismatch`] if there is none.
 pub fn negotiate(ours: Versions, theirs: Versions) -> Result<u16, Mismatch> {
     let version = ours.highest.min(theirs.highest);
     if version >= ours.lowest.max(theirs.lowest) {
@@ -89,12 +92,18 @@ pub fn negotiate(ours: Versions, theirs: Versions) -> Result<u16, Mismatch> {
 }
 
 /// Writes a client's first packet into `buffer`, in place of what is there.
+///
+/// # Errors
+/// [`Malformed`] if its name or its seconds are beyond the limits.
 pub fn encode_hello(hello: &Hello, ours: Versions, buffer: &mut Vec<u8>) -> Result<(), Malformed> {
     begin(ours, buffer);
     append(hello, buffer)
 }
 
 /// Reads a client's first packet. The versions come even where the hello can't be read for their sake.
+///
+/// # Errors
+/// [`Malformed`] if the bytes are no hello; inside, [`Mismatch`] if there is no common version.
 pub fn decode_hello(bytes: &[u8], ours: Versions) -> Result<(Versions, Result<Hello, Mismatch>), Malformed> {
     let (theirs, body) = split(bytes)?;
     if let Err(mismatch) = negotiate(ours, theirs) {
@@ -107,12 +116,18 @@ pub fn decode_hello(bytes: &[u8], ours: Versions) -> Result<(Versions, Result<He
 }
 
 /// Writes a broker's first packet into `buffer`, in place of what is there.
+///
+/// # Errors
+/// [`Malformed`] if its text has more than [`TEXT_BYTES`](crate::TEXT_BYTES).
 pub fn encode_answer(answer: &Answer, ours: Versions, buffer: &mut Vec<u8>) -> Result<(), Malformed> {
     begin(ours, buffer);
     append(answer, buffer)
 }
 
 /// Reads a broker's first packet. What a broker without a common version wrote behind its versions is not looked at.
+///
+/// # Errors
+/// [`Malformed`] if the bytes are no answer; inside, [`Mismatch`] if there is no common version.
 pub fn decode_answer(bytes: &[u8], ours: Versions) -> Result<Result<Answer, Mismatch>, Malformed> {
     let (theirs, body) = split(bytes)?;
     match negotiate(ours, theirs) {

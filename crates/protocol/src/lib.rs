@@ -7,6 +7,7 @@
 //! |---|---|
 //! | a client | [`default_socket`], [`Connection`], [`request_packets`], [`prefetch_packets`], [`seal`] |
 //! | a broker | [`Listener`], [`Endpoint`], [`Request`], [`report_packets`], [`check_backing`], [`peer()`], [`pidfd`] |
+#![warn(clippy::missing_errors_doc)]
 
 mod address;
 mod backing;

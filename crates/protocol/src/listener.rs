@@ -36,6 +36,10 @@ struct SocketFile {
 impl Listener {
     /// Listens on `path`, whose permissions become `mode`. Makes the folder if it is missing. A socket that a dead broker
     /// left there is replaced; a live one, or any other file, is an error. `path` with `.lock` appended is locked.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `path` has not 1 to 107 bytes, `PermissionDenied` if another user can change what it leads to,
+    /// `AddrInUse` if a broker listens there, `AlreadyExists` if another file is there, else what the system says.
     pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
         let address = Address::of(path)?;
         make_folder(path)?;
@@ -55,6 +59,9 @@ impl Listener {
     }
 
     /// The socket that systemd passed to this process, if it did. May be called once.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it passed several, and as for [`Listener::from_passed`].
     pub fn from_activation() -> io::Result<Option<Self>> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -74,6 +81,9 @@ impl Listener {
     }
 
     /// A socket that listens already: from systemd, or from the broker before this one.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is no listening Unix `SOCK_SEQPACKET` socket, else what the system says.
     pub fn from_passed(socket: OwnedFd) -> io::Result<Self> {
         let is =
             |name, value: libc::c_int| Ok::<_, io::Error>(option::<libc::c_int>(socket.as_fd(), name, -1)? == value);
@@ -94,6 +104,9 @@ impl Listener {
     }
 
     /// The next connection; `None` if there is none now.
+    ///
+    /// # Errors
+    /// What the system says, such as that no descriptor is left.
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
         loop {
             let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -114,6 +127,9 @@ impl Listener {
     }
 
     /// The socket, whose file stays when this process ends: for the broker after this one.
+    ///
+    /// # Errors
+    /// What the system says, such as that no descriptor is left.
     pub fn into_socket(mut self) -> io::Result<OwnedFd> {
         self.file = None;
         self.socket.try_clone()

@@ -26,6 +26,9 @@ impl Packet {
     }
 
     /// Sends it without waiting: `WouldBlock` if the socket is full.
+    ///
+    /// # Errors
+    /// As for [`send()`].
     pub fn send(&self, socket: impl AsFd) -> io::Result<()> {
         send(socket.as_fd(), &self.bytes, &self.fds)
     }
@@ -33,6 +36,9 @@ impl Packet {
     /// Receives the next packet in place of this one without waiting, with up to `room` descriptors: `WouldBlock` if
     /// there is none, `false` if the other side is gone. A packet that has more bytes or descriptors than allowed is
     /// `InvalidData`. It is consumed, and the descriptors in excess never become this process's.
+    ///
+    /// # Errors
+    /// `WouldBlock` or `InvalidData`, as above, else what the system says.
     pub fn recv(&mut self, socket: impl AsFd, room: usize) -> io::Result<bool> {
         self.bytes.clear();
         self.fds.clear();
@@ -68,6 +74,9 @@ impl Packet {
 }
 
 /// Sends a packet without waiting: `WouldBlock` if the socket is full.
+///
+/// # Errors
+/// `WouldBlock`, `InvalidInput` if it has not 1 byte to 64 KiB, or more than 64 descriptors, else what the system says.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> io::Result<()> {
     if bytes.is_empty() || bytes.len() > PACKET_BYTES || fds.len() > PACKET_FDS {
         return Err(io::Error::new(

@@ -17,6 +17,9 @@ pub struct Peer {
 const SO_PEERPIDFD: libc::c_int = 77;
 
 /// Who made this connection.
+///
+/// # Errors
+/// What the system says, as of a descriptor that is no socket.
 pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     let libc::ucred { pid, uid, gid } = option(socket, libc::SO_PEERCRED, libc::ucred { pid: 0, uid: 0, gid: 0 })?;
     Ok(Peer { pid, uid, gid })
@@ -25,6 +28,9 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
 /// A descriptor of the process that made this connection, which is readable when that has ended. Where the kernel is
 /// older than 6.5 it is found by its number, which is another process's if it had ended before the call: then the connection
 /// has ended too, which is an error here. Call it right after accepting.
+///
+/// # Errors
+/// `NotConnected` if, on such a kernel, the connection has ended; else what the system says.
 pub fn pidfd(socket: BorrowedFd<'_>, pid: i32) -> io::Result<OwnedFd> {
     match option::<libc::c_int>(socket, SO_PEERPIDFD, -1) {
         // SAFETY: the kernel made it for this call.

@@ -11,11 +11,17 @@ pub const SYSTEM_SOCKET: &str = "/run/zerogpu/broker.sock";
 /// Where a broker of this user listens if nobody says otherwise: [`SYSTEM_SOCKET`] for root, else
 /// `$XDG_RUNTIME_DIR/zerogpu/broker.sock`, else `/tmp/zerogpu-UID/broker.sock`. An error if somebody else can write to
 /// that last folder. Makes nothing.
+///
+/// # Errors
+/// `PermissionDenied` if the folder in `/tmp` is there and not this user's alone, else what the system says.
 pub fn default_socket() -> io::Result<PathBuf> {
     place(me(), env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"))
 }
 
 /// The folder of [`default_socket`], made if it is missing. Nobody but root and this user can change what it leads to.
+///
+/// # Errors
+/// `PermissionDenied` if another user can change what it leads to, and as for [`default_socket`].
 pub fn runtime_folder() -> io::Result<PathBuf> {
     let socket = default_socket()?;
     make_folder(&socket)?;

@@ -16,6 +16,10 @@ pub struct Request {
 
 impl Request {
     /// Adds the lists of one packet; what was complete before is replaced. Not checked: whether slabs overlap.
+    ///
+    /// # Errors
+    /// [`Malformed`] if there are more than [`SPACE_SLABS`] slabs or [`DIRTY_RANGES`] written ranges, or if nothing is
+    /// in a packet that others follow; nothing of it is added then.
     pub fn push(&mut self, slabs: &[Range], dirty: &[Range], more: bool) -> Result<(), Malformed> {
         if self.complete {
             *self = Request::default();

@@ -24,6 +24,9 @@ impl std::error::Error for Malformed {}
 /// What can be a packet.
 pub trait Message: Serialize + DeserializeOwned {
     /// Whether its values are within the limits.
+    ///
+    /// # Errors
+    /// [`Malformed`], for the first that is not.
     fn check(&self) -> Result<(), Malformed>;
 
     /// How many descriptors travel with it.
@@ -31,12 +34,18 @@ pub trait Message: Serialize + DeserializeOwned {
 }
 
 /// Writes `message` into `buffer` in place of what is there. Allocates only if the buffer must grow.
+///
+/// # Errors
+/// [`Malformed`] if a value is beyond its limit, or all of it longer than 64 KiB.
 pub fn encode<M: Message>(message: &M, buffer: &mut Vec<u8>) -> Result<(), Malformed> {
     buffer.clear();
     append(message, buffer)
 }
 
 /// The message that `bytes` are, all of them.
+///
+/// # Errors
+/// [`Malformed`] if they are none, or a value is beyond its limit.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, Malformed> {
     match decode_prefix(bytes)? {
         (message, []) => Ok(message),
