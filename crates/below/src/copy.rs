@@ -61,6 +61,9 @@ const AHEAD: usize = 3;
 
 /// Copies, and returns when all bytes have arrived. After an error any of them may have arrived, and nothing is in flight.
 /// A context of the card must be current, its ranges mapped, the host ranges mapped and used by nobody else.
+///
+/// # Errors
+/// The driver's answer to the first call that failed. A refusal to page-lock is none: see [`Copied::refused`].
 pub fn copy(d: &Driver, way: Way, trips: &[Trip], pinning: Pinning) -> Res<Copied> {
     let mut stream = CUstream::NULL;
     // SAFETY: writes the new stream; 1 is CU_STREAM_NON_BLOCKING.

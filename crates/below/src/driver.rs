@@ -35,6 +35,9 @@ pub fn locate(settings: &Settings, own: Option<&Path>) -> Below {
 
 impl Below {
     /// The library, opened at the first call.
+    ///
+    /// # Errors
+    /// A sentence with a remedy: there is none to use, it can't be loaded, or it lacks what drivers from 535 on have.
     pub fn driver(&self) -> Result<&Driver, &str> {
         let open = || {
             let path = self.path.clone()?;
@@ -43,7 +46,10 @@ impl Below {
         self.driver.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
-    /// The version of the driver; None: there is no driver. The error is why the one that was found can't be used.
+    /// The version of the driver; None: there is no driver.
+    ///
+    /// # Errors
+    /// Why the one that was found can't be used, as for [`Below::driver`].
     pub fn version(&self) -> Result<Option<i32>, &str> {
         if self.path.is_err() {
             return Ok(None);
@@ -202,7 +208,10 @@ functions! {
 }
 
 impl Driver {
-    /// Opens the library at a path. The error is a sentence with a remedy.
+    /// Opens the library at a path.
+    ///
+    /// # Errors
+    /// A sentence with a remedy: the library can't be loaded, or lacks what drivers from 535 on have.
     pub fn open(path: &Path) -> Result<Self, String> {
         // SAFETY: a CUDA driver library: its constructors are made to run in any process.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };

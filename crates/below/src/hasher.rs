@@ -22,6 +22,9 @@ pub struct Hasher {
 
 impl Hasher {
     /// Loads the kernel in the current context, which is of the card `device`.
+    ///
+    /// # Errors
+    /// The driver's answer to the first call that failed.
     pub fn new(d: &Driver, device: CUdevice) -> Res<Self> {
         let mut h = Hasher {
             module: CUmodule::NULL,
@@ -54,6 +57,9 @@ impl Hasher {
 
     /// The hashes of the chunks of ranges (address on the card, bytes), in order. An address is 16-byte aligned, a length a
     /// multiple of 16; nothing may be writing there. Each range begins a chunk of its own.
+    ///
+    /// # Errors
+    /// [`CUresult::INVALID_VALUE`] if an address or length is no multiple of 16 bytes, the driver's answer otherwise.
     pub fn hash(&self, d: &Driver, ranges: &[(u64, u64)]) -> Res<Vec<Hash>> {
         let mut hashes = Vec::new();
         let mut queued = 0;
@@ -113,6 +119,9 @@ impl Hasher {
     }
 
     /// Gives back what it holds on the card.
+    ///
+    /// # Errors
+    /// The driver's answer to the first call that failed twice.
     pub fn end(self, d: &Driver) -> Res {
         let mut result = Ok(());
         // SAFETY: objects of ours that nothing uses any more.

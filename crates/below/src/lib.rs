@@ -4,6 +4,7 @@
 //! keeps page-locked, `physical` makes, maps and shares the card's memory, `hasher` hashes it there,
 //! `checkpoint` takes another process off its card. Nothing here prints: what goes wrong is returned,
 //! as the driver's error or as a sentence for a human.
+#![warn(clippy::missing_errors_doc)]
 mod checkpoint;
 mod copy;
 mod driver;
@@ -20,6 +21,9 @@ pub use pins::{Part, Pins, PIECE};
 use zerogpu_abi::{CUresult, Res};
 
 /// A driver's answer as a result.
+///
+/// # Errors
+/// The answer, if it is not [`CUresult::SUCCESS`].
 pub fn ok(r: CUresult) -> Res {
     if r.ok() {
         Ok(())
@@ -29,6 +33,9 @@ pub fn ok(r: CUresult) -> Res {
 }
 
 /// Tries a call that gives something back once more if it fails: what is not given back stays on the card.
+///
+/// # Errors
+/// The driver's answer to the second try.
 pub fn twice(call: impl Fn() -> CUresult) -> Res {
     match call() {
         r if r.ok() => Ok(()),

@@ -33,6 +33,9 @@ fn prop_at(location: CUmemLocation, handle_types: u32) -> CUmemAllocationProp {
 }
 
 /// What lengths, addresses and offsets are multiples of on a card.
+///
+/// # Errors
+/// The driver's answer.
 pub fn granularity(d: &Driver, device: CUdevice) -> Res<u64> {
     let mut bytes = 0;
     // SAFETY: writes one number; 0 asks for the least granularity.
@@ -41,16 +44,25 @@ pub fn granularity(d: &Driver, device: CUdevice) -> Res<u64> {
 }
 
 /// Makes memory on a card, for this process alone.
+///
+/// # Errors
+/// The driver's answer: [`CUresult::OUT_OF_MEMORY`] if the card has no `len` bytes left.
 pub fn create(d: &Driver, device: CUdevice, len: u64) -> Res<u64> {
     make(d, len, &prop(device, 0))
 }
 
 /// Makes memory where a location says, which may be in the host: for this process alone.
+///
+/// # Errors
+/// The driver's answer: [`CUresult::OUT_OF_MEMORY`] if there are no `len` bytes left.
 pub fn create_at(d: &Driver, location: CUmemLocation, len: u64) -> Res<u64> {
     make(d, len, &prop_at(location, 0))
 }
 
 /// Makes memory on a card that [`export`] can share.
+///
+/// # Errors
+/// As for [`create`].
 pub fn create_exportable(d: &Driver, device: CUdevice, len: u64) -> Res<u64> {
     make(d, len, &prop(device, AS_FD))
 }
@@ -63,12 +75,18 @@ fn make(d: &Driver, len: u64, prop: &CUmemAllocationProp) -> Res<u64> {
 }
 
 /// Gives a handle back. The memory lives on while something maps or imports it, or has its descriptor.
+///
+/// # Errors
+/// The driver's answer to the second try.
 pub fn release(d: &Driver, handle: u64) -> Res {
     // SAFETY: a number that the driver looks up; the caller has it from this module and uses it no more.
     unsafe { twice(|| (d.cuMemRelease)(handle)) }
 }
 
 /// A descriptor for memory that [`create_exportable`] made.
+///
+/// # Errors
+/// [`CUresult::INVALID_HANDLE`] if the driver gives no descriptor, its answer otherwise.
 pub fn export(d: &Driver, handle: u64) -> Res<OwnedFd> {
     let mut fd: i32 = -1;
     // SAFETY: for this kind of handle the driver writes one descriptor.
@@ -81,6 +99,9 @@ pub fn export(d: &Driver, handle: u64) -> Res<OwnedFd> {
 }
 
 /// A handle of this process for memory that another exported. The descriptor may be closed afterwards.
+///
+/// # Errors
+/// The driver's answer.
 pub fn import(d: &Driver, fd: BorrowedFd) -> Res<u64> {
     let mut handle = 0;
     // SAFETY: for this kind of handle the pointer is the descriptor's number; writes the new handle.
@@ -89,12 +110,18 @@ pub fn import(d: &Driver, fd: BorrowedFd) -> Res<u64> {
 }
 
 /// Maps `len` bytes of a handle from `offset` on at a reserved address. Nobody may use them before [`set_access`].
+///
+/// # Errors
+/// The driver's answer.
 pub fn map(d: &Driver, va: u64, len: u64, handle: u64, offset: u64) -> Res {
     // SAFETY: the driver refuses addresses that are not reserved or are mapped already.
     ok(unsafe { (d.cuMemMap)(va, len as usize, offset as usize, handle, 0) })
 }
 
 /// Lets a card use whole mappings: 3 is reading and writing, 1 reading, 0 neither.
+///
+/// # Errors
+/// The driver's answer.
 pub fn set_access(d: &Driver, device: CUdevice, va: u64, len: u64, flags: u32) -> Res {
     let desc = CUmemAccessDesc { location: CUmemLocation { kind: ON_DEVICE, id: device }, flags };
     // SAFETY: reads one description.
@@ -102,6 +129,9 @@ pub fn set_access(d: &Driver, device: CUdevice, va: u64, len: u64, flags: u32) -
 }
 
 /// Maps a whole handle at a reserved address for reading and writing.
+///
+/// # Errors
+/// The driver's answer to the call that failed, [`map`] or [`set_access`].
 pub fn place(d: &Driver, device: CUdevice, va: u64, len: u64, handle: u64) -> Res {
     map(d, va, len, handle, 0)?;
     set_access(d, device, va, len, READ_WRITE).inspect_err(|_| {
@@ -110,12 +140,18 @@ pub fn place(d: &Driver, device: CUdevice, va: u64, len: u64, handle: u64) -> Re
 }
 
 /// Ends a mapping that nothing uses any more.
+///
+/// # Errors
+/// The driver's answer to the second try.
 pub fn unmap(d: &Driver, va: u64, len: u64) -> Res {
     // SAFETY: a mapping of the caller's, which has stopped using it.
     unsafe { twice(|| (d.cuMemUnmap)(va, len as usize)) }
 }
 
 /// Maps a whole handle where the driver likes, for reading and writing; returns the address.
+///
+/// # Errors
+/// The driver's answer to the first call that failed.
 pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Res<u64> {
     let mut va = 0;
     // SAFETY: a fresh range of the driver's choice.
@@ -127,6 +163,9 @@ pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Res<u
 }
 
 /// Ends a window that nothing uses any more.
+///
+/// # Errors
+/// The driver's answer to the second try. If nothing was unmapped, the addresses stay reserved.
 pub fn close_window(d: &Driver, va: u64, len: u64) -> Res {
     unmap(d, va, len)?;
     free_addresses(d, va, len)

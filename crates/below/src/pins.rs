@@ -56,8 +56,10 @@ impl Pins {
         true
     }
 
-    /// Registers what is not registered yet of a mapped range. The error is the driver's first refusal; all that it did
-    /// not refuse is registered.
+    /// Registers what is not registered yet of a mapped range.
+    ///
+    /// # Errors
+    /// The driver's first refusal; all that it did not refuse is registered.
     pub fn ensure(&mut self, d: &Driver, host: u64, len: u64) -> Res {
         let (mut at, end) = (host, host + len);
         let mut refused = None;
@@ -88,8 +90,10 @@ impl Pins {
         Part { len: stop.min(end) - host, refused: answer.err() }
     }
 
-    /// Ends each registration that has a byte of a range; nothing may be copying there. After an error some may be left:
-    /// they stay in the table, and the range must not be punched.
+    /// Ends each registration that has a byte of a range; nothing may be copying there.
+    ///
+    /// # Errors
+    /// The driver's first refusal to end one. Those that are left stay in the table, and the range must not be punched.
     pub fn forget(&mut self, d: &Driver, host: u64, len: u64) -> Res {
         let end = host + len;
         let first = self.around(host).map_or(host, |(start, _)| start);
@@ -106,6 +110,9 @@ impl Pins {
     }
 
     /// Ends all registrations; see [`Pins::forget`].
+    ///
+    /// # Errors
+    /// As for [`Pins::forget`].
     pub fn clear(&mut self, d: &Driver) -> Res {
         self.forget(d, 0, u64::MAX)
     }
