@@ -107,6 +107,9 @@ impl Gate {
 
     /// Lets nobody in any more, and sleeps until every thread has left. What they did inside is visible to the caller.
     /// No effect on a closed gate; if another thread is closing it, both wait.
+    ///
+    /// # Errors
+    /// [`CloseError::Inside`], [`CloseError::Reopened`] or [`CloseError::Barrier`].
     pub fn close(&self) -> Result<(), CloseError> {
         if self.is_inside() {
             return Err(CloseError::Inside);

@@ -32,6 +32,7 @@
 //!
 //! There `membarrier` and the compiler fences that pair with it are sequentially consistent fences, and the futex is a
 //! mutex with a condition variable.
+#![warn(clippy::missing_errors_doc)]
 #![allow(unexpected_cfgs)] // `loom`: see Models
 
 mod gate;

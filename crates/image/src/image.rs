@@ -100,6 +100,9 @@ impl Image {
     }
 
     /// The image itself, a cubin or PTX: unpacked anew at each call. Of an image in several parts, the first.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it can't be unpacked.
     pub fn bytes(&self) -> Result<Bytes, Error> {
         self.packed.unpack()
     }

@@ -8,6 +8,7 @@
 //!
 //! No byte of an image is trusted: a malformed one is an [`Error`], never a panic, and what is allocated is bounded by
 //! what the image holds. Only the module `pointer` is unsafe, as its callers pass bare addresses.
+#![warn(clippy::missing_errors_doc)]
 mod arch;
 mod cubin;
 mod error;

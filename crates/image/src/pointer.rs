@@ -26,6 +26,9 @@ const SHT_NOBITS: u32 = 8;
 ///
 /// A wrapper and what it points to are part of a loaded program and are not copied; all else is, as the app may free it.
 ///
+/// # Errors
+/// [`Error::NotAnImage`], also for NULL, [`Error::Malformed`], or [`Error::InvalidPtx`] for a text of 1 GiB or more.
+///
 /// # Safety
 /// `image` must be readable as far as the image it holds tells that it goes, and, if that is a wrapper, stay so and
 /// unchanged as long as the source and images made from it live.
@@ -39,6 +42,9 @@ pub unsafe fn open(image: *const u8) -> Result<Source, Error> {
 }
 
 /// As [`open`], for an app that promises to leave the image in place (`CU_LIBRARY_BINARY_IS_PRESERVED`): copies nothing.
+///
+/// # Errors
+/// As for [`open`].
 ///
 /// # Safety
 /// As for [`open`], and the image must stay readable and unchanged, whatever its kind, as long as the source and images

@@ -18,6 +18,9 @@ pub enum Input<'a> {
 
 impl<'a> Input<'a> {
     /// Tells what `bytes` begin with, without looking further.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`], or [`Error::Malformed`] for a fat binary with a damaged header or cut short.
     pub fn of(bytes: &'a [u8]) -> Result<Input<'a>, Error> {
         if let (true, Some(header)) = (bytes.starts_with(&fatbin::MAGIC), bytes.first_chunk()) {
             let size = fatbin::total_size(header)?;
@@ -64,6 +67,9 @@ impl Content {
 
 impl Source {
     /// The source that these bytes (of a file, say) are.
+    ///
+    /// # Errors
+    /// As for [`Input::of`].
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Source, Error> {
         let mut bytes = bytes.into();
         let content = match Input::of(&bytes)? {
@@ -109,6 +115,10 @@ impl Source {
 
     /// As [`Source::fits`], with the reason where there is none: the error that [`Source::image_for`] would give before
     /// it unpacks anything.
+    ///
+    /// # Errors
+    /// [`Error::NoFit`], [`Error::InvalidPtx`] if PTX names no architecture or one that does not suit, or
+    /// [`Error::Malformed`].
     pub fn check(&self, cc: (u32, u32)) -> Result<(), Error> {
         self.pick(cc).map(|_| ())
     }
@@ -117,6 +127,9 @@ impl Source {
     ///
     /// Machine code of the device's major version and the nearest minor, else the newest PTX that it can compile. Of a
     /// program linked from relocatable code it is the linked code, else the PTX of all its parts together.
+    ///
+    /// # Errors
+    /// As for [`Source::check`], and [`Error::Malformed`] or [`Error::InvalidPtx`] if that image is damaged.
     pub fn image_for(&self, cc: (u32, u32)) -> Result<Image, Error> {
         Image::read(self.pick(cc)?, cc)
     }
@@ -146,6 +159,9 @@ impl Source {
     }
 
     /// Frees what of a copied fat binary is not for devices of compute capability `cc`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`]; nothing is freed then.
     pub fn keep_only(&mut self, cc: (u32, u32)) -> Result<(), Error> {
         if let (Content::Fatbin { main, .. }, false) = (&mut self.content, self.preserved) {
             *main = fatbin::of_entries(&best(main, cc)?);
