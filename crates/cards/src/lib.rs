@@ -19,6 +19,7 @@
 //!
 //! A POSIX lock has one trap: closing *any* descriptor of the file drops the process's locks on it. Files opened here are
 //! therefore kept open until the process ends, and opening one twice gives the same descriptor.
+#![warn(clippy::missing_errors_doc)]
 
 mod aside;
 mod file;

@@ -54,6 +54,7 @@
 //! # Fork
 //! In a child made by `fork` the trace is off, and the parent's goes on. A child that makes its first driver call itself
 //! (fork before, or `exec`) has a trace of its own.
+#![warn(clippy::missing_errors_doc)]
 
 mod api;
 mod error;
