@@ -16,6 +16,7 @@
 //!
 //! A chunk whose length is no multiple of 16 is hashed as if zeros followed it, with its own length; the kernel is not made
 //! for such. The hash is not made against an adversary: whoever made two chunks of one hash would lose a change of his own.
+#![warn(clippy::missing_errors_doc)]
 
 /// The two kernels, as PTX text for compute capability 8.0 and newer, with the NUL that `cuModuleLoadData` wants.
 ///

@@ -6,6 +6,7 @@
 //! default. [`driver_path`] turns the choice of a driver into the file to open.
 //!
 //! The shim lives in other people's processes, so this crate uses nothing beyond std, and reads only when asked.
+#![warn(clippy::missing_errors_doc)]
 
 pub mod driver_path;
 mod parse;
