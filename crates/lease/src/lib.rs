@@ -48,6 +48,7 @@
 //! [`TenantPolicy::gpu_seconds_per_day`] bounds the use of the last 24 hours, counted by quarters of an hour: a second
 //! used is free again 24 hours after the end of its quarter, also over a restart ([`Scheduler::book`]). A claim needs its seconds to be left beside what the
 //! tenant's other calls, waiting or running, may still use.
+#![warn(clippy::missing_errors_doc)]
 
 mod ahead;
 mod bound;
