@@ -74,16 +74,40 @@ def test_a_gpu_that_does_not_fit_is_named_and_left_alone(smi, tmp_path, line, wh
     assert taken.told.startswith(f"{why}, so the apps share a software card."), taken.told
 
 
-@pytest.mark.parametrize("lines, code", [([], 0), (["No devices were found"], 0), ([A100], 9)])
-def test_no_gpu(smi, tmp_path, lines, code):
+FAILURE = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+
+
+@pytest.mark.parametrize(
+    "lines, code, why",
+    [
+        ([], 0, "nvidia-smi"),
+        (["No devices were found"], 0, "nvidia-smi"),
+        ([FAILURE, "Make sure that it runs."], 9, f"nvidia-smi ended with 9: {FAILURE}"),
+        ([], 9, "nvidia-smi ended with 9: it says nothing"),
+    ],
+)
+def test_no_gpu(smi, tmp_path, lines, code, why):
     smi(*lines, code=code)
     taken = found(tmp_path)
-    assert isinstance(taken, card.Software) and taken.told.startswith("No NVIDIA GPU answers here (nvidia-smi), so")
+    assert isinstance(taken, card.Software) and taken.told.startswith(f"No NVIDIA GPU answers here ({why}), so")
 
 
 def test_no_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert found(tmp_path).told.startswith("No NVIDIA GPU answers here")
+    assert found(tmp_path).told.startswith("No NVIDIA GPU answers here (nvidia-smi: No such file or directory), so")
+
+
+def test_a_gpu_that_is_gone_ends_the_demo_with_a_sentence(smi, tmp_path):
+    smi(H100)
+    taken = found(tmp_path)
+    for lines, code, why in [
+        ([H100.replace(", 7", ", [N/A]")], 0, "nvidia-smi no longer says how much memory of NVIDIA H100 80GB HBM3 is in use"),
+        ([], 0, "nvidia-smi no longer says"),
+        ([], 15, "NVIDIA H100 80GB HBM3 can't be looked at any more: nvidia-smi ended with 15: it says nothing"),
+    ]:
+        smi(*lines, code=code)
+        with pytest.raises(stage.Failed, match=f"^{why}"):
+            taken.used()
 
 
 def test_of_several_the_first_that_fits_is_taken_and_lent_alone(smi, tmp_path, monkeypatch):
@@ -97,6 +121,14 @@ def test_of_several_the_first_that_fits_is_taken_and_lent_alone(smi, tmp_path, m
     assert "CUDA_VISIBLE_DEVICES" not in seen["text-1"]
 
 
+@pytest.mark.parametrize("gpu, profile", [(A100, "a100-40gb"), (H100, "h100-80gb")])
+def test_the_apps_are_shown_the_card_that_is_taken_whatever_comes_first(smi, tmp_path, monkeypatch, gpu, profile):
+    smi(T4, gpu)
+    monkeypatch.setenv("ZEROGPU_PROFILE", "a100-mig-3g.40gb")
+    seen = environments(found(tmp_path), tmp_path, monkeypatch)
+    assert seen["text-1"]["ZEROGPU_PROFILE"] == profile
+
+
 def test_a_software_card_is_lent_and_seen(tmp_path, monkeypatch):
     taken = card.Software(sys.executable, tmp_path / "cards")
     monkeypatch.setattr(taken, "used", lambda: 0)
@@ -107,7 +139,7 @@ def test_a_software_card_is_lent_and_seen(tmp_path, monkeypatch):
 def environments(taken, folder, monkeypatch):
     """What the stage starts the broker and an app with: a command in place of zerogpu writes it down."""
     command = folder / "zerogpu"
-    command.write_text('#!/bin/sh\n[ $1 = status ] && echo "[1]" || { env; sleep 60; }\n')
+    command.write_text('#!/bin/sh\n[ $1 = status ] && echo "[1]" || { env; echo END=; sleep 60; }\n')
     command.chmod(0o755)
     monkeypatch.setattr(stage, "COMMAND", command)
 
@@ -115,7 +147,7 @@ def environments(taken, folder, monkeypatch):
         text = (folder / f"{name}.log").read_text()
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
-    written = lambda url: all("PATH" in environment(name) for name in ("broker", "text-1"))  # noqa: E731
+    written = lambda url: all("END" in environment(name) for name in ("broker", "text-1"))  # noqa: E731
     monkeypatch.setattr(stage, "answers", written)
     with stage.Stage(taken, folder, sys.executable, [1], False) as made:
         made.start()

@@ -8,6 +8,8 @@ from places import ROOT
 
 FOLDER = ROOT / "packaging" / "container"
 PAGE = ROOT / "docs" / "containers.md"
+# Where the app of packaging/container serves.
+PORT = 7860
 
 
 class Dockerfile:

@@ -3,6 +3,7 @@
 import ctypes.util
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,9 @@ def test_collect_env_describes_the_device(world, driver):
     bare, seen = shown(done.stdout), shown(outcome.out)
     assert seen["PyTorch version"].split("+")[0] == importlib.metadata.version("torch").split("+")[0]
     tools = [tool for tool in ("nvcc", "nvidia-smi") if shutil.which(tool)]
+    # and cuDNN, as the system's linker knows it
+    if shutil.which("ldconfig"):
+        tools += re.findall("libcudnn", subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout)
     for what, values in OF_THE_DEVICE.items():
         was, now = bare.pop(what, None), seen.pop(what, None)
         if was is not None and not tools:

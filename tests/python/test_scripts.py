@@ -158,7 +158,7 @@ def bare(tmp_path, monkeypatch):
 
 
 def missing():
-    return "\n".join(needs.missing(needs.TESTING, needs.COMPONENTS))
+    return "\n".join(needs.missing(needs.TESTING, needs.COMPONENTS, headers=True))
 
 
 def test_what_is_missing_is_named_with_the_way_to_get_it(bare):
@@ -180,6 +180,18 @@ def test_parts_of_rust_that_are_missing_are_named(bare):
 def test_a_rust_that_is_too_old_is_named(bare):
     bare(cargo='echo "cargo 1.60.0 (abc)"')
     assert "and cargo is of 1.60: " in missing()
+
+
+@pytest.mark.parametrize("base, way", [("/usr", "apt-get install python3.11-dev"), ("/opt/python", "install the headers of that Python in ")])
+def test_headers_of_python_that_are_missing_are_named(bare, tmp_path, base, way):
+    # this Python, as another one that says where it lies and has no headers there
+    setup = f"import sys, sysconfig; sys.base_prefix = {base!r}; sys.version_info = (3, 11)"
+    setup += f"; sysconfig.get_paths = lambda: dict(include={str(tmp_path)!r}); exec(sys.argv[1])"
+    bare(**{"python3.11": f'[ $# = 2 ] || exit 1\ncase $2 in *sysconfig*) exec {sys.executable} -c "{setup}" "$2" ;; esac'})
+    assert f"Python.h of {tmp_path}/python3.11 is missing: {way}" in missing()
+    assert "Python.h" not in "\n".join(needs.missing(needs.BUILDING))
+    (tmp_path / "Python.h").touch()
+    assert "Python.h" not in missing()
 
 
 def test_each_need_is_a_step_and_comes_before():

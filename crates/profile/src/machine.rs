@@ -7,7 +7,7 @@ const GPUS: &str = "/proc/driver/nvidia/gpus";
 /// Bytes that a workload sees of a larger card unless it is told otherwise: those of a 40 GB card.
 const SHARE: u64 = 42_505_273_344;
 
-/// The profile of the first GPU that has one, cut to a workload's share. None: there is no GPU, or of no kind we know.
+/// The profile of the first GPU's kind, cut to a workload's share. None: there is no GPU, or the first is of no kind we know.
 pub(crate) fn card() -> Option<Profile> {
     let mut folders: Vec<_> = fs::read_dir(GPUS).ok()?.flatten().map(|e| e.path()).collect();
     folders.sort();

@@ -33,7 +33,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "ZEROGPU_VRAM",
-        "the profile's",
+        "the profile's; at most 40 GB where that is the machine's own card",
         "a size, as in 40GiB",
         "Memory of the virtual device, at most 127 GiB. Allocations beyond it are out of memory.",
     ),

@@ -68,17 +68,30 @@ def interpreter(name):
 
 
 def make(name):
-    """Makes the environment if it is not there. Several processes may ask for one at once."""
-    place = folder(name)
+    """Makes the environment if it is not there."""
+    complete(folder(name), LOCKS / f"{name}.txt")
+
+
+def fetch(name, lines):
+    """The packages that a script needs, as lines of a lock file: an environment in the cache, made if it is not there."""
+    place = CACHE / "tools" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = pathlib.Path(f"{place}.txt")
+    lock.write_text(lines)
+    complete(place, lock)
+    return place
+
+
+def complete(place, lock):
+    """Makes an environment of what a lock file lists, or leaves the one that is there. Several processes may ask for one at once."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{place}.lock", "w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        if (place / MARK).exists() and answers([interpreter(name), "-c", ""]):
-            print(f"{place} is there")
+        if (place / MARK).exists() and answers([place / "bin" / "python", "-c", ""]):
             return
         shutil.rmtree(place, ignore_errors=True)
         print(f"making {place}", flush=True)
-        fill(place, find_python(), LOCKS / f"{name}.txt")
+        fill(place, find_python(), lock)
         (place / MARK).touch()
 
 

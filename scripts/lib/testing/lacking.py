@@ -1,5 +1,6 @@
 """Tests that this machine can't make, for want of something."""
 
+import importlib
 import os
 
 # Set by scripts/test --strict.
@@ -12,4 +13,12 @@ def skip(why):
 
     if os.environ.get(STRICT) == "1":
         pytest.fail(f"{why}, and --strict wants every test", pytrace=False)
-    pytest.skip(why)
+    pytest.skip(why, allow_module_level=True)
+
+
+def module(name):
+    """A module that tests use; without it they are skipped, or the whole file that asks for it at its head."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        skip(f"{name} can't be imported ({error})")

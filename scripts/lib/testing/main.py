@@ -28,7 +28,7 @@ def main(about):
     if options.list:
         print("\n".join(step.name for step in steps))
         return 0
-    lacks = needs.missing(needs.TESTING, needs.COMPONENTS)
+    lacks = needs.missing(needs.TESTING, needs.COMPONENTS, headers=True)
     if lacks:
         print("scripts/test can't run here:\n  " + "\n  ".join(lacks))
         return 2

@@ -15,8 +15,18 @@ TESTING = {**BUILDING, "c++": "g++", "git": "git", "readelf": "binutils"}
 COMPONENTS = {"fmt": "rustfmt", "clippy": "clippy"}
 
 
-def missing(commands, components=()):
-    """What it lacks: Rust, a Python, these commands, these parts of Rust."""
+# Says how the headers of the Python that runs it are to be had, if they are not there.
+HEADERS = """
+import os, sys, sysconfig
+folder = sysconfig.get_paths()["include"]
+version = "python%d.%d" % sys.version_info[:2]
+if not os.path.exists(os.path.join(folder, "Python.h")):
+    print(f"apt-get install {version}-dev" if sys.base_prefix == "/usr" else f"install the headers of that Python in {folder}")
+"""
+
+
+def missing(commands, components=(), headers=False):
+    """What it lacks: Rust, a Python, these commands, these parts of Rust; the headers of that Python, if they are wanted."""
     lacks = list(rust_missing())
     for command, package in commands.items():
         if not shutil.which(command):
@@ -26,12 +36,19 @@ def missing(commands, components=()):
         if rust() and not environments.answers(["cargo", command, "--version"]):
             lacks.append(f"cargo {command} is missing: rustup component add {COMPONENTS[command]}")
     try:
-        environments.find_python()
+        python = environments.find_python()
+        lacks += headers_missing(python) if headers else []
     except environments.Missing as error:
         lacks.append(str(error))
     if not (ROOT / "Cargo.lock").exists() or not LOCKS.is_dir():
         lacks.append(f"{ROOT} is no complete clone of zerogpu")
     return lacks
+
+
+def headers_missing(python):
+    """The same for the headers of a Python: Triton compiles C files with them."""
+    told = subprocess.run([python, "-c", HEADERS], capture_output=True, text=True, check=True).stdout.strip()
+    return [f"Python.h of {python} is missing: {told}"] if told else []
 
 
 def rust_missing():

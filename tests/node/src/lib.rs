@@ -11,6 +11,8 @@
 //! | [`run`](mod@run) | many Spaces, kills and restarts, for as long as wished |
 //! | [`measure`] | what leases cost |
 //! | [`kills`] | Spaces killed while they compute |
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub mod client;
 pub mod hostile;
 pub mod kills;
@@ -23,3 +25,9 @@ pub mod referee;
 pub mod run;
 pub mod space;
 pub mod witness;
+
+/// Tests of a program take turns: each has many processes, and some measure.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -352,6 +352,13 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+
+    /// The end of a test: the cards hold nothing of any Space, the log no fault, and the broker ends when it is asked to.
+    pub fn end(&self, broker: Broker) -> Result<()> {
+        self.wait_for_empty_cards()?;
+        self.log.judge(&[])?;
+        broker.terminate()
+    }
 }
 
 /// A broker.
@@ -512,16 +519,4 @@ impl Drop for Space {
             self.child.wait().ok();
         }
     }
-}
-
-/// Says what a check found, all of it.
-pub fn judge(faults: &[String], log: &Log) -> Result<()> {
-    ensure!(
-        faults.is_empty(),
-        "{} faults:\n{}\nthe last lines of the log:\n{}",
-        faults.len(),
-        faults.join("\n"),
-        log.look().tail()
-    );
-    Ok(())
 }

@@ -74,7 +74,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     // once around, so that what is made at the first use is there
     node.planned(random.word(), most, 2)?.finish()?;
     node.wait_for_empty_cards()?;
-    let mut before = broker.usage()?;
+    let before = broker.usage()?;
     let start = Instant::now();
     let soon = |every: Option<Duration>, random: &mut Random| {
         every.map(|every| Instant::now() + every.mul_f64(random.between(1, 200) as f64 / 100.0))
@@ -135,15 +135,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     }
     node.wait_for_empty_cards()?;
     node.log().wait("no lease and no claim is left", |log| log.held() == 0 && log.waiting() == 0)?;
-    if tally.restarts > 0 {
-        // the last broker is not the first: it is compared with itself after one Space
-        broker.terminate()?;
-        broker = node.broker()?;
-        witness.broker_is(broker.pid());
-        node.planned(random.word(), most, 2)?.finish()?;
-        node.wait_for_empty_cards()?;
-        before = broker.usage()?;
-    }
+    // the last broker, after all that it has done, against the first after one Space
     let after = settled(&broker, before)?;
     fill_in(&mut tally, start, &node, &witness, after);
     node.log().judge(&witness.faults())?;

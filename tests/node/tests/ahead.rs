@@ -1,14 +1,7 @@
 //! Bytes that come to a card as a region begins, with real processes and a slow bus.
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use zerogpu_node_tests::alone;
 use zerogpu_node_tests::node::{Broker, Node, Shape, Space};
-
-/// One at a time: they measure.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const MIB: u64 = 1 << 20;
 /// What a Space has: at 0.08 GB/s it travels for 840 ms.
@@ -46,12 +39,6 @@ fn finish(mut space: Space) {
     space.finish().unwrap();
 }
 
-fn end(node: &Node, broker: Broker) {
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
-}
-
 #[test]
 fn a_claim_finds_what_came_as_its_region_began() {
     let _alone = alone();
@@ -70,7 +57,7 @@ fn a_claim_finds_what_came_as_its_region_began() {
         if on {
             assert!(log.look().brought.1 >= BYTES && log.look().bytes[0] == 0, "all of it came ahead");
         }
-        end(&node, broker);
+        node.end(broker).unwrap();
         ms
     });
     println!("claim: {with:.0} ms with prefetch, {without:.0} ms without");
@@ -111,7 +98,7 @@ fn a_claim_joins_the_copy_under_way_and_no_byte_is_lost() {
     }
     other.finish().unwrap();
     space.finish().unwrap();
-    end(&node, broker);
+    node.end(broker).unwrap();
 }
 
 fn space_of_its_own(node: &Node) -> Space {
@@ -146,7 +133,7 @@ fn memory_that_is_freed_meanwhile() {
         space.tell("check").unwrap();
     }
     space.finish().unwrap();
-    end(&node, broker);
+    node.end(broker).unwrap();
     let found = std::fs::read_to_string(&strict).unwrap_or_default();
     assert!(found.is_empty(), "{found}");
 }
@@ -167,7 +154,7 @@ fn the_claim_of_another_goes_first() {
     println!("the other's claim: {ms:.0} ms, the first one's whole: {whole:.0} ms");
     assert!(ms < 1.15 * whole, "{ms} ms: it has waited for what was brought ahead");
     finish(slow);
-    end(&node, broker);
+    node.end(broker).unwrap();
 }
 
 #[test]
@@ -190,7 +177,7 @@ fn a_region_that_needs_no_card_costs_its_space_nothing() {
     assert!(node.status_text().unwrap().contains("ahead of a call"));
     space.tell("check").unwrap();
     space.finish().unwrap();
-    end(&node, broker);
+    node.end(broker).unwrap();
 }
 
 /// Without prefetch too the bytes travel while the program makes its context.
@@ -206,5 +193,5 @@ fn bytes_travel_while_the_context_is_made() {
     println!("cold: {ms:.0} ms, of which 839 ms for bytes and 800 ms for a context");
     assert!(ms < 1400.0, "{ms} ms: one waits for the other");
     finish(space);
-    end(&node, broker);
+    node.end(broker).unwrap();
 }

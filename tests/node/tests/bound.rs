@@ -1,18 +1,11 @@
 //! Spaces that are bound to their context: between two leases the broker has the driver checkpoint them.
 //!
 //!     cargo build --workspace && cargo test -p zerogpu-node-tests
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use zerogpu_node_tests::alone;
 use zerogpu_node_tests::node::{Node, Shape, Space, LONG};
 use zerogpu_node_tests::run::{run, Plan};
 use zerogpu_node_tests::witness::{snapshot, Witness};
-
-/// One at a time: each test has many processes.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One card, which is empty as soon as nobody computes.
 fn cold() -> Shape {
@@ -81,9 +74,8 @@ fn a_bound_space_and_another_take_turns_on_a_card() {
         space.tell("check").unwrap();
         space.finish().unwrap();
     }
-    node.wait_for_empty_cards().unwrap();
     node.log().judge(&witness.faults()).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 #[test]
@@ -104,15 +96,14 @@ fn it_comes_back_to_its_own_card() {
     assert_eq!(one.line().unwrap()["state"]["level"], "claimed");
     one.tell("end").unwrap();
     one.tell("check").unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 #[test]
 fn whoever_ends_meanwhile_leaves_nothing() {
     let _alone = alone();
     let node = Node::new(cold()).unwrap();
-    let _broker = node.broker().unwrap();
+    let broker = node.broker().unwrap();
     let mut other = node.obedient(9, 16 << 20).unwrap();
     for round in 0..8 {
         let one = bound(&node, round);
@@ -127,8 +118,7 @@ fn whoever_ends_meanwhile_leaves_nothing() {
         call(&mut other);
     }
     drop(other);
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
+    node.end(broker).unwrap();
 }
 
 /// The next broker finds a process that the driver has checkpointed, or only locked.
@@ -158,7 +148,7 @@ fn a_broker_that_ends_meanwhile() {
         call(&mut one);
         node.wait_for_empty_cards().unwrap();
         one.finish().unwrap();
-        broker.terminate().unwrap();
+        node.end(broker).unwrap();
     }
 }
 
@@ -172,10 +162,10 @@ fn a_new_broker_hears_of_a_context_that_stayed() {
     node.log().wait("it can't", |log| log.tail().contains("drivers from 570 on")).unwrap();
     assert_eq!(contexts(&node, one.pid()), 1);
     broker.kill().unwrap();
-    let _broker = node.broker().unwrap();
+    let broker = node.broker().unwrap();
     node.wait_for_empty_cards().unwrap();
     call(&mut one);
-    node.log().judge(&[]).unwrap();
+    node.end(broker).unwrap();
 }
 
 #[test]
@@ -189,7 +179,7 @@ fn what_fails_is_told_and_loses_nothing() {
     ];
     for fault in faults {
         let node = Node::new(cold()).unwrap();
-        let _broker = node.faulty_broker(fault).unwrap();
+        let broker = node.faulty_broker(fault).unwrap();
         let mut one = bound(&node, 5);
         node.log().wait(fault, |log| log.tail().contains("its context stays on the card")).unwrap();
         assert_eq!(contexts(&node, one.pid()), 1, "{fault}");
@@ -198,7 +188,7 @@ fn what_fails_is_told_and_loses_nothing() {
         call(&mut one);
         call(&mut other);
         one.finish().unwrap();
-        node.log().judge(&[]).unwrap();
+        node.end(broker).unwrap();
     }
 }
 

@@ -1,21 +1,13 @@
 //! A card is leased on only when its holder has let go of it, or has ended; and what a broker remembers of its tenants.
 use std::os::unix::process::ExitStatusExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::{hello, Client};
-use zerogpu_node_tests::hostile;
 use zerogpu_node_tests::node::{Node, Shape, LONG};
 use zerogpu_node_tests::witness::Witness;
+use zerogpu_node_tests::{alone, hostile};
 use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid};
 
 const MIB: u64 = 1 << 20;
-
-/// One at a time: each has many processes.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -48,9 +40,7 @@ fn a_holder_that_breaks_the_rules_is_ended_first() {
     assert_eq!(status["totals"]["killed"], hostile::CRIMES.len());
     let tail = node.log().look().tail();
     assert!(tail.contains("cause=\"protocol\"") && tail.contains("lease ended: it broke the protocol: "), "{tail}");
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Who says too late that it holds a card has it, if nobody else does, and is ended otherwise.
@@ -77,9 +67,7 @@ fn a_late_holder_keeps_a_free_card_and_is_ended_over_anothers() {
     holder.tell("check").unwrap();
     holder.finish().unwrap();
     assert_eq!(node.log().look().ended, 1);
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Whoever keeps memory of a card that it has given back is ended when somebody else needs the room; whose memory comes free
@@ -106,10 +94,8 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
         }
         next.say(&ToBroker::Released { lease }).unwrap();
         drop(next);
-        node.wait_for_empty_cards().unwrap();
         assert_eq!(node.status().unwrap()["totals"]["killed"], u64::from(ended));
-        node.log().judge(&[]).unwrap();
-        broker.terminate().unwrap();
+        node.end(broker).unwrap();
     }
 }
 
@@ -180,8 +166,7 @@ fn what_a_tenant_has_used_outlives_the_broker() {
     let broker = node.broker().unwrap();
     assert_eq!(node.log().look().tail().matches("is not understood").count(), 1);
     assert_eq!(used(&node), 0.0);
-    broker.terminate().unwrap();
-    node.log().judge(&[]).unwrap();
+    node.end(broker).unwrap();
 }
 
 /// What `status` calls a card, as the protocol does.
@@ -244,9 +229,7 @@ fn a_second_connection_never_frees_the_card() {
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
     drop((second, next));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Memory that came after the rest went home is no secret of the worker's: it leaves when others need the room.
@@ -265,8 +248,8 @@ fn memory_that_grows_after_all_is_home_is_counted() {
     let mut next = Client::join(&node.socket(), "next", 64 * MIB).unwrap();
     next.round(&[Range::new(0, 20 * MIB)]).unwrap();
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    drop((first, next));
+    node.end(broker).unwrap();
 }
 
 /// The node's host memory is spoken for by whoever has slabs, whether it asked before or not; who has none left is told so.
@@ -294,8 +277,8 @@ fn host_memory_has_a_budget_for_those_who_do_not_ask() {
     first.say(&ToBroker::Reserve { bytes: 2 * MIB }).unwrap();
     assert!(matches!(first.hear().unwrap(), ToClient::Reserved { .. }));
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    drop((first, second));
+    node.end(broker).unwrap();
 }
 
 /// What a program has freed others can have, and what a parked one has counts still.
@@ -318,8 +301,7 @@ fn host_memory_that_is_freed_is_anothers() {
         space.finish().unwrap();
     }
     drop(second);
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// A child of a process that had opened a region, and not said cuInit, has a watcher of its own: what it borrows is given back.
@@ -344,6 +326,5 @@ fn a_child_gives_back_what_it_borrowed() {
         }
         space.finish().unwrap();
     }
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }

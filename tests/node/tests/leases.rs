@@ -1,18 +1,11 @@
 //! What a claim can ask of a broker, and what it may not: shares, limits, other cards, second thoughts.
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use zerogpu_node_tests::alone;
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::witness::snapshot;
 use zerogpu_protocol::{Error, Hello, Reason, Role, ToBroker, ToClient};
 
 const MIB: u64 = 1 << 20;
-
-/// One at a time: each has many processes.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Where the policy lets cards be shared, Spaces that fit together compute at once, and one that does not fit waits.
 #[test]
@@ -47,6 +40,7 @@ fn spaces_that_fit_share_a_card() {
         space.finish().unwrap();
     }
     node.wait_for_empty_cards().unwrap();
+    // not judged: the referee knows of one lease on a card
     broker.terminate().unwrap();
 }
 
@@ -92,8 +86,7 @@ fn a_space_moves_between_cards_and_does_not_notice() {
     for space in [mover, other] {
         space.finish().unwrap();
     }
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// More Spaces, or larger ones, than a tenant may have are refused with the numbers.
@@ -120,7 +113,7 @@ fn a_tenant_has_limits() {
     drop(first);
     node.log().wait("one has left", |log| log.tail().contains("Space left")).unwrap();
     Client::join(&node.socket(), "third", 64 * MIB).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// A claim can be taken back while it waits; whoever is behind it moves up.
@@ -147,6 +140,5 @@ fn a_claim_is_taken_back() {
     let lease = second.granted().unwrap();
     second.say(&ToBroker::Released { lease }).unwrap();
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }

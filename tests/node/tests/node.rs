@@ -1,20 +1,12 @@
 //! The broker with real processes on software cards. Each test has cards of its own.
 //!
 //!     cargo build --workspace && cargo test -p zerogpu-node-tests
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::Client;
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::run::{run, settled, Plan};
 use zerogpu_node_tests::witness::Witness;
-use zerogpu_node_tests::{hostile, kills};
-
-/// One at a time: each test has many processes, and some measure.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use zerogpu_node_tests::{alone, hostile, kills};
 
 fn plan(spaces: usize, calls: u64, seconds: f64) -> Plan {
     Plan {
@@ -105,9 +97,7 @@ fn a_claimed_call_ends_without_its_broker() {
         space.tell("end").unwrap();
         space.tell("check").unwrap();
         space.finish().unwrap();
-        node.wait_for_empty_cards().unwrap();
-        node.log().judge(&[]).unwrap();
-        broker.terminate().unwrap();
+        node.end(broker).unwrap();
     }
 }
 
@@ -141,8 +131,8 @@ fn a_new_broker_takes_a_lease_over() {
         space.tell("check").unwrap();
         space.finish().unwrap();
     }
-    node.wait_for_empty_cards().unwrap();
     node.log().judge(&witness.faults()).unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Bytes that travel home while the broker is killed are kept.
@@ -165,8 +155,7 @@ fn brokers_killed_while_bytes_go_home() {
         broker = node.broker().unwrap();
     }
     space.finish().unwrap();
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Whoever breaks the rules is dropped, and others hardly notice.
@@ -187,9 +176,7 @@ fn hostile_clients_cost_the_others_nothing() {
     let log = node.log();
     assert_eq!(log.look().ended, ended as u64, "nobody else is ended");
     assert!(log.look().longest_wait < 5.0, "{}", log.look().longest_wait);
-    node.wait_for_empty_cards().unwrap();
-    log.judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// A thousand leases by hand leave nothing behind.
@@ -213,5 +200,5 @@ fn leases_by_hand_leave_nothing() {
     let after = settled(&broker, before).unwrap();
     println!("{before:?} {after:?}");
     assert!(after.resident < before.resident + (8 << 20), "{before:?} {after:?}");
-    node.log().judge(&[]).unwrap();
+    node.end(broker).unwrap();
 }

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 from gpu_check import compare, npy
+from testing import lacking
 
 
 def _write(path, values, code="<f4", shape=None):
@@ -67,7 +68,7 @@ def test_files_that_are_cut_off_are_no_results(tmp_path):
 
 
 def test_tensors_are_saved_as_numpy_reads_them(tmp_path):
-    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    torch, numpy = lacking.module("torch"), lacking.module("numpy")
     for tensor in (
         torch.randn(3, 4).t(),
         torch.randn(2).half(),

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 from gpu_check.launch import HOOK
+from testing import lacking
 
-pytest.importorskip("torch")
+lacking.module("torch")
 
 
 def test_equal_results_pass(gpu_check, library, tmp_path):

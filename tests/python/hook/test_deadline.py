@@ -260,6 +260,7 @@ check(raised(asyncio.run, main()))
     assert calls(ABORTED + script) == OPEN + ["end 1"]
 
 
+# nothing that a machine lacks: scripts/test runs these tests with the recorder, and once more with the shim
 @pytest.mark.skipif(
     not os.environ.get("ZEROGPU_TEST_PRELOAD"), reason="the recorder keeps no time: needs the real shim"
 )

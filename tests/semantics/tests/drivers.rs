@@ -71,7 +71,7 @@ fn trial(subject: &Subject, topic: &'static Topic) -> Option<Trial> {
     let runs = match (subject.name, topic.scope) {
         ("real", Scope::Ours) => false,
         (name, Scope::Claims) => name == "shim_over_softcuda",
-        ("shim_alone" | "shim_over_softcuda", Scope::Cards) => false,
+        ("shim_alone" | "shim_over_softcuda", Scope::Cards) | ("shim_alone", Scope::Kernels) => false,
         ("softcuda_three_cards", scope) => scope == Scope::Cards,
         _ => true,
     };

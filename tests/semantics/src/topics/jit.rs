@@ -1,4 +1,5 @@
 //! Options of the JIT compiler: what a driver is told of them when a module is made again for a claim.
+use super::modules::launch;
 use super::regions::Regions;
 use crate::check::Check;
 use crate::driver::{must, Driver};
@@ -62,10 +63,4 @@ pub fn options(d: &'static Driver, t: &mut Check) {
     let want = Some("[[0,32],[7,2],[13,1".to_string());
     let claim = [want.clone(), want, None];
     t.same("what the compiler was told", told, [claim.clone(), claim].concat());
-}
-
-fn launch(d: &Driver, function: CUfunction) -> CUresult {
-    let (mut pointer, mut number) = (0u64, 1i32);
-    let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
-    d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut())
 }

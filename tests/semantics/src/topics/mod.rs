@@ -51,6 +51,8 @@ pub use process::register_late_calls;
 pub enum Scope {
     /// On every driver.
     Any,
+    /// Only where kernels run: not on the shim without a driver.
+    Kernels,
     /// Only on drivers that own their cards: not on the virtual device, which has one and shares none of its memory.
     Cards,
     /// Only where claims have a driver below: the shim over softcuda.
@@ -75,6 +77,10 @@ const fn any(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic 
 
 const fn ours(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
     Topic { name, scope: Scope::Ours, run }
+}
+
+const fn kernels(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
+    Topic { name, scope: Scope::Kernels, run }
 }
 
 const fn cards(name: &'static str, run: fn(&'static Driver, &mut Check)) -> Topic {
@@ -167,7 +173,7 @@ pub const TOPICS: &[Topic] = &[
     ours("handle_places_in_structures", handle_structures::all),
     any("region_stress", regions::stress),
     any("region_order", regions::order),
-    any("region_order_of_kernels", deferred::order),
+    kernels("region_order_of_kernels", deferred::order),
     ours("region_unloading", regions::unloading),
     claims("fault_program", faults::program),
     claims("fault_each_call", faults::each_call),
@@ -177,7 +183,7 @@ pub const TOPICS: &[Topic] = &[
     claims("park_watched_child", parks::watched_child),
     claims("park_addresses", parks::addresses),
     any("process_fork", process::fork),
-    ours("process_fork_while_starting", process::fork_while_starting),
+    claims("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),
     any("process_exit", process::exit),
 ];

@@ -363,7 +363,8 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     t.code("the stream afterwards", d.cuStreamSynchronize(stream), 0);
 }
 
-fn launch(d: &Driver, function: CUfunction) -> CUresult {
+/// Launches the probe.
+pub(super) fn launch(d: &Driver, function: CUfunction) -> CUresult {
     let (mut pointer, mut number) = (0u64, 1i32);
     let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
     d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut())

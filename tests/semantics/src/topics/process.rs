@@ -5,7 +5,6 @@ use crate::driver::{must, Driver};
 use std::ffi::CString;
 use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, OnceLock};
 use zerogpu_abi::*;
@@ -41,8 +40,7 @@ pub fn fork(d: &Driver, t: &mut Check) {
 
 /// A child forked while another thread makes the process's first call does not wait for that thread.
 pub fn fork_while_starting(d: &'static Driver, t: &mut Check) {
-    let below = std::env::var_os("ZEROGPU_DRIVER").filter(|path| Path::new(path).is_file());
-    let Some(below) = below else { return t.that("only the shim has a driver to open", true) };
+    let below = std::env::var_os("ZEROGPU_DRIVER").expect("the harness names the driver below");
     // the driver below is held up by its log: a pipe that nobody reads yet
     let pipe = std::env::temp_dir().join(format!("zerogpu-semantics-{}", std::process::id()));
     let path = CString::new(pipe.as_os_str().as_bytes()).expect("a path");
