@@ -1,17 +1,10 @@
 //! Connections that end and come again while a card is held, spoken by hand.
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use zerogpu_node_tests::alone;
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid, Welcome};
-
-/// One at a time: they measure.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const MIB: u64 = 1 << 20;
 
@@ -67,9 +60,7 @@ fn what_was_under_way_ends_with_the_connection() {
     second.round(&[Range::new(0, 4 * MIB)]).unwrap();
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
     drop((first, second));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// One that hangs up before it has heard its new number comes back by the old one.
@@ -87,9 +78,7 @@ fn a_holder_comes_back_twice() {
     node.log().wait("it has let go", |log| log.held() == 0).unwrap();
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
     drop((first, second, third));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// Whoever comes back after its time is told so, with what is left of the grace.
@@ -109,9 +98,7 @@ fn a_lease_past_its_time_is_revoked_again() {
     second.say(&ToBroker::Released { lease: number }).unwrap();
     node.log().wait("it has let go", |log| log.held() == 0).unwrap();
     drop((first, second));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// What a Space has on a card will be written when it goes home: it can't be given back before.
@@ -138,9 +125,7 @@ fn host_memory_of_what_is_on_a_card_is_not_given_back() {
     second.say(&ToBroker::Reserve { bytes: 40 * MIB }).unwrap();
     assert!(matches!(second.hear().unwrap(), ToClient::Reserved { .. }));
     drop((first, second));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
 
 /// A user with more connections than it may have can open and close more of them as fast as it likes.
@@ -176,7 +161,5 @@ fn a_flood_of_connections_keeps_nobody_waiting() {
     println!("20 leases beside a flood took {took:?}");
     assert!(took < Duration::from_secs(15), "{took:?}");
     drop((good, crowd));
-    node.wait_for_empty_cards().unwrap();
-    node.log().judge(&[]).unwrap();
-    broker.terminate().unwrap();
+    node.end(broker).unwrap();
 }
