@@ -42,6 +42,8 @@ def test_library_handles_on_an_h100(handles_of_an_h100, check):
 
 @pytest.fixture(scope="module")
 def triton(worlds):
+    if torch_version() == (2, 1):
+        pytest.skip("Triton 2.1 finds libcuda.so by ldconfig alone: it needs an installed driver")
     lacking.module("triton")
     world = worlds("triton")
     return world.run("triton_kernel.py", TRITON_CACHE_DIR=world.folder / "triton")
