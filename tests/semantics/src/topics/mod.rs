@@ -139,6 +139,7 @@ pub const TOPICS: &[Topic] = &[
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
     claims("module_attributes_set_again", modules::attributes_set_again),
+    claims("module_attributes_of_kernels", modules::attributes_of_kernels),
     claims("module_jit_options", jit::options),
     any("link_linked", links::linked),
     any("link_to_be_linked", links::to_be_linked),
