@@ -16,6 +16,7 @@ mod handle_structures;
 mod handles;
 mod host_memory;
 mod jit;
+mod leases;
 mod links;
 mod memory;
 mod memory_model;
@@ -177,6 +178,7 @@ pub const TOPICS: &[Topic] = &[
     claims("park_beside_a_long_kernel", parks::beside_a_long_kernel),
     claims("park_watched_child", parks::watched_child),
     claims("park_addresses", parks::addresses),
+    claims("lease_revoked_late", leases::revoked_late),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),
