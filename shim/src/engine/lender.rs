@@ -326,6 +326,10 @@ impl Lender {
     /// Nothing of this process is on the card any more, but for a context that it is `bound` to: that card, and what binds
     /// it. From here to the next grant no call reaches the driver, which may be checkpointing this process.
     pub fn released(&self, bound: Option<(Uuid, String)>) {
+        if self.locked().lease.is_some() {
+            // a broker that lives and has lost this process keeps the card for it, until it is back and says that it has let go
+            self.reconnect();
+        }
         let mut state = self.locked();
         let lease = state.lease.take();
         state.granted = None;

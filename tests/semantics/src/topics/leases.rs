@@ -169,3 +169,27 @@ pub fn revoked_late(d: &'static Driver, t: &mut Check) {
     }
     t.that("the broker heard what it waited for", script.join().is_ok());
 }
+
+/// A broker that lives loses the connection of one that has a lease: that comes back before it says that it has let go, or the
+/// broker would keep the card for it.
+pub fn released_by_another_connection(d: &'static Driver, t: &mut Check) {
+    let broker = Broker::listen();
+    let script = std::thread::spawn(move || {
+        let mut client = broker.client();
+        let id = client.claim();
+        client.grant(id, 1);
+        drop(client);
+        let mut client = broker.client();
+        let held = client.holds.as_ref().map(|holds| (holds.broker, holds.lease, holds.card == broker.card));
+        assert_eq!(held, Some((IDENTITY, 1, true)), "what it says that it holds");
+        assert_eq!(client.hear(), ToBroker::Released { lease: 1 });
+        client.lend(2);
+        client.end(2, || {});
+    });
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let region = r.begin();
+    t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
+    t.that("the region ends", r.end(region));
+    t.that("the broker heard what it waited for", script.join().is_ok());
+}

@@ -179,6 +179,7 @@ pub const TOPICS: &[Topic] = &[
     claims("park_watched_child", parks::watched_child),
     claims("park_addresses", parks::addresses),
     claims("lease_revoked_late", leases::revoked_late),
+    claims("lease_released_by_another_connection", leases::released_by_another_connection),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),
