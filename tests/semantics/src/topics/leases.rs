@@ -1,16 +1,20 @@
 //! Leases of a broker that is played by the topic: what a real one does only now and then comes at a chosen moment.
+use super::faults::read;
 use super::regions::Regions;
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use crate::image::CUBIN;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::ptr::null_mut;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use zerogpu_abi::*;
 use zerogpu_below::Driver as Below;
 use zerogpu_protocol::{Answer, Endpoint, Holding, Listener, Packet, ToBroker, ToClient, Uuid, Welcome, VERSIONS};
 
+const NOT_READY: u32 = 600;
 /// For how long the shim may say nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 const IDENTITY: u64 = 77;
@@ -192,4 +196,44 @@ pub fn released_by_another_connection(d: &'static Driver, t: &mut Check) {
     t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
     t.that("the region ends", r.end(region));
     t.that("the broker heard what it waited for", script.join().is_ok());
+}
+
+/// A card that is taken back is waited for once with the gate open, whoever passes it meanwhile, and once more behind it: else a
+/// call that begins later would keep the card.
+pub fn revoked_under_work(d: &'static Driver, t: &mut Check) {
+    const KERNEL: Duration = Duration::from_secs(1);
+    let calls = format!("{}-calls", std::env::var("SOFTCUDA_CARDS").expect("the harness names the cards"));
+    std::env::set_var("SOFTCUDA_CALL_LOG", calls);
+    std::env::set_var("SOFTCUDA_LAUNCH_US", KERNEL.as_micros().to_string());
+    let broker = Broker::listen();
+    let (take_it_back, when) = mpsc::channel();
+    let script = std::thread::spawn(move || {
+        let mut client = broker.client();
+        client.lend(1);
+        when.recv().expect("the topic goes on");
+        let waits = || read("SOFTCUDA_CALL_LOG").lines().filter(|line| *line == "cuCtxSynchronize").count();
+        let before = waits();
+        client.revoke(1);
+        let mut of_the_park = 0;
+        client.end(1, || of_the_park = waits() - before);
+        of_the_park
+    });
+    d.start();
+    let (r, kernel, stream) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d), d.stream(1));
+    let region = r.begin();
+    t.code("a launch", kernel.launch(d, stream), 0);
+    take_it_back.send(()).expect("the broker waits");
+    until("the end of the call's time", || r.expired(region).then_some(()));
+    let later = r.begin();
+    t.code("a launch of a call that begins now", kernel.launch(d, stream), 0);
+    let mut answers = BTreeSet::new();
+    until("the park", || {
+        // passes the gate
+        answers.insert(d.cuStreamQuery(stream).0);
+        (r.level().as_deref() == Some("parked")).then_some(())
+    });
+    t.same("what others are answered meanwhile", answers, [0, NOT_READY].into());
+    t.same("waits of the park", script.join().expect("the broker heard what it waited for"), 2);
+    t.that("the first region ends", r.end(region));
+    t.that("the later one ends", r.end(later));
 }

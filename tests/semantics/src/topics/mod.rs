@@ -180,6 +180,7 @@ pub const TOPICS: &[Topic] = &[
     claims("park_addresses", parks::addresses),
     claims("lease_revoked_late", leases::revoked_late),
     claims("lease_released_by_another_connection", leases::released_by_another_connection),
+    claims("lease_revoked_under_work", leases::revoked_under_work),
     any("process_fork", process::fork),
     ours("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),
