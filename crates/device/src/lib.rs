@@ -15,6 +15,7 @@
 pub mod api;
 pub mod dark;
 pub mod exec;
+pub mod fork;
 pub mod handle;
 pub mod host;
 pub mod link;

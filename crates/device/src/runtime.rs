@@ -2,13 +2,13 @@
 //!
 //! One lock guards everything virtual; it is never held while a callback of the app runs, while bulk bytes move, or
 //! across a fork. Copies translate their addresses under it and move the bytes outside.
+use crate::fork::Held;
 use crate::handle;
 use crate::link::{Link, Recipe};
 use crate::memory::{Change, Layout, Memory, Region};
 use crate::objects::{Context, Event, Graphs, Modules, Pools, Stream};
 use crate::op::Op;
 use crate::tensor::{Tensor, TensorMap};
-use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -330,13 +330,9 @@ impl State {
     }
 }
 
-/// The lock, held by the forking thread from `prepare` to `parent`.
-struct ForkGuard(UnsafeCell<Option<Guard>>);
-
-// SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
-unsafe impl Sync for ForkGuard {}
-
-static FORK_GUARD: ForkGuard = ForkGuard(UnsafeCell::new(None));
+/// The lock, across a fork.
+// SAFETY: every guard is of the state's lock.
+static FORK_GUARD: Held<Guard> = unsafe { Held::new() };
 
 /// What C calls: a panic ends here, whatever it leaves undone.
 pub(crate) fn contained(body: impl FnOnce()) {
@@ -344,25 +340,17 @@ pub(crate) fn contained(body: impl FnOnce()) {
 }
 
 extern "C" fn before_fork() {
-    contained(|| {
-        // SAFETY: see ForkGuard.
-        let guard = unsafe { &mut *FORK_GUARD.0.get() };
-        // registered more than once, it runs more than once; in a refused child the lock may be held for ever
-        if guard.is_none() && !forked() {
-            *guard = lock_unready().ok();
-        }
-    });
+    // in a refused child the lock may be held for ever
+    contained(|| FORK_GUARD.hold(|| (!forked()).then(lock_unready)?.ok()));
 }
 
 extern "C" fn after_fork_in_parent() {
-    // SAFETY: see ForkGuard.
-    contained(|| drop(unsafe { (*FORK_GUARD.0.get()).take() }));
+    contained(|| drop(FORK_GUARD.take()));
 }
 
 extern "C" fn after_fork_in_child() {
     contained(|| {
-        // SAFETY: see ForkGuard.
-        let guard = unsafe { (*FORK_GUARD.0.get()).take() };
+        let guard = FORK_GUARD.take();
         if PHASE.load(Ordering::Acquire) == NEW {
             // the parent never said cuInit: the child may
             return drop(guard);

@@ -98,6 +98,9 @@ struct Link {
 struct State {
     link: Option<Link>,
     lease: Option<Lease>,
+    /// The number of the lease that was granted last, from the moment its grant was read until it is released: the only one that
+    /// a broker can take back. What it says of another has crossed our release.
+    granted: Option<u64>,
     claims: u32,
     /// The claim that waits.
     waiting: Option<Waiting>,
@@ -270,7 +273,8 @@ impl Lender {
     }
 
     fn denied<T>(&self, code: CUresult, text: String) -> Result<T, Trouble> {
-        self.locked().lease = None;
+        let mut state = self.locked();
+        (state.lease, state.granted) = (None, None);
         Err(Trouble::Denied(code, text))
     }
 
@@ -322,8 +326,13 @@ impl Lender {
     /// Nothing of this process is on the card any more, but for a context that it is `bound` to: that card, and what binds
     /// it. From here to the next grant no call reaches the driver, which may be checkpointing this process.
     pub fn released(&self, bound: Option<(Uuid, String)>) {
+        if self.locked().lease.is_some() {
+            // a broker that lives and has lost this process keeps the card for it, until it is back and says that it has let go
+            self.reconnect();
+        }
         let mut state = self.locked();
         let lease = state.lease.take();
+        state.granted = None;
         state.bound = bound.clone();
         let Some(connection) = state.link.as_ref().map(|link| link.connection.clone()) else { return };
         drop(state);

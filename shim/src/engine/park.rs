@@ -35,7 +35,8 @@ impl Engine {
     /// What still runs is waited for with the gate open and without a lock: a host function may want a mutex whose holder
     /// makes a driver call, and after a deadline other threads are to be told so. Then the gate is closed, and what came in
     /// meanwhile is waited for; if somebody was inside, that may be long work again, so the gate opens once more. It stays
-    /// closed in the last round, so that a park comes whatever others do.
+    /// closed in the last round, so that a park comes whatever others do. Where the broker has taken the card back, and ends
+    /// who keeps it too long, that is the first.
     pub(super) fn park(&self) -> Result<(), String> {
         let start = now();
         let mut round = 1;
@@ -56,7 +57,8 @@ impl Engine {
             if let Err(e) = self.gate.close() {
                 return Err(format!("driver calls could not be held back for a park ({e}); it is tried again"));
             }
-            if round == ROUNDS || self.gate.passes() == passes || work.is_err() {
+            let rounds = if self.watch.is_revoked() { 1 } else { ROUNDS };
+            if round >= rounds || self.gate.passes() == passes || work.is_err() {
                 return self.park_closed(&mut phase, work, start);
             }
             self.gate.open();

@@ -1,10 +1,10 @@
 //! The open regions of the process, and their deadlines.
 use crate::fault::contained;
-use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_device::exec::now;
+use zerogpu_device::fork::Held;
 use zerogpu_device::{runtime, thread};
 
 /// An open region.
@@ -232,34 +232,27 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
 
 type Locks = (MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>);
 
-/// The watcher's locks, held by the forking thread.
-struct Held(UnsafeCell<Option<Locks>>);
-
-// SAFETY: only the thread inside fork() touches the cell, between the handlers that glibc runs under its own fork lock.
-unsafe impl Sync for Held {}
-
-static HELD: Held = Held(UnsafeCell::new(None));
+/// The watcher's locks, across a fork.
+// SAFETY: there is one engine, and so one watcher.
+static HELD: Held<Locks> = unsafe { Held::new() };
 
 extern "C" fn before_fork() {
     contained(|| {
         // a child of a process that has said cuInit is refused, and needs no lock
-        let Some(e) = super::engine().filter(|_| runtime::ready().is_err() && !runtime::forked()) else { return };
-        // SAFETY: see Held.
-        unsafe { *HELD.0.get() = Some(e.watch.hold()) };
+        let needed = |_: &&_| runtime::ready().is_err() && !runtime::forked();
+        HELD.hold(|| super::engine().filter(needed).map(|e| e.watch.hold()));
     });
 }
 
 extern "C" fn forked_in_parent() {
-    // SAFETY: see Held.
-    contained(|| drop(unsafe { (*HELD.0.get()).take() }));
+    contained(|| drop(HELD.take()));
 }
 
 extern "C" fn forked() {
     contained(|| {
         let Some(e) = super::engine() else { return };
         e.regions.forget();
-        // SAFETY: see Held.
-        if let Some((_looks, mut state)) = unsafe { (*HELD.0.get()).take() } {
+        if let Some((_looks, mut state)) = HELD.take() {
             e.watch.forked(&mut state);
         }
     });

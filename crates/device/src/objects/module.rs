@@ -472,14 +472,32 @@ impl State {
 
     /// `set` says whether it changed anything: programs set the same before each launch, which must cost no look-up.
     fn set_function(&mut self, h: usize, set: impl Fn(&mut Function) -> Res<bool>) -> Res {
-        let of_kernel = self.modules.kernels.get(&h).map(|k| k.functions.values().map(|f| f.0).collect());
-        let functions: Vec<usize> = of_kernel.unwrap_or_default();
-        for f in std::iter::once(h).chain(functions) {
+        let of_kernel = if self.modules.kernels.contains_key(&h) { self.family(h) } else { Vec::new() };
+        for f in std::iter::once(h).chain(of_kernel.into_iter().filter(|&f| f != h)) {
             if set(self.any_function(f)?)? {
-                handle::void_twin(f);
+                // a kernel and its functions have one real function: who does not look it up anew has what another set
+                self.family(h).into_iter().for_each(handle::void_twin);
             }
         }
         Ok(())
+    }
+
+    /// A function or a kernel, and what is the same code: the kernel of its library, and that kernel's functions in all
+    /// contexts, also those that were looked up in the library's module.
+    fn family(&self, h: usize) -> Vec<usize> {
+        let m = &self.modules;
+        let library = |f: &Function| m.modules.get(&f.module.0).and_then(|module| module.library);
+        let of = match (m.kernels.get(&h), m.functions.get(&h)) {
+            (Some(k), _) => Some((k.library, &k.function.kernel.name)),
+            (None, Some(f)) => library(f).map(|library| (library, &f.kernel.name)),
+            (None, None) => None,
+        };
+        let Some((library, name)) = of.and_then(|(l, name)| Some((m.libraries.get(&l.0)?, name))) else {
+            return vec![h];
+        };
+        let modules = library.modules.values().filter_map(|module| m.modules.get(&module.0));
+        let functions = modules.filter_map(|module| module.functions.get(name));
+        library.kernels.get(name).into_iter().chain(functions).copied().collect()
     }
 
     /// Tells the human once that attributes of PTX kernels are guesses.

@@ -90,8 +90,8 @@ impl Lender {
         let mut packet = Packet::new();
         while let Ok((message, fds)) = connection.recv(&mut packet, None) {
             match message {
-                ToClient::Revoked { text, .. } => {
-                    if let Some(engine) = engine() {
+                ToClient::Revoked { lease, text, .. } => {
+                    if let Some(engine) = engine().filter(|_| self.locked().granted == Some(lease)) {
                         engine.revoked(&text);
                     }
                 }
@@ -102,23 +102,27 @@ impl Lender {
                 }
                 // a broker that can't take a lease over gives the card to others: it has to be left
                 ToClient::Denied { id: 0, text, .. } => {
-                    if let Some(engine) = engine() {
+                    if let Some(engine) = engine().filter(|_| self.locked().lease.is_some()) {
                         engine.revoked(&text);
                     }
                 }
                 // a lease that was taken over has another number
                 ToClient::Granted { id: 0, lease, seconds, .. } => {
-                    if let Some(held) = &mut self.locked().lease {
+                    let mut state = self.locked();
+                    if let Some(held) = &mut state.lease {
                         (held.number, held.until) = (lease, now().saturating_add((seconds * 1e9) as u64));
+                        state.granted = Some(lease);
                     }
                 }
                 ToClient::Closing { text, .. } => report::explain(&format!("the broker closes the connection: {text}")),
                 answer => {
-                    let mut state = self.locked();
-                    match state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) {
-                        Some(link) => link.inbox.push((answer, fds)),
-                        None => return,
+                    let state = &mut *self.locked();
+                    let ours = |link: &&mut Link| Arc::ptr_eq(&link.connection, connection);
+                    let Some(link) = state.link.as_mut().filter(ours) else { return };
+                    if let ToClient::Granted { lease, .. } = answer {
+                        state.granted = Some(lease);
                     }
+                    link.inbox.push((answer, fds));
                     self.news.notify_all();
                 }
             }

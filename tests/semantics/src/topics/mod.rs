@@ -16,6 +16,7 @@ mod handle_structures;
 mod handles;
 mod host_memory;
 mod jit;
+mod leases;
 mod links;
 mod memory;
 mod memory_model;
@@ -145,6 +146,7 @@ pub const TOPICS: &[Topic] = &[
     any("module_unloading", modules::unloading),
     any("module_attributes", modules::attributes),
     claims("module_attributes_set_again", modules::attributes_set_again),
+    claims("module_attributes_of_kernels", modules::attributes_of_kernels),
     claims("module_jit_options", jit::options),
     any("link_linked", links::linked),
     any("link_to_be_linked", links::to_be_linked),
@@ -182,6 +184,9 @@ pub const TOPICS: &[Topic] = &[
     claims("park_beside_a_long_kernel", parks::beside_a_long_kernel),
     claims("park_watched_child", parks::watched_child),
     claims("park_addresses", parks::addresses),
+    claims("lease_revoked_late", leases::revoked_late),
+    claims("lease_released_by_another_connection", leases::released_by_another_connection),
+    claims("lease_revoked_under_work", leases::revoked_under_work),
     any("process_fork", process::fork),
     claims("process_fork_while_starting", process::fork_while_starting),
     ours("process_limits", process::limits),

@@ -365,9 +365,14 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
 
 /// Launches the probe.
 pub(super) fn launch(d: &Driver, function: CUfunction) -> CUresult {
+    launch_with(d, function, 0)
+}
+
+/// The same, with so many bytes of dynamic shared memory.
+fn launch_with(d: &Driver, function: CUfunction, shared: i32) -> CUresult {
     let (mut pointer, mut number) = (0u64, 1i32);
     let mut values: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut number).cast()];
-    d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut())
+    d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, shared as u32, CUstream::NULL, values.as_mut_ptr(), null_mut())
 }
 
 /// Programs set the same attribute before each launch: the driver below hears of it once.
@@ -393,5 +398,36 @@ pub fn attributes_set_again(d: &'static Driver, t: &mut Check) {
     let count = |name| calls.lines().filter(|line| *line == name).count();
     let names = ["cuLaunchKernel", "cuModuleGetFunction", "cuFuncSetAttribute", "cuFuncSetCacheConfig"];
     t.same("calls of the driver below", names.map(count), [ROUNDS as usize + 1, 2, 2, 2]);
+    t.that("the region ends", r.end(region));
+}
+
+/// A kernel and its function are one on the card: whichever was set last, the next launch of either has it.
+pub fn attributes_of_kernels(d: &'static Driver, t: &mut Check) {
+    const SOME: i32 = 32 << 10;
+    const MUCH: i32 = 64 << 10;
+    d.start();
+    let r = Regions::find(d).expect("the shim has regions");
+    let region = r.begin();
+    let (mut library, mut kernel) = (CUlibrary::NULL, CUkernel::NULL);
+    must("cuLibraryLoadData", open_library(d, &mut library, CUBIN.as_ptr().cast()));
+    must("cuLibraryGetKernel", d.cuLibraryGetKernel(&mut kernel, library, c"probe".as_ptr()));
+    let mut module = CUmodule::NULL;
+    must("cuLibraryGetModule", d.cuLibraryGetModule(&mut module, library));
+    // not asked of the kernel, which knows it all the same
+    let f = function(d, module, c"probe");
+    let k = CUfunction(kernel.0);
+    let set_kernel = |bytes| must("cuKernelSetAttribute", d.cuKernelSetAttribute(MAX_DYNAMIC_SHARED, bytes, kernel, 0));
+    let set_function = |bytes| must("cuFuncSetAttribute", d.cuFuncSetAttribute(f, MAX_DYNAMIC_SHARED, bytes));
+    set_kernel(MUCH);
+    t.code("the kernel, set", launch_with(d, k, MUCH), 0);
+    t.code("its function then", launch_with(d, f, MUCH), 0);
+    set_function(SOME);
+    t.code("the function, set", launch_with(d, f, SOME), 0);
+    set_kernel(MUCH);
+    t.code("the kernel, set to what it had", launch_with(d, k, MUCH), 0);
+    set_kernel(SOME);
+    t.code("the kernel, set to less", launch_with(d, k, SOME), 0);
+    set_function(MUCH);
+    t.code("the kernel, whose function was set", launch_with(d, k, MUCH), 0);
     t.that("the region ends", r.end(region));
 }

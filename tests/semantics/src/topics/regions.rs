@@ -19,19 +19,21 @@ const STRESS: Duration = Duration::from_secs(5);
 pub(super) struct Regions {
     begin: extern "C" fn(f64) -> u64,
     end: extern "C" fn(u64) -> c_int,
+    expired: extern "C" fn(u64) -> c_int,
     state: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
 }
 
 impl Regions {
     /// None: the driver has no regions.
     pub(super) fn find(d: &Driver) -> Option<Self> {
-        let names = [c"zerogpu_region_begin", c"zerogpu_region_end", c"zerogpu_state"];
-        let [begin, end, state] = names.map(|name| d.address(name));
+        let names = [c"zerogpu_region_begin", c"zerogpu_region_end", c"zerogpu_region_expired", c"zerogpu_state"];
+        let [begin, end, expired, state] = names.map(|name| d.address(name));
         // SAFETY: functions of these types, as zerogpu.h declares them.
-        ([begin, end, state].iter().all(|&at| at != 0)).then(|| unsafe {
+        ([begin, end, expired, state].iter().all(|&at| at != 0)).then(|| unsafe {
             Self {
                 begin: std::mem::transmute::<usize, extern "C" fn(f64) -> u64>(begin),
                 end: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(end),
+                expired: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(expired),
                 state: std::mem::transmute::<usize, unsafe extern "C" fn(*mut c_char, usize) -> c_int>(state),
             }
         })
@@ -50,6 +52,11 @@ impl Regions {
     /// Whether the region was open.
     pub(super) fn end(&self, region: u64) -> bool {
         region != 0 && (self.end)(region) == 0
+    }
+
+    /// Whether its time is over.
+    pub(super) fn expired(&self, region: u64) -> bool {
+        (self.expired)(region) == 1
     }
 
     /// What the process holds, as JSON.
