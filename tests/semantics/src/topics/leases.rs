@@ -57,8 +57,6 @@ impl Broker {
         // SAFETY: starts the driver, and writes the uuid of its first card.
         let answers = unsafe { [(below.cuInit)(0), (below.cuDeviceGetUuid_v2)(&mut uuid, 0)] };
         assert!(answers.iter().all(|answer| answer.ok()), "{answers:?}");
-        // the shim opens it again
-        std::mem::forget(below);
         Broker { listener: Listener::bind(&socket, 0o600).expect("the folder is ours"), card: uuid.bytes }
     }
 
