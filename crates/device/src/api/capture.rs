@@ -57,8 +57,8 @@ pub(super) fn is_known_and_none_captures(stream: CUstream) -> Res<bool> {
     Ok(CAPTURES.load(Ordering::Acquire) == 0)
 }
 
-/// Whether a stream certainly takes part in no capture; no lock is taken.
-#[inline]
+/// Whether a stream certainly takes part in no capture; no lock is taken. PyTorch asks before each allocation.
+#[inline(always)]
 fn is_idle(stream: CUstream) -> Res<bool> {
     let none = CAPTURES.load(Ordering::Acquire) == 0;
     match stream.0 {
@@ -70,12 +70,18 @@ fn is_idle(stream: CUstream) -> Res<bool> {
 }
 
 /// The stream's capture, if it takes part in one.
+#[inline]
 fn ask(stream: CUstream) -> Res<Option<Info>> {
     if is_idle(stream)? {
         Ok(None)
     } else {
-        lock()?.capture_info(stream)
+        look(stream)
     }
+}
+
+#[cold]
+fn look(stream: CUstream) -> Res<Option<Info>> {
+    lock()?.capture_info(stream)
 }
 
 fn status(info: &Option<Info>) -> u32 {
