@@ -3,6 +3,7 @@ use crate::node::Node;
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 use std::process::{Child, Stdio};
+use zerogpu_protocol::Uuid;
 
 impl Node {
     /// A process that does something of [`crate::hostile`]: `deed` and its name, or `late` and a card.
@@ -26,7 +27,20 @@ impl Node {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// The same for people.
+    /// The node's first card, as the protocol calls it.
+    pub fn card(&self) -> Result<Uuid> {
+        let status = self.status()?;
+        let text = status["cards"][0]["uuid"].as_str().context("a card without a uuid")?;
+        let digits: String = text.trim_start_matches("GPU-").chars().filter(|&c| c != '-').collect();
+        ensure!(digits.len() == 32, "{text} is no uuid");
+        let mut uuid = Uuid::default();
+        for (i, byte) in uuid.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16)?;
+        }
+        Ok(uuid)
+    }
+
+    /// What the broker says of itself, for people.
     pub fn status_text(&self) -> Result<String> {
         let output = self.command("zerogpu").args(["status", "--socket"]).arg(self.socket()).output()?;
         ensure!(output.status.success(), "no status: {}", String::from_utf8_lossy(&output.stderr));

@@ -4,20 +4,13 @@ use std::time::{Duration, Instant};
 use zerogpu_node_tests::alone;
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape};
-use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid, Welcome};
+use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Welcome};
 
 const MIB: u64 = 1 << 20;
 
-/// The node's card, as the protocol calls it.
-fn card(node: &Node) -> Uuid {
-    let text = node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap().to_string();
-    let digits: String = text.trim_start_matches("GPU-").chars().filter(|&c| c != '-').collect();
-    std::array::from_fn(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
-}
-
 /// What a Space that holds a card says when it comes back.
 fn comes_again(node: &Node, welcome: &Welcome, lease: u64, bytes: u64) -> Hello {
-    let holds = Holding { card: card(node), broker: welcome.broker, lease, seconds_left: 60.0, bytes };
+    let holds = Holding { card: node.card().unwrap(), broker: welcome.broker, lease, seconds_left: 60.0, bytes };
     Hello { holds: Some(holds), ..hello("holder", Role::Space) }
 }
 

@@ -5,7 +5,7 @@ use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape, LONG};
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_node_tests::{alone, hostile};
-use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient, Uuid};
+use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient};
 
 const MIB: u64 = 1 << 20;
 
@@ -169,12 +169,6 @@ fn what_a_tenant_has_used_outlives_the_broker() {
     node.end(broker).unwrap();
 }
 
-/// What `status` calls a card, as the protocol does.
-fn uuid(text: &str) -> Uuid {
-    let digits: String = text.trim_start_matches("GPU-").chars().filter(|&c| c != '-').collect();
-    std::array::from_fn(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
-}
-
 /// A process that holds a card can't shed its lease by a second connection: whatever that one says, nobody else has the card
 /// before the process lets go.
 #[test]
@@ -183,7 +177,7 @@ fn a_second_connection_never_frees_the_card() {
     let node = Node::new(Shape::default()).unwrap();
     let broker = node.broker().unwrap();
     let socket = node.socket();
-    let card = uuid(node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap());
+    let card = node.card().unwrap();
     let (mut first, welcome) = Client::introduced(&socket, &hello("holder", Role::Space), 64 * MIB).unwrap();
     let lease = first.claim(60.0, 4 * MIB).unwrap();
     first.fill(lease, &[Range::new(0, 4 * MIB)]).unwrap();
