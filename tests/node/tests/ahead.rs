@@ -83,7 +83,8 @@ fn a_claim_joins_the_copy_under_way_and_no_byte_is_lost() {
         claim_ms(&mut space);
         space.tell("check").unwrap();
         space.tell("end").unwrap();
-        node.log().wait("it is told", |log| log.brought.0 == log.ahead).unwrap();
+        // both lines that have the bytes
+        node.log().wait("it is told", |log| log.brought.0 == log.ahead && log.held() == 0).unwrap();
         if round == 0 {
             let log = node.log().look();
             let copied = log.brought.1 + log.bytes[0] - before;
