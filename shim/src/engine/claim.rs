@@ -1,5 +1,6 @@
 //! Claim: from parked to a GPU that holds every byte at its address.
 use super::cargo::{self, Whose};
+use super::clock::Clock;
 use super::lender::{Ask, Trouble};
 use super::lent::Wanted;
 use super::live::Live;
@@ -281,8 +282,8 @@ impl Engine {
         for (at, len, flags) in pinned(st) {
             live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
-        if live.base.is_none() {
-            live.base = Some(base_event(d).map_err(Failed::at("recording the first event"))?);
+        if live.clock.is_none() {
+            live.clock = Some(Clock::start(d).map_err(Failed::at("recording the first event"))?);
         }
         let modules = live.modules.clone();
         drop(live);
@@ -488,16 +489,4 @@ fn pinned(st: &State) -> Vec<(u64, u64, u32)> {
         _ => None,
     };
     st.memory.regions().filter_map(host).collect()
-}
-
-/// The event that all of this claim are timed against.
-fn base_event(d: &Driver) -> Res<(CUevent, u64)> {
-    let mut event = CUevent::NULL;
-    // SAFETY: writes the new event; the legacy stream exists with the context.
-    unsafe {
-        ok((d.cuEventCreate)(&mut event, 0))?;
-        ok((d.cuEventRecord)(event, CU_STREAM_LEGACY))?;
-        ok((d.cuEventSynchronize)(event))?;
-    }
-    Ok((event, now()))
 }

@@ -290,20 +290,16 @@ impl Engine {
         Ok(ms)
     }
 
-    /// Keeps a recorded event's time, as an offset from the claim's base event, with the event.
+    /// Keeps a recorded event's time with the event.
     pub(super) fn note_time(&self, e: usize, epoch: u32) -> Res {
         let real = self.live_event(CUevent(e), epoch)?;
         let d = self.driver()?;
         let timed = lock()?.event(CUevent(e))?.timed();
         // SAFETY: live twins of this claim.
         ok(unsafe { (d.cuEventQuery)(real) })?;
-        let at = match super::locked(&self.live).base {
-            Some((base, host)) if timed => {
-                let mut ms = 0f32;
-                // SAFETY: both events are live, timed and passed.
-                ok(unsafe { (d.cuEventElapsedTime)(&mut ms, base, real) })?;
-                host + (ms as f64 * 1e6) as u64
-            }
+        let clock = super::locked(&self.live).clock;
+        let at = match clock {
+            Some(clock) if timed => clock.time_of(d, real)?,
             _ => zerogpu_device::exec::now(),
         };
         lock()?.event(CUevent(e))?.done_at = Some(at);

@@ -1,4 +1,5 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
+use super::clock::Clock;
 use super::lender::Lender;
 use super::{locked, Engine};
 use crate::fault::contained;
@@ -63,8 +64,8 @@ pub struct Live {
     functions: HashMap<usize, &'static LiveFunction>,
     /// Functions that the app has ended; freed while nobody can be inside the gate.
     ended: Vec<&'static LiveFunction>,
-    /// The event that all recorded ones are timed against, and the host time of its record.
-    pub base: Option<(CUevent, u64)>,
+    /// What tells when the events of this claim happened.
+    pub(super) clock: Option<Clock>,
 }
 
 /// A variable of a live module.

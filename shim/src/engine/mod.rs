@@ -11,6 +11,7 @@ mod ask;
 mod backend;
 mod cargo;
 mod claim;
+mod clock;
 mod forward;
 mod launch;
 mod lender;

@@ -218,30 +218,21 @@ impl Engine {
         lender.released(card.map(|card| (card, by())));
     }
 
-    /// Keeps the times of the events that this claim recorded, as offsets from its base event.
+    /// Keeps the times of the events that this claim recorded.
     fn note_times(&self, d: &Driver, st: &mut State, epoch: u32) {
-        let base = locked(&self.live).base;
+        let clock = locked(&self.live).clock;
         for (&h, e) in st.events.iter_mut() {
             let now_recorded = handle::slot(h).is_some_and(|s| s.aux.load(Ordering::Acquire) == epoch as u64);
             let Some(twin) = handle::twin(h, handle::Kind::Event, epoch).filter(|_| now_recorded) else { continue };
-            e.done_at = Some(match base {
-                Some((base, host)) if e.timed() => {
-                    let mut ms = 0f32;
-                    // SAFETY: both events are live and, after the synchronize, passed.
-                    match ok(unsafe { (d.cuEventElapsedTime)(&mut ms, base, CUevent(twin as usize)) }) {
-                        Ok(()) => host + (ms as f64 * 1e6) as u64,
-                        Err(e) => {
-                            // bytes matter more than a time: the park goes on
-                            report::error(&format!(
-                                "an event's time is unknown ({}); it counts as the park's",
-                                name(e)
-                            ));
-                            now()
-                        }
-                    }
-                }
-                _ => now(),
-            });
+            let at = match clock {
+                Some(clock) if e.timed() => clock.time_of(d, CUevent(twin as usize)),
+                _ => Ok(now()),
+            };
+            e.done_at = Some(at.unwrap_or_else(|code| {
+                // bytes matter more than a time: the park goes on
+                report::error(&format!("an event's time is unknown ({}); it counts as the park's", name(code)));
+                now()
+            }));
             // its time is known: the driver need not be asked again, should the context stay
             if let Some(slot) = handle::slot(h) {
                 slot.aux.store(0, Ordering::Release);
@@ -326,7 +317,7 @@ impl Engine {
         live.ended_modules.clear();
         live.globals.clear();
         live.late.clear();
-        live.base = None;
+        live.clock = None;
         // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {
             let mut released = ok((d.cuCtxSetCurrent)(CUcontext::NULL));
