@@ -83,6 +83,7 @@ def rust():
             after=("cargo test",),
             about="the gate under each order of its threads",
         ),
+        Step("fuzz", ["scripts/fuzz"], after=("loom",), about="what reads bytes from outside"),
     ]
 
 
