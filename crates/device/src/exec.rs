@@ -44,6 +44,9 @@ pub enum Plan {
 }
 
 /// Plans a copy, and notes in the memory what it is going to write.
+///
+/// # Errors
+/// INVALID_VALUE: a side goes beyond the last address.
 pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
     let plan = copy_plan(memory, c)?;
     match &plan {
@@ -82,6 +85,9 @@ fn copy_plan(memory: &Memory, c: &Copy) -> Res<Plan> {
 }
 
 /// Plans a fill, and notes in the memory what it is going to write.
+///
+/// # Errors
+/// INVALID_VALUE: it goes beyond the last address.
 pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
     let row = f.width * f.element as u64;
     let mut pieces = Vec::new();

@@ -21,6 +21,9 @@ pub trait Card: Sync {
         0
     }
     /// Takes a kernel launch, or says why it can't. What it gives is done at once, without the state's lock.
+    ///
+    /// # Errors
+    /// Why it can't: NOT_SUPPORTED from a card that has no kernels, else what is wrong with the launch.
     fn launch(&self, state: &mut State, stream: usize, launch: &Launch) -> Res<Option<Work>>;
     /// Whether the bytes have left the host for a GPU. Asked with the state's lock held.
     fn elsewhere(&self) -> bool {
@@ -28,6 +31,9 @@ pub trait Card: Sync {
     }
     /// Runs a command there, to its end; false: the bytes are back. Called without the lock, by a thread whose command
     /// had to wait (behind a host function, or for a value) while the bytes moved.
+    ///
+    /// # Errors
+    /// What the command, or the way to the GPU, fails with.
     fn run_elsewhere(&self, _op: &Op) -> Res<bool> {
         Ok(false)
     }
@@ -35,6 +41,11 @@ pub trait Card: Sync {
 
 /// Runs a validated command on a stream. Behind a host function that has not returned, it waits in the worker's queue, so
 /// that the caller goes on, as with a device; a blocking one waits here.
+///
+/// # Errors
+/// INVALID_HANDLE: there is no such stream; INVALID_VALUE: a range goes beyond the last address, or there is no such
+/// graph; NOT_PERMITTED: a host function submits what it would have to wait for; OUT_OF_MEMORY: there is no thread for
+/// what waits; those of [`lock`], [`Card::launch`] and [`Card::run_elsewhere`].
 pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
     st.join_default_streams(stream)?;
     let ticket = find(&mut st, stream)?.host_ticket;
@@ -261,7 +272,11 @@ fn find(st: &mut State, stream: usize) -> Res<&mut Stream> {
     st.streams.get_mut(&stream).ok_or(CUresult::INVALID_HANDLE)
 }
 
-/// Waits for work to finish, or says NOT_READY.
+/// Waits for work to finish, or asks whether it has.
+///
+/// # Errors
+/// Those of [`lock`] and, by scope, of [`State::current`], [`State::stream`] or [`State::event`]; NOT_READY: it asks,
+/// and there is work left; NOT_PERMITTED: a host function waits for what comes after it.
 pub fn wait(scope: Scope, wait: bool) -> Res {
     let (until, ticket) = {
         let mut st = lock()?;

@@ -11,6 +11,7 @@
 //! - `link`, `tensor`: linking at run time, and tensor maps
 //! - `dark`: the undocumented export tables
 //! - `runtime`: the process-wide state, its lock, fork and exit
+#![warn(clippy::missing_errors_doc)]
 #![allow(non_snake_case)]
 pub mod api;
 pub mod dark;

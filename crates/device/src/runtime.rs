@@ -60,26 +60,45 @@ pub trait Backend: Sync {
     }
     /// Executes a validated command; `stream` is the stream's own handle.
     fn run(&self, state: Guard, stream: usize, op: &Op) -> Run;
-    /// Waits (or asks, if `wait` is false: NOT_READY) for work to finish.
+    /// Waits (or asks, if `wait` is false) for work to finish.
+    ///
+    /// # Errors
+    /// NOT_READY: it asks, and there is work left; those of [`host::wait`](crate::host::wait); what the work failed
+    /// with, or why the backend takes no more.
     fn wait(&self, scope: Scope, wait: bool) -> Res;
     /// Waits for work before what it may use is given back: as [`Backend::wait`], but nothing that concerns only new work
     /// (a deadline, an error that is owed) refuses it.
+    ///
+    /// # Errors
+    /// As for [`Backend::wait`], but no NOT_READY and nothing that concerns only new work.
     fn drain(&self, scope: Scope) -> Res {
         self.wait(scope, true)
     }
     /// A mapping is about to end or to change. Called without the state's lock.
+    ///
+    /// # Errors
+    /// Why work that may use the mapping could not be run: nothing is unmapped then.
     fn before_unmap(&self) -> Res {
         Ok(())
     }
     /// A limit of the primary context was set; called with the state's lock held.
+    ///
+    /// # Errors
+    /// What the backend refuses the value with: the limit stays as it was.
     fn limit(&self, _limit: u32, _value: usize) -> Res {
         Ok(())
     }
     /// An attribute of a stream (its own handle) was set; called with the state's lock held.
+    ///
+    /// # Errors
+    /// What the backend refuses the value with: it is not kept then.
     fn stream_attribute(&self, _stream: usize, _attr: u32, _value: &CUlaunchAttributeValue) -> Res {
         Ok(())
     }
     /// The cache that a context prefers was set; called with the state's lock held.
+    ///
+    /// # Errors
+    /// What the backend refuses it with: the context keeps what it preferred.
     fn cache(&self, _config: u32) -> Res {
         Ok(())
     }
@@ -89,11 +108,17 @@ pub trait Backend: Sync {
     fn elapsed(&self, _start: usize, _end: usize) -> Option<Res<f32>> {
         None
     }
-    /// Physical memory changes; called with the state's lock held. An error refuses the change.
+    /// Physical memory changes; called with the state's lock held.
+    ///
+    /// # Errors
+    /// What the change is refused with. Give, Destroy, Unshare and Unpin take place all the same.
     fn change(&self, _change: Change) -> Res {
         Ok(())
     }
     /// A context of a device was made (true) or ended (false); called with the state's lock held.
+    ///
+    /// # Errors
+    /// What a new context is refused with. One that ends has ended all the same.
     fn context(&self, _device: CUdevice, _made: bool) -> Res {
         Ok(())
     }
@@ -114,14 +139,23 @@ pub trait Backend: Sync {
         None
     }
     /// Links code; called without the state's lock.
+    ///
+    /// # Errors
+    /// As for [`Recipe::link_alone`]; where there is a linker, what it refuses the code with.
     fn link(&self, recipe: &Recipe) -> Res<Vec<u8>> {
         recipe.link_alone("only NVIDIA's driver can")
     }
     /// Encodes a tensor map; called without the state's lock.
+    ///
+    /// # Errors
+    /// NOT_SUPPORTED from a backend that can't; else what is wrong with the tensor.
     fn encode_tensor(&self, _tensor: &Tensor) -> Res<TensorMap> {
         Err(CUresult::NOT_SUPPORTED)
     }
     /// Gives a tensor map another address; called without the state's lock.
+    ///
+    /// # Errors
+    /// NOT_SUPPORTED from a backend that can't; else what is wrong with the map or the address.
     fn readdress_tensor(&self, _map: &mut TensorMap, _address: u64) -> Res {
         Err(CUresult::NOT_SUPPORTED)
     }
@@ -236,12 +270,18 @@ fn runtime() -> Option<&'static Runtime> {
     RUNTIME.get()
 }
 
-/// What the device looks like. NOT_INITIALIZED before [`install_with`].
+/// What the device looks like.
+///
+/// # Errors
+/// NOT_INITIALIZED before [`install_with`].
 pub fn config() -> Res<&'static Config> {
     runtime().map(|r| &r.config).ok_or(CUresult::NOT_INITIALIZED)
 }
 
-/// Who executes. NOT_INITIALIZED before [`install_with`].
+/// Who executes.
+///
+/// # Errors
+/// NOT_INITIALIZED before [`install_with`].
 #[inline]
 pub fn backend() -> Res<&'static dyn Backend> {
     runtime().map(|r| r.backend).ok_or(CUresult::NOT_INITIALIZED)
@@ -260,7 +300,10 @@ pub(crate) fn lacking(what: &str) -> impl FnOnce(std::io::Error) -> CUresult + '
     }
 }
 
-/// Whether calls are answered: NOT_INITIALIZED before `cuInit` and in a forked child.
+/// Whether calls are answered.
+///
+/// # Errors
+/// NOT_INITIALIZED before `cuInit`, in a forked child of a process that used the device, and after [`refuse`].
 #[inline]
 pub fn ready() -> Res {
     if PHASE.load(Ordering::Acquire) == READY {
@@ -276,6 +319,9 @@ pub fn forked() -> bool {
 }
 
 /// Locks the state. Not to be called with an app's callback running below.
+///
+/// # Errors
+/// As for [`ready`].
 pub fn lock() -> Res<Guard> {
     ready()?;
     lock_unready()
@@ -288,6 +334,10 @@ fn lock_unready() -> Res<Guard> {
 }
 
 /// `cuInit`: makes the primary contexts' handles, watches forks.
+///
+/// # Errors
+/// NOT_INITIALIZED before [`install_with`], in such a child as [`ready`] tells of, and after [`refuse`]; NO_DEVICE: the
+/// app sees none; OUT_OF_MEMORY: no handle can be had.
 pub fn init() -> Res {
     if PHASE.load(Ordering::Acquire) == FORKED {
         return Err(CUresult::NOT_INITIALIZED);
@@ -316,7 +366,10 @@ impl State {
         self.next_id - 1
     }
 
-    /// A new handle. OUT_OF_MEMORY when all are in use.
+    /// A new handle.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: all are in use, or the addresses for them could not be reserved.
     pub fn handle(&mut self, kind: handle::Kind) -> Res<usize> {
         self.handles.make(kind).ok_or(CUresult::OUT_OF_MEMORY)
     }

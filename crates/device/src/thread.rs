@@ -26,6 +26,9 @@ pub fn current() -> CUcontext {
 }
 
 /// Pushes a context.
+///
+/// # Errors
+/// OUT_OF_MEMORY: 64 are pushed.
 pub fn push(ctx: CUcontext) -> Res {
     STACK.with(|s| {
         let top = s.top.get();
@@ -35,7 +38,10 @@ pub fn push(ctx: CUcontext) -> Res {
     })
 }
 
-/// Pops the current context; an empty stack: INVALID_CONTEXT.
+/// Pops the current context.
+///
+/// # Errors
+/// INVALID_CONTEXT: the stack is empty.
 pub fn pop() -> Res<CUcontext> {
     STACK.with(|s| {
         let below = s.top.get().checked_sub(1).ok_or(CUresult::INVALID_CONTEXT)?;
@@ -45,6 +51,9 @@ pub fn pop() -> Res<CUcontext> {
 }
 
 /// Replaces the top of the stack; NULL pops it.
+///
+/// # Errors
+/// None: it pushes only onto an empty stack.
 pub fn set(ctx: CUcontext) -> Res {
     STACK.with(|s| {
         match (ctx.0, s.top.get()) {
@@ -58,6 +67,9 @@ pub fn set(ctx: CUcontext) -> Res {
 }
 
 /// Runs `body` with another context current.
+///
+/// # Errors
+/// What `body` answers.
 pub fn within<T>(ctx: CUcontext, body: impl FnOnce() -> Res<T>) -> Res<T> {
     let before = current();
     set(ctx)?;
@@ -85,6 +97,9 @@ pub fn id() -> u64 {
 }
 
 /// Starts a thread of ours: named, and with every signal blocked.
+///
+/// # Errors
+/// What the system says, such as that it has no room for another thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     unsignalled(|| std::thread::Builder::new().name(name.into()).spawn(body)).map(|_| ())
 }

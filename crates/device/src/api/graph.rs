@@ -18,6 +18,9 @@ pub(crate) fn change<T>(body: impl FnOnce(&mut State) -> Res<T>) -> Res<T> {
 }
 
 /// Ends a launch of a graph whose work is done. No lock may be held: destructors may be due.
+///
+/// # Errors
+/// As for [`lock`].
 pub fn end_launch(launch: &GraphLaunch) -> Res {
     change(|st| {
         st.release_launch(launch);

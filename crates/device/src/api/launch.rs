@@ -11,6 +11,9 @@ const PARAM_SIZE: usize = 2;
 
 /// Packs the parameters of a launch as the kernel lays them out. Reads through the caller's pointers, which the driver
 /// API asks to be valid for each parameter's size.
+///
+/// # Errors
+/// As for [`pack_into`].
 pub fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
     let mut bytes = vec![0u8; kernel.param_bytes as usize];
     pack_into(kernel, params, &mut bytes)?;
@@ -18,6 +21,9 @@ pub fn pack(kernel: &Kernel, params: &Params) -> Res<Vec<u8>> {
 }
 
 /// The same, into zeroed bytes of the caller's, as many as the kernel has.
+///
+/// # Errors
+/// INVALID_VALUE: a pointer is NULL, or as for [`extra_buffer`]; INVALID_IMAGE: a parameter lies outside of the bytes.
 pub fn pack_into(kernel: &Kernel, params: &Params, bytes: &mut [u8]) -> Res {
     match *params {
         Params::Packed(given) => {
@@ -52,6 +58,9 @@ pub fn pack_into(kernel: &Kernel, params: &Params, bytes: &mut [u8]) -> Res {
 }
 
 /// The bytes that an `extra` list of cuLaunchKernel gives.
+///
+/// # Errors
+/// INVALID_VALUE: an unknown key, or bytes that are at NULL.
 pub unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> Res<&'a [u8]> {
     let (mut buffer, mut size) = (std::ptr::null(), 0usize);
     // each of the two keys can stand once

@@ -6,6 +6,11 @@ use crate::runtime::{backend, config, lock, ready, Run, State};
 use zerogpu_abi::*;
 
 /// Submits a command to a stream.
+///
+/// # Errors
+/// Those of [`ready`], [`State::current`], [`State::stream`] and [`State::validate`]; INVALID_HANDLE: an event of
+/// another context than the stream's is recorded; in captures those of [`State::capture_op`], [`State::capture_wait`]
+/// and [`State::legacy_in_capture`]; what the backend answers.
 pub fn submit(stream: CUstream, op: &Op) -> Res {
     ready()?;
     let backend = backend()?;
@@ -50,6 +55,12 @@ const WITH_EVENT: [u32; 2] = [7, 12];
 
 impl State {
     /// What a driver checks before it takes a command.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: memory that it may not use or that is not aligned, a pitch shorter than a row, dimensions or
+    /// shared memory beyond what the card or the kernel can have, no such graph; INVALID_HANDLE: there is no such event
+    /// or kernel; LAUNCH_OUT_OF_RESOURCES: more threads than the kernel can have; COOPERATIVE_LAUNCH_TOO_LARGE: the
+    /// card does not hold all blocks at once.
     pub fn validate(&mut self, op: &Op) -> Res {
         match op {
             Op::Copy(c) => check_copy(&self.memory, c),

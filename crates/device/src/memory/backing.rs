@@ -27,6 +27,9 @@ pub struct Backing {
 
 impl Backing {
     /// Makes a backing of `len` bytes (a multiple of the page size).
+    ///
+    /// # Errors
+    /// `EFBIG` if the process may not make so large a file (`ulimit -f`); else what the system says.
     pub fn new(len: usize) -> std::io::Result<Self> {
         let mut most = std::mem::MaybeUninit::<libc::rlimit>::uninit();
         // SAFETY: fills the struct we pass.
@@ -138,11 +141,17 @@ impl Backing {
     }
 
     /// Lays a file of `len` bytes over a range: what is read and written there is the file's.
+    ///
+    /// # Errors
+    /// `EINVAL` for a range that is not inside of the backing; else what the system says.
     pub fn overlay(&self, off: u64, len: u64, file: RawFd) -> std::io::Result<()> {
         self.lay(off, len, file, 0)
     }
 
     /// Ends what [`Backing::overlay`] did.
+    ///
+    /// # Errors
+    /// As for [`Backing::overlay`].
     pub fn restore(&self, off: u64, len: u64) -> std::io::Result<()> {
         self.lay(off, len, self.fd(), off)
     }
@@ -217,7 +226,11 @@ impl Filler {
     }
 }
 
-/// Reserves address space without memory: at `at` exactly (else an error), or anywhere if None.
+/// Reserves address space without memory: at `at` exactly, or anywhere if None.
+///
+/// # Errors
+/// `EEXIST` if anything is mapped at `at`; else what the system says, such as that the process may have no more
+/// addresses.
 pub fn reserve(at: Option<u64>, len: u64) -> std::io::Result<u64> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
@@ -242,6 +255,9 @@ pub fn unreserve(at: u64, len: u64) {
 }
 
 /// Readable and writable zeroed host memory, private to the process (a forked child has its own copy).
+///
+/// # Errors
+/// What the system says, such as that there is no memory, or `EINVAL` for 0 bytes.
 pub fn anonymous(len: u64) -> std::io::Result<u64> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let prot = libc::PROT_READ | libc::PROT_WRITE;

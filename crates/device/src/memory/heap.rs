@@ -48,6 +48,9 @@ impl Heap {
     }
 
     /// Takes `size` bytes.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: no free range is large enough.
     pub fn alloc(&mut self, size: u64) -> Res<Taken> {
         if size <= SMALL {
             let size = size.next_multiple_of(ALIGN);

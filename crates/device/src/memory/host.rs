@@ -6,11 +6,17 @@ const PAGE: u64 = 4096;
 
 impl Memory {
     /// Allocates zeroed page-locked memory.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: the system gives none; it never gives 0 bytes.
     pub fn host_alloc(&mut self, size: u64, flags: u32, device: CUdevice, ctx: CUcontext) -> Res<u64> {
         self.host_region(size, RegionKind::Host { flags, registered: false }, device, ctx)
     }
 
     /// Allocates managed memory.
+    ///
+    /// # Errors
+    /// As for [`Memory::host_alloc`].
     pub fn managed_alloc(&mut self, size: u64, device: CUdevice, ctx: CUcontext) -> Res<u64> {
         self.host_region(size, RegionKind::Managed, device, ctx)
     }
@@ -24,6 +30,9 @@ impl Memory {
     }
 
     /// Frees page-locked memory that we allocated.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: none of it begins there.
     pub fn host_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Host { registered: false, .. }, .. }) => {
@@ -37,6 +46,9 @@ impl Memory {
     }
 
     /// Frees managed memory.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: none begins there.
     pub fn managed_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Managed, .. }) => {
@@ -50,6 +62,10 @@ impl Memory {
     }
 
     /// Page-locks the app's own memory.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: NULL, 0 bytes, or more than there are addresses; HOST_MEMORY_ALREADY_REGISTERED: it touches
+    /// memory that the device was told about.
     pub fn host_register(&mut self, at: u64, size: u64, flags: u32, device: CUdevice, ctx: CUcontext) -> Res {
         if at == 0 || size == 0 || at.checked_add(size).is_none() {
             return Err(CUresult::INVALID_VALUE);
@@ -64,6 +80,9 @@ impl Memory {
     }
 
     /// Ends a registration.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: NULL; HOST_MEMORY_NOT_REGISTERED: none begins there.
     pub fn host_unregister(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Host { registered: true, .. }, .. }) => {

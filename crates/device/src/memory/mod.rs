@@ -157,6 +157,9 @@ impl Memory {
     }
 
     /// Reserves the arena's addresses (once); its base.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: they can't be had, which the human is told.
     pub fn arena(&mut self) -> Res<u64> {
         if self.heaps.is_empty() {
             let lacks = lacking("128 GiB of addresses for each card");
@@ -196,6 +199,9 @@ impl Memory {
     }
 
     /// The backing.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: it can't be had, which the human is told.
     pub fn backing(&mut self) -> Res<&Backing> {
         if self.backing.is_none() {
             let lacks = lacking("a sparse file of 256 GiB in memory for each card");
@@ -219,12 +225,19 @@ impl Memory {
     }
 
     /// Host address of a byte of the arena.
+    ///
+    /// # Errors
+    /// Those of [`Memory::arena`] and [`Memory::backing`].
     pub fn arena_host(&mut self, va: u64) -> Res<usize> {
         let off = va - self.arena()?;
         Ok(self.backing()?.at(off))
     }
 
     /// Allocates `size` bytes of a device's memory. `grow` is asked before the heap takes more of the card.
+    ///
+    /// # Errors
+    /// Those of [`Memory::backing`] and [`Memory::arena`]; INVALID_DEVICE: there is no such device; OUT_OF_MEMORY: the
+    /// device's heap is full; what `grow` refuses it with.
     pub fn alloc(
         &mut self,
         device: CUdevice,
@@ -247,6 +260,9 @@ impl Memory {
     }
 
     /// Allocates a module's variable, zeroed.
+    ///
+    /// # Errors
+    /// Those of [`Memory::backing`] and [`Memory::arena`]; OUT_OF_MEMORY: the heap of variables is full.
     pub fn alloc_global(&mut self, device: CUdevice, size: u64, ctx: CUcontext) -> Res<u64> {
         self.backing()?;
         self.arena()?;
@@ -265,6 +281,9 @@ impl Memory {
     }
 
     /// Frees what [`Memory::alloc`] gave; the bytes go back to the system.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: no allocation begins there.
     pub fn free(&mut self, at: u64, shrink: &mut dyn FnMut(Change)) -> Res {
         let region = *self.regions.get(&at).ok_or(CUresult::INVALID_VALUE)?;
         if !matches!(region.kind, RegionKind::Device | RegionKind::Pool(_) | RegionKind::Global) {
@@ -288,11 +307,17 @@ impl Memory {
     }
 
     /// Makes an allocation unknown without freeing its memory; [`Memory::reclaim`] does that later.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: none begins there.
     pub fn hide(&mut self, at: u64) -> Res {
         self.regions.remove(&at).map(|_| ()).ok_or(CUresult::INVALID_VALUE)
     }
 
     /// Frees the memory of a hidden allocation.
+    ///
+    /// # Errors
+    /// None for what was hidden. INVALID_DEVICE: the address is outside of the arena.
     pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
         let region = Region { base: at, size, kind: RegionKind::Device, device: 0, ctx: CUcontext::NULL, id: 0 };
         self.regions.insert(at, region);
@@ -344,6 +369,9 @@ impl Memory {
     }
 
     /// Where the bytes of `[addr, addr + len)` are on the host. Addresses that no region holds are the app's own memory.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the range goes beyond the last address.
     pub fn segments(&self, addr: u64, len: u64) -> Res<Vec<Segment>> {
         let mut out = Vec::with_capacity(1);
         let (mut at, end) = (addr, addr.checked_add(len).ok_or(CUresult::INVALID_VALUE)?);

@@ -14,6 +14,9 @@ const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEA
 
 impl SharedFile {
     /// A new file of `len` bytes.
+    ///
+    /// # Errors
+    /// What the system says, such as that no descriptor is left.
     pub fn new(len: u64, device: u32) -> std::io::Result<Self> {
         let name = std::ffi::CString::new(format!("{SHARED_NAME}{device}"))?;
         let failed = std::io::Error::last_os_error;
@@ -71,6 +74,9 @@ impl SharedFile {
     }
 
     /// Another descriptor of the file, for the app.
+    ///
+    /// # Errors
+    /// What the system says, such as that no descriptor is left.
     pub fn export(&self) -> std::io::Result<RawFd> {
         self.fd.try_clone().map(IntoRawFd::into_raw_fd)
     }

@@ -102,6 +102,10 @@ impl Vmm {
 
 impl Memory {
     /// Reserves `size` bytes of addresses, at `hint` if that can be had.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: a size of 0 or not of whole granules, or an alignment that is neither 0 nor a power of two;
+    /// OUT_OF_MEMORY: there is no such range of addresses left.
     pub fn reserve(&mut self, size: u64, align: u64, hint: u64) -> Res<u64> {
         if size == 0 || size % GRANULE != 0 || (align != 0 && !align.is_power_of_two()) {
             return Err(CUresult::INVALID_VALUE);
@@ -128,6 +132,9 @@ impl Memory {
     }
 
     /// Ends a whole reservation, in which nothing may be mapped.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such reservation, or something is mapped in it.
     pub fn unreserve(&mut self, at: u64, size: u64) -> Res {
         if self.vmm.reservations.get(&at) != Some(&size) || self.overlaps(at, size) {
             return Err(CUresult::INVALID_VALUE);
@@ -147,6 +154,10 @@ impl Memory {
     }
 
     /// Makes physical memory under the handle `handle`.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: a length of 0 or not of whole granules; those of [`Memory::backing`]; OUT_OF_MEMORY: the backing
+    /// is full; what `told` refuses it with.
     pub fn create(
         &mut self,
         handle: u64,
@@ -173,6 +184,10 @@ impl Memory {
     }
 
     /// Makes a physical handle of a device whose bytes lie in `file`: new memory, or an import of what is there already.
+    ///
+    /// # Errors
+    /// Those of [`Memory::backing`]; OUT_OF_MEMORY: the backing is full, or the file can't be laid over it; what `told`
+    /// refuses it with.
     pub fn create_shared(
         &mut self,
         handle: u64,
@@ -203,12 +218,18 @@ impl Memory {
     }
 
     /// Takes one more reference.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such handle.
     pub fn retain(&mut self, handle: u64) -> Res {
         self.vmm.physical.get_mut(&handle).ok_or(CUresult::INVALID_VALUE)?.refs += 1;
         Ok(())
     }
 
     /// Drops a reference; true when the handle is gone (no references, no mappings).
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such handle, or it has no reference left.
     pub fn release(&mut self, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<bool> {
         let p = self.vmm.physical.get_mut(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
         p.refs -= 1;
@@ -244,6 +265,10 @@ impl Memory {
     }
 
     /// Maps a whole handle at `at`, inside a reservation, where nothing is mapped yet.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such handle, or it is released; the range is empty, not of whole granules, beyond
+    /// the end of the handle, not in one reservation, or something is mapped in it; what `told` refuses it with.
     pub fn map(&mut self, at: u64, len: u64, offset: u64, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let p = self.vmm.physical.get(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
         let (start, device) = (p.off, if p.prop.location.kind == LOCATION_DEVICE { p.prop.location.id } else { 0 });
@@ -263,6 +288,9 @@ impl Memory {
     }
 
     /// Unmaps a range that covers whole mappings; gives back the handles that ended with it.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the range is not filled by whole mappings; what `told` refuses it with.
     pub fn unmap(&mut self, at: u64, len: u64, told: &mut dyn FnMut(Change) -> Res) -> Res<Vec<u64>> {
         let maps = self.whole_mappings(at, len)?;
         told(Change::Unmap { va: at, len })?;
@@ -280,6 +308,9 @@ impl Memory {
     }
 
     /// Fails if a device can't have access to the mapping that holds an address: these cards do not reach each other.
+    ///
+    /// # Errors
+    /// INVALID_DEVICE: it is another device's memory.
     pub fn accessible(&self, at: u64, device: CUdevice) -> Res {
         let Some(Region { kind: RegionKind::Mapped { physical, .. }, .. }) = self.find(at) else { return Ok(()) };
         match self.vmm.physical.get(physical).map(|p| &p.prop.location) {
@@ -289,6 +320,9 @@ impl Memory {
     }
 
     /// Sets the access of whole mappings.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the range is not filled by whole mappings; what `told` refuses it with.
     pub fn set_access(&mut self, at: u64, len: u64, flags: u32, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let maps = self.whole_mappings(at, len)?;
         told(Change::Access { va: at, len, flags })?;

@@ -4,6 +4,9 @@ use zerogpu_abi::Res;
 use zerogpu_image::occupancy::Device;
 
 /// The card's limits, for attributes and occupancy.
+///
+/// # Errors
+/// As for [`config`].
 pub fn device() -> Res<Device> {
     let p = &config()?.profile;
     let a = |n| p.attribute(n).and_then(|v| u32::try_from(v).ok()).unwrap_or(0);
@@ -23,6 +26,9 @@ pub fn device() -> Res<Device> {
 }
 
 /// The compute capability that the app is shown.
+///
+/// # Errors
+/// As for [`config`].
 pub fn compute_capability() -> Res<(u32, u32)> {
     let cc = config()?.profile.cc;
     Ok((cc.0 as u32, cc.1 as u32))

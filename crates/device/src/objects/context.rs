@@ -76,12 +76,18 @@ impl State {
     }
 
     /// The primary context of a device.
+    ///
+    /// # Errors
+    /// INVALID_DEVICE: there is no such device.
     pub fn primary(&self, device: CUdevice) -> Res<CUcontext> {
         let at = usize::try_from(device).map_err(|_| CUresult::INVALID_DEVICE)?;
         self.primaries.get(at).copied().ok_or(CUresult::INVALID_DEVICE)
     }
 
     /// The device of a context.
+    ///
+    /// # Errors
+    /// CONTEXT_IS_DESTROYED: there is no such context.
     pub fn device_of(&self, ctx: CUcontext) -> Res<CUdevice> {
         self.contexts.get(&ctx.0).map(|c| c.device).ok_or(CUresult::CONTEXT_IS_DESTROYED)
     }
@@ -108,6 +114,9 @@ impl State {
     }
 
     /// The context of this handle, if it may be used.
+    ///
+    /// # Errors
+    /// INVALID_CONTEXT: there is none; CONTEXT_IS_DESTROYED: it is a primary one that nobody retains.
     pub fn context(&mut self, ctx: CUcontext) -> Res<&mut Context> {
         match self.contexts.get_mut(&ctx.0) {
             Some(c) if c.active => Ok(c),
@@ -116,7 +125,10 @@ impl State {
         }
     }
 
-    /// The calling thread's context. None: INVALID_CONTEXT; ended: CONTEXT_IS_DESTROYED.
+    /// The calling thread's context.
+    ///
+    /// # Errors
+    /// INVALID_CONTEXT: it has none; CONTEXT_IS_DESTROYED: that has ended, or is a primary one that nobody retains.
     pub fn current(&mut self) -> Res<CUcontext> {
         let ctx = thread::current();
         if ctx.0 == 0 {
@@ -129,6 +141,9 @@ impl State {
     }
 
     /// `ctx`, or the current context if it is NULL.
+    ///
+    /// # Errors
+    /// As for [`State::current`] if it is NULL, else as for [`State::context`].
     pub fn context_or_current(&mut self, ctx: CUcontext) -> Res<CUcontext> {
         if ctx.0 == 0 {
             self.current()
@@ -138,6 +153,9 @@ impl State {
     }
 
     /// Makes a context (inactive contexts of softcuda cost nothing; an active one is on the card).
+    ///
+    /// # Errors
+    /// What the backend refuses it with; OUT_OF_MEMORY: no handle can be had.
     pub fn create_context(&mut self, device: CUdevice, flags: u32) -> Res<CUcontext> {
         backend()?.context(device, true)?;
         let (id, legacy) = (self.new_id(), self.new_id());
@@ -150,6 +168,9 @@ impl State {
     }
 
     /// Retains the primary context of a device.
+    ///
+    /// # Errors
+    /// INVALID_DEVICE: there is no such device; else what the backend refuses the context with.
     pub fn retain_primary(&mut self, device: CUdevice) -> Res<CUcontext> {
         let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
@@ -162,6 +183,10 @@ impl State {
     }
 
     /// Releases the primary context; the last release ends everything in it.
+    ///
+    /// # Errors
+    /// INVALID_DEVICE: there is no such device; INVALID_CONTEXT: it is not retained; for the last release as for
+    /// [`State::reset_primary`].
     pub fn release_primary(&mut self, device: CUdevice) -> Res<Farewells> {
         let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
@@ -177,6 +202,9 @@ impl State {
     }
 
     /// Ends everything in the primary context; its handle stays.
+    ///
+    /// # Errors
+    /// INVALID_DEVICE: there is no such device; else what the backend answers: all has ended then all the same.
     pub fn reset_primary(&mut self, device: CUdevice) -> Res<Farewells> {
         let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
@@ -193,6 +221,10 @@ impl State {
     }
 
     /// Ends a created context.
+    ///
+    /// # Errors
+    /// INVALID_CONTEXT: there is none, or it is a primary one; else what the backend answers: it has ended then all the
+    /// same.
     pub fn destroy_context(&mut self, ctx: CUcontext) -> Res<Farewells> {
         if self.primaries.contains(&ctx) || ctx.0 == 0 {
             return Err(CUresult::INVALID_CONTEXT);
@@ -253,6 +285,9 @@ impl State {
     }
 
     /// Bytes of a device free and in all, as `cuMemGetInfo` says.
+    ///
+    /// # Errors
+    /// As for [`config`] and [`backend`].
     pub fn memory_info(&mut self, device: CUdevice) -> Res<(u64, u64)> {
         let config = config()?;
         let left = config.vram.saturating_sub(self.memory.used(device));

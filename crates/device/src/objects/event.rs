@@ -26,7 +26,10 @@ pub struct Event {
 /// In an event's slot: its last record may have been in a capture. Else there is the claim's epoch in which it was.
 pub const CAPTURED: u64 = 1 << 63;
 
-/// Whether an event certainly stands for no capture, without a lock. INVALID_HANDLE: there is no such event.
+/// Whether an event certainly stands for no capture, without a lock.
+///
+/// # Errors
+/// INVALID_HANDLE: there is no such event.
 pub fn is_plain(event: CUevent) -> Res<bool> {
     let slot = handle::slot(event.0).filter(|_| handle::is(event.0, Kind::Event)).ok_or(CUresult::INVALID_HANDLE)?;
     Ok(slot.aux.load(Ordering::Acquire) & CAPTURED == 0)
@@ -41,6 +44,10 @@ impl Event {
 
 impl State {
     /// Makes an event in the current context.
+    ///
+    /// # Errors
+    /// Those of [`State::current`]; INVALID_VALUE: unknown flags, or CU_EVENT_INTERPROCESS without
+    /// CU_EVENT_DISABLE_TIMING; OUT_OF_MEMORY: no handle can be had.
     pub fn create_event(&mut self, flags: u32) -> Res<CUevent> {
         let ctx = self.current()?;
         if flags > 7 || flags & (INTERPROCESS | DISABLE_TIMING) == INTERPROCESS {
@@ -52,11 +59,17 @@ impl State {
     }
 
     /// The event of a handle.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none.
     pub fn event(&mut self, event: CUevent) -> Res<&mut Event> {
         self.events.get_mut(&event.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
     /// Ends an event.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none.
     pub fn destroy_event(&mut self, event: CUevent) -> Res {
         self.events.remove(&event.0).ok_or(CUresult::INVALID_HANDLE)?;
         self.end(Kind::Event, event.0);
@@ -64,6 +77,10 @@ impl State {
     }
 
     /// Milliseconds between two recorded events, from the recorded times.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is no such event, or one keeps no times or was never recorded; NOT_READY: one is not
+    /// passed yet.
     pub fn elapsed(&mut self, start: CUevent, end: CUevent, now: u64) -> Res<f32> {
         let (a, b) = (self.event(start)?.time()?, self.event(end)?.time()?);
         let ticket = crate::host::both(self.event(start)?.ticket, self.event(end)?.ticket);

@@ -111,6 +111,9 @@ impl Function {
     }
 
     /// `cuFuncGetAttribute`.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such attribute; those of [`device`].
     pub fn attribute(&self, n: u32) -> Res<i32> {
         match self.set.iter().find(|(set, _)| *set == n) {
             Some(&(_, v)) => Ok(v),
@@ -119,6 +122,9 @@ impl Function {
     }
 
     /// `cuFuncSetAttribute`: the attributes that cuda.h lets an app set. Whether it had another value before.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the attribute is none of those, or can't have the value; those of [`device`].
     pub fn set_attribute(&mut self, n: u32, value: i32) -> Res<bool> {
         let good = match n {
             MAX_DYNAMIC_SHARED => {
@@ -167,12 +173,19 @@ impl Modules {
 }
 
 impl State {
-    /// Whether code fits the card: NO_BINARY_FOR_GPU if not, INVALID_IMAGE if it is damaged.
+    /// Whether code fits the card.
+    ///
+    /// # Errors
+    /// NO_BINARY_FOR_GPU: it has no image for the card; INVALID_PTX: it is PTX for no architecture, or for one that
+    /// does not suit; INVALID_IMAGE: it is damaged; those of [`compute_capability`].
     pub fn fits(source: &Source) -> Res {
         source.check(compute_capability()?).map_err(|e| e.code())
     }
 
     /// Loads a module into the current context. `settings`: what the compiler is told, each time it is loaded.
+    ///
+    /// # Errors
+    /// Those of [`State::fits`] and [`State::current`]; OUT_OF_MEMORY: no handle can be had.
     pub fn load_module(&mut self, source: Source, settings: Vec<Setting>) -> Res<CUmodule> {
         Self::fits(&source)?;
         let ctx = self.current()?;
@@ -194,6 +207,9 @@ impl State {
     }
 
     /// Ends a module that the app loaded. One of a library ends with the library.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: it is no handle of ours, neither alive nor ended.
     pub fn unload_module(&mut self, module: CUmodule) -> Res {
         match self.modules.modules.get(&module.0) {
             Some(Module { library: None, .. }) if !self.modules.unloaded.contains(&module.0) => {}
@@ -267,6 +283,9 @@ impl State {
     }
 
     /// A module, if the app has not unloaded it.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none, or the app has unloaded it.
     pub fn module(&mut self, module: CUmodule) -> Res<&mut Module> {
         self.loaded(module.0)?;
         self.recorded_module(module)
@@ -278,6 +297,9 @@ impl State {
     }
 
     /// The image of a module, unpacked at the first call; also of one that only recorded work still names.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is no such module; else as for [`State::library_image`].
     pub fn module_image(&mut self, module: CUmodule) -> Res<Arc<Image>> {
         let m = self.recorded_module(module)?;
         if let Some(i) = &m.image {
@@ -291,7 +313,11 @@ impl State {
         Ok(i)
     }
 
-    /// The function of that name. NOT_FOUND if the image has none.
+    /// The function of that name.
+    ///
+    /// # Errors
+    /// Those of [`State::module`] and [`State::module_image`]; NOT_FOUND: the image has none; OUT_OF_MEMORY: no handle
+    /// can be had.
     pub fn function(&mut self, module: CUmodule, name: &str) -> Res<CUfunction> {
         if let Some(&f) = self.module(module)?.functions.get(name) {
             return Ok(CUfunction(f));
@@ -318,8 +344,11 @@ impl State {
         }
     }
 
-    /// A global variable's address and bytes; also of a module that only recorded work still names. NOT_FOUND if the image
-    /// has none.
+    /// A global variable's address and bytes; also of a module that only recorded work still names.
+    ///
+    /// # Errors
+    /// Those of [`State::module_image`]; NOT_FOUND: the image has none; those of
+    /// [`Memory::alloc_global`](crate::memory::Memory::alloc_global).
     pub fn global(&mut self, module: CUmodule, name: &str) -> Res<(u64, u64)> {
         if let Some(&g) = self.recorded_module(module)?.globals.get(name) {
             return Ok(g);
@@ -340,6 +369,9 @@ impl State {
 
     /// Loads a library. Whether it fits is asked when a module is wanted (driver 580: real libraries are
     /// context-independent).
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: no handle can be had.
     pub fn load_library(&mut self, source: Source, settings: Vec<Setting>) -> Res<CUlibrary> {
         let h = self.handle(Kind::Library)?;
         let (modules, kernels) = (HashMap::new(), HashMap::new());
@@ -349,12 +381,18 @@ impl State {
     }
 
     /// The library of a handle.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none, or the app has unloaded it.
     pub fn library(&mut self, library: CUlibrary) -> Res<&mut Library> {
         self.loaded(library.0)?;
         self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
     /// Ends a library with its modules, functions and kernels.
+    ///
+    /// # Errors
+    /// As for [`State::library`].
     pub fn unload_library(&mut self, library: CUlibrary) -> Res {
         self.library(library)?;
         if backend()?.defers() {
@@ -383,6 +421,10 @@ impl State {
     }
 
     /// The image of a library, unpacked at the first call.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is no such library; those of [`State::fits`]; INVALID_IMAGE or INVALID_PTX: what is
+    /// unpacked is damaged.
     pub fn library_image(&mut self, library: CUlibrary) -> Res<Arc<Image>> {
         let l = self.modules.libraries.get_mut(&library.0).ok_or(CUresult::INVALID_HANDLE)?;
         match &l.image {
@@ -396,6 +438,9 @@ impl State {
     }
 
     /// The library's module in the current context; the same at each call.
+    ///
+    /// # Errors
+    /// Those of [`State::current`], [`State::library`] and [`State::fits`]; OUT_OF_MEMORY: no handle can be had.
     pub fn library_module(&mut self, library: CUlibrary) -> Res<CUmodule> {
         let ctx = self.current()?;
         let l = self.library(library)?;
@@ -411,6 +456,10 @@ impl State {
     }
 
     /// The kernel of that name in a library.
+    ///
+    /// # Errors
+    /// Those of [`State::library`] and [`State::library_image`]; NOT_FOUND: the image has none; OUT_OF_MEMORY: no
+    /// handle can be had.
     pub fn library_kernel(&mut self, library: CUlibrary, name: &str) -> Res<CUkernel> {
         if let Some(&k) = self.library(library)?.kernels.get(name) {
             return Ok(CUkernel(k));
@@ -425,12 +474,19 @@ impl State {
     }
 
     /// The kernel of a handle.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none, or the app has unloaded its library.
     pub fn kernel(&mut self, kernel: CUkernel) -> Res<&mut LibraryKernel> {
         self.loaded(kernel.0)?;
         self.modules.kernels.get_mut(&kernel.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
     /// The function of a kernel in the current context.
+    ///
+    /// # Errors
+    /// Those of [`State::current`] and [`State::kernel`]; at the first call in a context also those of
+    /// [`State::library_module`] and [`State::function`].
     pub fn kernel_function(&mut self, kernel: CUkernel) -> Res<CUfunction> {
         let ctx = self.current()?;
         let k = self.kernel(kernel)?;
@@ -445,6 +501,9 @@ impl State {
     }
 
     /// The function of a handle: a function's own, or a kernel's.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none, or the app has unloaded it.
     pub fn any_function(&mut self, handle: usize) -> Res<&mut Function> {
         self.loaded(handle)?;
         let m = &mut self.modules;
@@ -456,11 +515,17 @@ impl State {
 
     /// Sets an attribute of a function, or of a kernel and its functions. The live twins are looked up again at their next
     /// use, which gives them the attribute.
+    ///
+    /// # Errors
+    /// Those of [`State::any_function`] and [`Function::set_attribute`].
     pub fn set_function_attribute(&mut self, h: usize, attribute: u32, value: i32) -> Res {
         self.set_function(h, |f| f.set_attribute(attribute, value))
     }
 
     /// The same for the cache that it prefers: one of the four of CUfunc_cache.
+    ///
+    /// # Errors
+    /// Those of [`State::any_function`]; INVALID_VALUE: it is none of the four.
     pub fn set_function_cache(&mut self, h: usize, config: u32) -> Res {
         self.set_function(h, |f| {
             if config > 3 {
@@ -516,6 +581,9 @@ impl State {
     }
 
     /// Packs the parameters of a launch as its kernel lays them out.
+    ///
+    /// # Errors
+    /// Those of [`State::any_function`] and [`pack`](crate::api::pack).
     pub fn pack_params(&mut self, func: usize, params: &crate::op::Params) -> Res<Vec<u8>> {
         let kernel = self.any_function(func)?.kernel.clone();
         crate::api::pack(&kernel, params)

@@ -69,6 +69,9 @@ impl State {
     }
 
     /// A device's default pool.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: no handle can be had.
     pub fn default_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
         if let Some(&p) = self.pools.default.get(&(device as usize)) {
             return Ok(CUmemoryPool(p));
@@ -79,6 +82,9 @@ impl State {
     }
 
     /// The pool that `cuMemAllocAsync` uses on a device.
+    ///
+    /// # Errors
+    /// As for [`State::default_pool`].
     pub fn current_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
         match self.pools.current.get(&(device as usize)) {
             Some(&p) => Ok(CUmemoryPool(p)),
@@ -87,6 +93,9 @@ impl State {
     }
 
     /// Chooses the pool that `cuMemAllocAsync` uses on a device.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such pool, or it is another device's.
     pub fn set_current_pool(&mut self, device: CUdevice, pool: CUmemoryPool) -> Res {
         if self.pool(pool)?.device != device {
             return Err(CUresult::INVALID_VALUE);
@@ -96,11 +105,17 @@ impl State {
     }
 
     /// Makes a pool of a device's memory.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: no handle can be had.
     pub fn create_pool(&mut self, device: CUdevice) -> Res<CUmemoryPool> {
         self.new_pool(device).map(CUmemoryPool)
     }
 
     /// Ends a pool that the app made; its allocations live on.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none, or it is a device's default pool.
     pub fn destroy_pool(&mut self, pool: CUmemoryPool) -> Res {
         if self.pools.default.values().any(|&p| p == pool.0) {
             return Err(CUresult::INVALID_VALUE);
@@ -112,6 +127,9 @@ impl State {
     }
 
     /// The pool of a handle.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn pool(&mut self, pool: CUmemoryPool) -> Res<&mut Pool> {
         self.pools.all.get_mut(&pool.0).ok_or(CUresult::INVALID_VALUE)
     }
@@ -129,12 +147,18 @@ impl State {
     }
 
     /// An attribute's value.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such pool or attribute.
     pub fn pool_attribute(&mut self, pool: CUmemoryPool, attr: u32) -> Res<u64> {
         let p = self.pool(pool)?;
         p.attrs.get(attr as usize).copied().filter(|_| attr != 0).ok_or(CUresult::INVALID_VALUE)
     }
 
     /// Sets an attribute: a reuse flag, the threshold, or a high mark (which can only be reset to 0).
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such pool, or the attribute is none of these, or a high mark is to be other than 0.
     pub fn set_pool_attribute(&mut self, pool: CUmemoryPool, attr: u32, value: u64) -> Res {
         let p = self.pool(pool)?;
         match attr as usize {
@@ -146,12 +170,18 @@ impl State {
     }
 
     /// Gives back what a pool has reserved beyond `keep` bytes.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such pool.
     pub fn trim_pool(&mut self, pool: CUmemoryPool, keep: u64) -> Res {
         self.pool(pool)?.trim(keep);
         Ok(())
     }
 
     /// Allocates from a pool.
+    ///
+    /// # Errors
+    /// Those of [`State::current`]; INVALID_VALUE: there is no such pool; those of [`State::alloc`].
     pub fn pool_alloc(&mut self, pool: CUmemoryPool, size: u64) -> Res<u64> {
         let ctx = self.current()?;
         let device = self.pool(pool)?.device;
@@ -161,6 +191,10 @@ impl State {
     }
 
     /// Allocates a device's memory within the quota.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: it is beyond the quota; those of [`Memory::alloc`](crate::memory::Memory::alloc); what the
+    /// backend refuses it with.
     pub fn alloc(&mut self, device: CUdevice, size: u64, kind: RegionKind, ctx: CUcontext) -> Res<u64> {
         let config = crate::runtime::config()?;
         let room = config.vram.saturating_sub(self.memory.used(device) + config.profile.idle_overhead());
@@ -176,6 +210,9 @@ impl State {
     }
 
     /// Frees device memory.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: no allocation begins there; else what the backend answers: it is freed then all the same.
     pub fn free(&mut self, at: u64) -> Res {
         let backend = backend()?;
         let region = self.memory.find(at).copied();

@@ -50,6 +50,9 @@ impl Stream {
 
 impl State {
     /// Makes a stream in the current context.
+    ///
+    /// # Errors
+    /// Those of [`State::current`]; INVALID_VALUE: unknown flags; OUT_OF_MEMORY: no handle can be had.
     pub fn create_stream(&mut self, flags: u32, priority: i32) -> Res<CUstream> {
         let ctx = self.current()?;
         if flags > 1 {
@@ -62,6 +65,9 @@ impl State {
     }
 
     /// Ends a created stream.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none, or it is a default stream.
     pub fn destroy_stream(&mut self, stream: CUstream) -> Res {
         match self.streams.get(&stream.0) {
             Some(s) if s.kind == StreamKind::Created => {}
@@ -72,6 +78,10 @@ impl State {
     }
 
     /// The stream's own handle: NULL and 1 are the context's legacy stream, 2 the thread's.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is none; for a default stream those of [`State::current`], for the thread's also those of
+    /// [`State::per_thread_stream`].
     pub fn stream(&mut self, stream: CUstream) -> Res<usize> {
         match stream.0 {
             0 | 1 => {
@@ -88,6 +98,9 @@ impl State {
     }
 
     /// The calling thread's default stream of a context, made at its first use.
+    ///
+    /// # Errors
+    /// Those of [`State::context`]; OUT_OF_MEMORY: no handle can be had.
     pub fn per_thread_stream(&mut self, ctx: CUcontext) -> Res<usize> {
         let me = thread::id();
         let c = self.context(ctx)?;

@@ -33,6 +33,9 @@ pub(super) fn refuse_updatable(id: u32, value: &CUlaunchAttributeValue) -> Res {
 
 impl Graphs {
     /// An attribute of a kernel node; zeros if it was not set.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node, it is no kernel node, or kernel nodes have no such attribute.
     pub fn attribute(&self, node: CUgraphNode, id: u32) -> Res<CUlaunchAttributeValue> {
         let launch = self.node(node)?.work.launch().ok_or(CUresult::INVALID_VALUE)?;
         is_of_nodes(id)?;
@@ -46,6 +49,9 @@ impl Graphs {
     }
 
     /// Sets an attribute of a kernel node.
+    ///
+    /// # Errors
+    /// As for [`Graphs::attribute`]; NOT_SUPPORTED: kernels are to update the node.
     pub fn set_attribute(&mut self, node: CUgraphNode, id: u32, value: CUlaunchAttributeValue) -> Res {
         let launch = self.node_mut(node)?.work.launch_mut().ok_or(CUresult::INVALID_VALUE)?;
         is_of_nodes(id)?;
@@ -60,6 +66,9 @@ impl Graphs {
     }
 
     /// Gives a kernel node the attributes of another.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node, or one is no kernel node.
     pub fn copy_attributes(&mut self, dst: CUgraphNode, src: CUgraphNode) -> Res {
         let from = self.node(src)?.work.launch().ok_or(CUresult::INVALID_VALUE)?;
         let (attrs, cooperative) = (from.attrs.clone(), from.cooperative);

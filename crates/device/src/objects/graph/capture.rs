@@ -153,7 +153,10 @@ impl State {
 
     /// Begins a capture in a stream, into a new graph or (`to`) behind nodes of the app's graph.
     ///
-    /// The legacy stream: STREAM_CAPTURE_UNSUPPORTED (recorded); a stream that captures already: ILLEGAL_STATE.
+    /// # Errors
+    /// Those of [`State::stream`]; STREAM_CAPTURE_UNSUPPORTED: the legacy stream (recorded); ILLEGAL_STATE: it captures
+    /// already; INVALID_VALUE: unknown mode, no such graph, or edges from what is no node of it, twice from one, or by a
+    /// port that it lacks; OUT_OF_MEMORY: no handle can be had.
     pub fn begin_capture(&mut self, stream: CUstream, mode: u32, to: Option<(CUgraph, Vec<Edge>)>) -> Res {
         self.end_orphans();
         let s = self.stream(stream)?;
@@ -186,7 +189,12 @@ impl State {
     }
 
     /// Ends the capture that began in a stream. An error outside: refused, the capture goes on. Inside: it has ended
-    /// without a graph. Not capturing: ILLEGAL_STATE.
+    /// without a graph.
+    ///
+    /// # Errors
+    /// Outside: those of [`State::stream`]; ILLEGAL_STATE: it does not capture; STREAM_CAPTURE_UNMATCHED: it is not the
+    /// origin, and the capture is invalid now; STREAM_CAPTURE_WRONG_THREAD: another thread began it, not relaxed.
+    /// Inside: STREAM_CAPTURE_INVALIDATED; STREAM_CAPTURE_UNJOINED: the origin does not wait for all of it.
     pub fn end_capture(&mut self, stream: CUstream) -> Res<Res<CUgraph>> {
         self.end_orphans();
         let s = self.stream(stream)?;
@@ -239,8 +247,11 @@ impl State {
         }
     }
 
-    /// The stream's capture, if any. On the legacy stream while a blocking stream of its context captures:
-    /// STREAM_CAPTURE_IMPLICIT, without harm to the capture (cuda.h, cuStreamIsCapturing).
+    /// The stream's capture, if any.
+    ///
+    /// # Errors
+    /// Those of [`State::stream`]; STREAM_CAPTURE_IMPLICIT: the legacy stream while a blocking stream of its context
+    /// captures, without harm to the capture (cuda.h, cuStreamIsCapturing).
     pub fn capture_info(&mut self, stream: CUstream) -> Res<Option<Info>> {
         self.end_orphans();
         let s = self.stream(stream)?;
@@ -261,7 +272,11 @@ impl State {
         Ok(Some(Info { id, active, graph, nodes, ports, len: m.deps.len(), plain }))
     }
 
-    /// Adds to (or, `replace`, sets) what the next node of a capturing stream waits for. Not capturing: ILLEGAL_STATE.
+    /// Adds to (or, `replace`, sets) what the next node of a capturing stream waits for.
+    ///
+    /// # Errors
+    /// Those of [`State::stream`]; ILLEGAL_STATE: it does not capture; STREAM_CAPTURE_INVALIDATED: its capture is
+    /// invalid; INVALID_VALUE: edges from what is no node of its graph, twice from one, or by a port that it lacks.
     pub fn update_capture_deps(&mut self, stream: CUstream, edges: &[Edge], replace: bool) -> Res {
         self.end_orphans();
         let s = self.stream(stream)?;
@@ -277,6 +292,12 @@ impl State {
     }
 
     /// Captures a command of a capturing stream as a node. What can't be one invalidates the capture.
+    ///
+    /// # Errors
+    /// STREAM_CAPTURE_INVALIDATED: the stream has no valid capture; STREAM_CAPTURE_UNSUPPORTED: it can't be a node;
+    /// STREAM_CAPTURE_MERGE, STREAM_CAPTURE_ISOLATION: it waits for an event of another capture, of none that goes on;
+    /// NOT_SUPPORTED: kernels are to update the node; INVALID_HANDLE: there is no such event; INVALID_VALUE: no such
+    /// graph; those of [`State::pack_params`]; OUT_OF_MEMORY: no handle can be had.
     pub fn capture_op(&mut self, stream: usize, op: &Op) -> Res {
         self.end_orphans();
         let capture = self.streams.get(&stream).and_then(|s| s.capture);
@@ -302,6 +323,10 @@ impl State {
 
     /// Captures the record or the wait of an event as a node of its own (CU_EVENT_RECORD_EXTERNAL,
     /// CU_EVENT_WAIT_EXTERNAL): the event is then an ordinary one, recorded or waited for when the graph runs.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: it is neither; INVALID_HANDLE: there is no such event; STREAM_CAPTURE_INVALIDATED: the stream has
+    /// no valid capture; OUT_OF_MEMORY: no handle can be had.
     pub fn capture_external(&mut self, stream: usize, op: &Op) -> Res {
         let (Op::Record(event) | Op::Wait(event)) = *op else { return Err(CUresult::INVALID_VALUE) };
         self.end_orphans();
@@ -387,8 +412,11 @@ impl State {
         }
     }
 
-    /// A stream that does not capture waits for an event: a captured one makes it join that capture (true), which must
-    /// be active (INVALID_VALUE). The legacy stream can't: STREAM_CAPTURE_IMPLICIT, and the capture is invalid.
+    /// A stream that does not capture waits for an event: a captured one makes it join that capture (true).
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is no such event or stream; INVALID_VALUE: the event's capture is not active;
+    /// STREAM_CAPTURE_IMPLICIT: the legacy stream can't join, and the capture is invalid now.
     pub fn capture_wait(&mut self, stream: usize, event: CUevent) -> Res<bool> {
         let Some((id, nodes)) = self.event(event)?.captured.clone() else { return Ok(false) };
         self.end_orphans();

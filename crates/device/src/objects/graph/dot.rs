@@ -14,6 +14,9 @@ const HANDLES: u32 = 1 << 10;
 
 impl State {
     /// A graph as DOT text; `flags` are CU_GRAPH_DEBUG_DOT_FLAGS_*.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph.
     pub fn dot(&self, graph: CUgraph, flags: u32) -> Res<String> {
         self.graphs.graph(graph)?;
         let mut out = String::from("digraph dot {\n");

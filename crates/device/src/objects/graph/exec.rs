@@ -100,6 +100,9 @@ impl Mismatch {
 
 impl Graphs {
     /// The executable graph of a handle.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn exec(&self, exec: CUgraphExec) -> Res<&Exec> {
         self.execs.get(&exec.0).ok_or(CUresult::INVALID_VALUE)
     }
@@ -156,6 +159,10 @@ impl Graphs {
     }
 
     /// Changes the parameters of an executable graph's node, named by the node of the graph that it came from.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph, no such node in it, or the node is of another kind or a child
+    /// graph.
     pub fn set_exec_node(&mut self, exec: CUgraphExec, node: CUgraphNode, work: Work) -> Res {
         let item = self.exec_item(exec, node)?;
         match &mut item.part {
@@ -165,6 +172,10 @@ impl Graphs {
     }
 
     /// Changes the parameters of a child graph's nodes to those of a graph of the same shape.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph, no such node in it, or it is no child graph; or there is no
+    /// graph `child`, or it has a cycle or another shape.
     pub fn set_exec_child(&mut self, exec: CUgraphExec, node: CUgraphNode, child: CUgraph) -> Res {
         self.graph(child)?;
         let new = self.plan(child.0).map_err(|_| CUresult::INVALID_VALUE)?;
@@ -175,6 +186,9 @@ impl Graphs {
     }
 
     /// Whether a node runs; kernel, copy and memset nodes only.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph, no such node in it, or it is of another kind.
     pub fn is_enabled(&self, exec: CUgraphExec, node: CUgraphNode) -> Res<bool> {
         self.node(node)?;
         let item = find(&self.exec(exec)?.tree, node.0).ok_or(CUresult::INVALID_VALUE)?;
@@ -186,6 +200,9 @@ impl Graphs {
     }
 
     /// Makes a node run or not.
+    ///
+    /// # Errors
+    /// As for [`Graphs::is_enabled`].
     pub fn set_enabled(&mut self, exec: CUgraphExec, node: CUgraphNode, enabled: bool) -> Res {
         self.is_enabled(exec, node)?;
         self.exec_item(exec, node)?.enabled = enabled;
@@ -310,7 +327,11 @@ fn flatten(tree: &Tree, before: &[usize], out: &mut Vec<ExecNode>) -> Vec<usize>
 }
 
 impl State {
-    /// Makes an executable graph. INVALID_VALUE, and a node of it, for a cycle; likewise while a capture adds to it.
+    /// Makes an executable graph.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph, a capture adds to it, or it has a cycle: then with a node of that;
+    /// OUT_OF_MEMORY: no handle can be had.
     pub fn instantiate(&mut self, graph: CUgraph, flags: u64) -> Result<CUgraphExec, (CUresult, CUgraphNode)> {
         let refused = |e| (e, CUgraphNode::NULL);
         self.graphs.graph(graph).map_err(refused)?;
@@ -327,6 +348,9 @@ impl State {
     }
 
     /// Ends an executable graph.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn destroy_exec(&mut self, exec: CUgraphExec) -> Res {
         let e = self.graphs.execs.remove(&exec.0).ok_or(CUresult::INVALID_VALUE)?;
         self.let_go(&e.refs);
@@ -335,6 +359,9 @@ impl State {
     }
 
     /// Takes the parameters of a graph of the same shape. Refused by the shape: inside.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph or executable graph, or the graph has a cycle.
     pub fn update_exec(&mut self, exec: CUgraphExec, graph: CUgraph) -> Res<Result<(), Mismatch>> {
         self.graphs.exec(exec)?;
         self.graphs.graph(graph)?;
@@ -353,6 +380,9 @@ impl State {
 
     /// The commands of an executable graph with what each waits for, child graphs and empty nodes dissolved. The same
     /// list, by address, as long as nothing changes: a twin made of it is current while `Arc::ptr_eq` holds.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph.
     pub fn exec_nodes(&self, exec: CUgraphExec) -> Res<Arc<[ExecNode]>> {
         let e = self.graphs.exec(exec)?;
         let list = || {
@@ -364,6 +394,9 @@ impl State {
     }
 
     /// The commands of an executable graph, in an order that respects their dependencies.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph.
     pub fn exec_ops(&self, exec: CUgraphExec) -> Res<Arc<[Owned]>> {
         let e = self.graphs.exec(exec)?;
         if let Some(ops) = e.ops.get() {
@@ -374,6 +407,9 @@ impl State {
     }
 
     /// A launch of an executable graph that has to wait for its turn. It is as the graph is now, whatever becomes of it.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such executable graph.
     pub fn exec_launch(&self, exec: CUgraphExec) -> Res<GraphLaunch> {
         let ops = self.exec_ops(exec)?;
         Ok(GraphLaunch { ops, refs: self.graphs.exec(exec)?.refs.clone() })

@@ -48,6 +48,9 @@ pub struct Graph {
 
 impl Graphs {
     /// The graph of a handle.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn graph(&self, graph: CUgraph) -> Res<&Graph> {
         self.graphs.get(&graph.0).ok_or(CUresult::INVALID_VALUE)
     }
@@ -57,12 +60,18 @@ impl Graphs {
     }
 
     /// The nodes of a graph that wait for nothing.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph.
     pub fn roots(&self, graph: CUgraph) -> Res<Vec<usize>> {
         let is_root = |n: &&usize| self.nodes.get(n).is_some_and(|n| n.deps.is_empty());
         Ok(self.graph(graph)?.nodes.iter().filter(is_root).copied().collect())
     }
 
-    /// The node of a cloned graph that is the copy of `original`. None there: INVALID_VALUE.
+    /// The node of a cloned graph that is the copy of `original`.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node or graph, or no copy of it there.
     pub fn find_in_clone(&self, original: CUgraphNode, clone: CUgraph) -> Res<CUgraphNode> {
         self.node(original)?;
         let nodes = &self.graph(clone)?.nodes;
@@ -73,13 +82,19 @@ impl Graphs {
 
 impl State {
     /// Makes an empty graph.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: no handle can be had.
     pub fn create_graph(&mut self) -> Res<CUgraph> {
         let h = self.handle(Kind::Graph)?;
         self.graphs.graphs.insert(h, Graph::default());
         Ok(CUgraph(h))
     }
 
-    /// Ends a graph of the app's. A node's own graph, or one that a capture adds to: INVALID_VALUE.
+    /// Ends a graph of the app's.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none, it is a node's own, or a capture adds to it.
     pub fn destroy_graph(&mut self, graph: CUgraph) -> Res {
         let owned = self.graphs.graph(graph)?.parent.is_some();
         if owned || self.graphs.is_captured_to(graph.0) {
@@ -90,6 +105,9 @@ impl State {
     }
 
     /// Copies a graph with all that is in it.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph; OUT_OF_MEMORY: no handle can be had.
     pub fn clone_graph(&mut self, graph: CUgraph) -> Res<CUgraph> {
         self.copy_graph(graph.0).map(CUgraph)
     }

@@ -103,7 +103,9 @@ impl Work {
     }
 
     /// Takes another node's parameters. Attributes of a kernel node stay, as they are set by calls of their own.
-    /// Another kind: INVALID_VALUE.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the other is of another kind.
     pub fn set(&mut self, mut new: Work) -> Res {
         if self.kind() != new.kind() {
             return Err(CUresult::INVALID_VALUE);
@@ -127,7 +129,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Reads the C struct: what CUDA 13.0 does not define is INVALID_VALUE.
+    /// Reads the C struct.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: what CUDA 13.0 does not define.
     pub fn new(d: &CUgraphEdgeData) -> Res<Self> {
         let good = d.from_port <= 2 && d.to_port == 0 && d.kind <= 1 && d.reserved == [0; 5];
         if good {
@@ -180,16 +185,25 @@ pub struct Node {
 
 impl Graphs {
     /// The node of a handle.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn node(&self, node: CUgraphNode) -> Res<&Node> {
         self.nodes.get(&node.0).ok_or(CUresult::INVALID_VALUE)
     }
 
     /// The node of a handle, to be changed.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none.
     pub fn node_mut(&mut self, node: CUgraphNode) -> Res<&mut Node> {
         self.nodes.get_mut(&node.0).ok_or(CUresult::INVALID_VALUE)
     }
 
-    /// Changes what a node does. Another kind of work: INVALID_VALUE.
+    /// Changes what a node does.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node, the work is of another kind, or it is a graph.
     pub fn set_node(&mut self, node: CUgraphNode, work: Work) -> Res {
         let n = self.node_mut(node)?;
         if let Work::Child(_) = work {
@@ -212,8 +226,12 @@ impl Graphs {
         Ok(())
     }
 
-    /// Adds dependencies (upstream edge, downstream node), all or none. One that exists, or a node's on itself:
-    /// INVALID_VALUE. A cycle is found only at instantiation, as on a driver.
+    /// Adds dependencies (upstream edge, downstream node), all or none. A cycle is found only at instantiation, as on a
+    /// driver.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph, an end is no node of it, or has no such port; a dependency exists, is
+    /// named twice, or is a node's on itself.
     pub fn add_edges(&mut self, graph: CUgraph, edges: &[(Edge, usize)]) -> Res {
         self.graph(graph)?;
         let mut seen = std::collections::HashSet::with_capacity(edges.len());
@@ -231,7 +249,10 @@ impl Graphs {
         Ok(())
     }
 
-    /// Removes dependencies, all or none. One that does not exist: INVALID_VALUE.
+    /// Removes dependencies, all or none.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph, one does not exist in it, or is named twice.
     pub fn remove_edges(&mut self, graph: CUgraph, edges: &[(Edge, usize)]) -> Res {
         self.graph(graph)?;
         let mut seen = std::collections::HashSet::with_capacity(edges.len());
@@ -248,12 +269,18 @@ impl Graphs {
     }
 
     /// All dependencies of a graph: upstream edge and downstream node, by downstream node.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph.
     pub fn edges(&self, graph: CUgraph) -> Res<Vec<(Edge, usize)>> {
         let of = |&to: &usize| self.nodes.get(&to).into_iter().flat_map(move |n| n.deps.iter().map(move |&e| (e, to)));
         Ok(self.graph(graph)?.nodes.iter().flat_map(of).collect())
     }
 
     /// The nodes that wait for a node; `from` of each edge is the waiting node.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node.
     pub fn dependents(&self, node: CUgraphNode) -> Res<Vec<Edge>> {
         let all = self.edges(CUgraph(self.node(node)?.graph))?;
         Ok(all.into_iter().filter(|(e, _)| e.from == node.0).map(|(e, to)| Edge { from: to, ..e }).collect())
@@ -262,6 +289,11 @@ impl Graphs {
 
 impl State {
     /// Adds a node. Work that is a graph is copied into the node.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph; a dependency is on what is no node of it, is named twice, or by a port
+    /// that the node lacks; or the work is the graph itself, or one that does not exist. OUT_OF_MEMORY: no handle can be
+    /// had.
     pub fn add_node(&mut self, graph: CUgraph, deps: &[Edge], work: Work) -> Res<CUgraphNode> {
         self.graphs.graph(graph)?;
         self.graphs.check_edges(graph.0, deps)?;
@@ -295,7 +327,10 @@ impl State {
         Ok(h)
     }
 
-    /// Removes a node and its edges. Not while a capture adds to its graph (cuda.h): INVALID_VALUE.
+    /// Removes a node and its edges.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none, or a capture adds to its graph (cuda.h).
     pub fn destroy_node(&mut self, node: CUgraphNode) -> Res {
         let graph = self.graphs.node(node)?.graph;
         if self.graphs.is_captured_to(graph) {
@@ -327,6 +362,9 @@ impl State {
     }
 
     /// Addresses of the parameters of a kernel node inside the node; valid until they are set or the node ends.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such node, or it is no kernel node; INVALID_HANDLE: its kernel was unloaded.
     pub fn param_pointers(&mut self, node: CUgraphNode) -> Res<&[usize]> {
         let launch = self.graphs.node(node)?.work.launch().ok_or(CUresult::INVALID_VALUE)?;
         let kernel = self.modules.launchable(launch.func).ok_or(CUresult::INVALID_HANDLE)?.kernel.clone();

@@ -38,8 +38,11 @@ impl Graphs {
 }
 
 impl State {
-    /// Refuses what waits for a whole context while one of its streams captures: STREAM_CAPTURE_UNSUPPORTED, and those
-    /// captures are invalid. Modes don't matter: a capturing stream can't be waited for (programming guide).
+    /// Refuses what waits for a whole context while one of its streams captures. Modes don't matter: a capturing stream
+    /// can't be waited for (programming guide).
+    ///
+    /// # Errors
+    /// STREAM_CAPTURE_UNSUPPORTED: one does; those captures are invalid now.
     pub fn forbid_in_capture(&mut self, ctx: CUcontext) -> Res {
         if none() {
             return Ok(());
@@ -50,7 +53,10 @@ impl State {
     }
 
     /// Refuses what a capture would not see (allocations, module loads) as far as the modes of the thread and of the
-    /// captures ask: STREAM_CAPTURE_UNSUPPORTED, and those captures are invalid.
+    /// captures ask for it.
+    ///
+    /// # Errors
+    /// STREAM_CAPTURE_UNSUPPORTED: they ask for it; those captures are invalid now.
     pub fn forbid_unsafe(&mut self) -> Res {
         if none() {
             return Ok(());
@@ -59,8 +65,10 @@ impl State {
         self.graphs.break_if(Capture::is_endangered, CUresult::STREAM_CAPTURE_UNSUPPORTED)
     }
 
-    /// Refuses work on the legacy stream of a context while a blocking stream of it captures: STREAM_CAPTURE_IMPLICIT,
-    /// and those captures are invalid.
+    /// Refuses work on the legacy stream of a context while a blocking stream of it captures.
+    ///
+    /// # Errors
+    /// STREAM_CAPTURE_IMPLICIT: one does; those captures are invalid now.
     pub fn legacy_in_capture(&mut self, ctx: CUcontext) -> Res {
         if none() {
             return Ok(());
@@ -70,7 +78,11 @@ impl State {
         self.graphs.break_if(|c| c.blocks(streams, ctx), CUresult::STREAM_CAPTURE_IMPLICIT)
     }
 
-    /// Refuses what has no node on a capturing stream: STREAM_CAPTURE_UNSUPPORTED, and the capture is invalid.
+    /// Refuses what has no node on a capturing stream.
+    ///
+    /// # Errors
+    /// STREAM_CAPTURE_UNSUPPORTED: it captures, and the capture is invalid now; STREAM_CAPTURE_INVALIDATED: it was
+    /// before.
     pub fn refuse_in_capture(&mut self, stream: usize) -> Res {
         if none() {
             return Ok(());
@@ -87,6 +99,10 @@ impl State {
 
     /// Refuses to wait for a stream, or to query it: a capturing one always, the legacy one while it would have to wait
     /// for a capture, others as [`State::forbid_unsafe`] says.
+    ///
+    /// # Errors
+    /// While anything captures: those of [`State::refuse_in_capture`] and [`State::forbid_unsafe`], for the legacy
+    /// stream also of [`State::legacy_in_capture`]; INVALID_HANDLE: there is no such stream.
     pub fn sync_in_capture(&mut self, stream: usize) -> Res {
         if none() {
             return Ok(());
@@ -99,8 +115,10 @@ impl State {
         self.forbid_unsafe()
     }
 
-    /// Refuses to wait for or query an event that was last recorded in a capture: CAPTURED_EVENT, and the capture is
-    /// invalid.
+    /// Refuses to wait for or query an event that was last recorded in a capture.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: there is no such event; CAPTURED_EVENT: it was, and the capture is invalid now.
     pub fn event_in_capture(&mut self, event: CUevent) -> Res {
         match self.event(event)?.captured {
             Some((id, _)) => self.graphs.refuse(id, CUresult::CAPTURED_EVENT),

@@ -66,6 +66,10 @@ impl Graphs {
 
 impl State {
     /// Makes a user object with `count` references of the app's.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: the count is not from 1 to INT_MAX, there is no destructor, or other flags than
+    /// CU_USER_OBJECT_NO_DESTRUCTOR_SYNC; OUT_OF_MEMORY: no handle can be had.
     pub fn create_user_object(
         &mut self,
         data: *mut c_void,
@@ -83,6 +87,9 @@ impl State {
     }
 
     /// Adds references of the app's.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none, or the count is not from 1 to INT_MAX.
     pub fn retain_user_object(&mut self, object: CUuserObject, count: u32) -> Res {
         let n = checked(count)?;
         let u = self.graphs.user(object)?;
@@ -91,7 +98,10 @@ impl State {
         Ok(())
     }
 
-    /// Drops references of the app's. More than it has: INVALID_VALUE.
+    /// Drops references of the app's.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is none, or the count is not from 1 to INT_MAX, or more than the app has.
     pub fn release_user_object(&mut self, object: CUuserObject, count: u32) -> Res {
         let n = checked(count)?;
         let u = self.graphs.user(object)?;
@@ -101,6 +111,10 @@ impl State {
     }
 
     /// Gives a graph references: new ones, or (`moved`) the app's own.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph or object, the count is not from 1 to INT_MAX, or more are to move than
+    /// the app has.
     pub fn graph_retain(&mut self, graph: CUgraph, object: CUuserObject, count: u32, moved: bool) -> Res {
         let n = checked(count)?;
         self.graphs.graph(graph)?;
@@ -118,7 +132,11 @@ impl State {
         Ok(())
     }
 
-    /// Drops references of a graph. More than it has: INVALID_VALUE.
+    /// Drops references of a graph.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: there is no such graph or object, or the count is not from 1 to INT_MAX, or more than the graph
+    /// has.
     pub fn graph_release(&mut self, graph: CUgraph, object: CUuserObject, count: u32) -> Res {
         let n = checked(count)?;
         self.graphs.user(object)?;
