@@ -2,15 +2,17 @@
 //!
 //! Jobs come in the order in which the daemon decided them, so an eviction that makes room is done before what needs it.
 //! The worker decides nothing, and keeps all that is on its card. While it has no job it brings in what may be claimed soon,
-//! piece by piece, so that a job waits for one piece at most.
+//! piece by piece, so that a job waits for one piece at most. A claim that lacks nothing needs no driver, and so no worker: see
+//! [`Worker::lend`].
 use super::ahead::{Ahead, Stop};
 use super::bound;
 use super::slabs::{Card, Moved, Slabs};
 use super::space::Backing;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender, TryRecvError};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 use zerogpu_below::{ok, Driver, Hasher};
@@ -74,6 +76,23 @@ pub enum Done {
 /// A card that has a worker.
 pub struct Worker {
     jobs: Sender<Job>,
+    shared: Arc<Shared>,
+}
+
+/// What the daemon may look at while the worker is idle.
+#[derive(Default)]
+struct Shared {
+    /// Jobs given and not done.
+    undone: AtomicUsize,
+    shelf: Mutex<Shelf>,
+}
+
+/// What is on the card, and what is on its way there.
+#[derive(Default)]
+struct Shelf {
+    spaces: HashMap<SpaceId, Slabs>,
+    /// What is brought in while there is no job, the first first.
+    ahead: VecDeque<Ahead>,
 }
 
 impl Worker {
@@ -85,6 +104,8 @@ impl Worker {
     ) -> Result<Worker, String> {
         let (jobs, inbox) = channel();
         let (ready, started) = channel();
+        let shared = Arc::<Shared>::default();
+        let own = shared.clone();
         let run = move || match retain(driver, device) {
             Ok(()) => {
                 let hasher = Hasher::new(driver, device).inspect_err(|e| {
@@ -95,7 +116,7 @@ impl Worker {
                 });
                 let card = Card { driver, device, hasher: hasher.ok() };
                 let _daemon_is_there = ready.send(Ok(()));
-                Room { card, spaces: HashMap::new(), ahead: VecDeque::new(), tell: Box::new(tell) }.serve(&inbox);
+                serve(&Room { card, tell: Box::new(tell) }, &own, &inbox);
             }
             Err(e) => {
                 let _daemon_is_there = ready.send(Err(e));
@@ -106,7 +127,7 @@ impl Worker {
             .spawn(run)
             .map_err(|e| format!("no thread for card {device}: {e}"))?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Worker { jobs }),
+            Ok(Ok(())) => Ok(Worker { jobs, shared }),
             Ok(Err(code)) => {
                 Err(format!("no context could be made on card {device} (CUDA error {}); look at nvidia-smi", code.0))
             }
@@ -116,7 +137,26 @@ impl Worker {
 
     /// Gives the worker a job; false: its thread has ended.
     pub fn give(&self, job: Job) -> bool {
+        self.shared.undone.fetch_add(1, Ordering::Relaxed);
         self.jobs.send(job).is_ok()
+    }
+
+    /// Descriptors of the slabs of a Space, in order, if they are what the card has of it, whole, and the worker is idle. To be
+    /// called by the thread that gives the jobs.
+    pub fn lend(&self, space: SpaceId, wanted: &[Range]) -> Option<Vec<OwnedFd>> {
+        if self.shared.undone.load(Ordering::Acquire) != 0 {
+            return None;
+        }
+        // held while a piece is brought in ahead: then there is something for the worker to end
+        let mut shelf = self.shared.shelf.try_lock().ok()?;
+        if !shelf.ahead.is_empty() {
+            return None;
+        }
+        match shelf.spaces.get_mut(&space) {
+            Some(slabs) if slabs.is_whole(wanted) => slabs.share_all(wanted).ok(),
+            Some(_) => None,
+            None => wanted.is_empty().then(Vec::new),
+        }
     }
 }
 
@@ -129,90 +169,90 @@ fn retain(d: &Driver, device: CUdevice) -> Res {
     }
 }
 
-/// What the worker has.
+/// Does job after job, and between them brings in what may be claimed soon.
+fn serve(room: &Room, shared: &Shared, inbox: &Receiver<Job>) {
+    let shelf = || shared.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let job = match inbox.try_recv() {
+            Ok(job) => job,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) if !shelf().ahead.is_empty() => {
+                room.go_ahead(&mut shelf());
+                continue;
+            }
+            Err(TryRecvError::Empty) => match inbox.recv() {
+                Ok(job) => job,
+                Err(_) => return,
+            },
+        };
+        room.act(&mut shelf(), job);
+        shared.undone.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Where the worker works.
 struct Room {
     card: Card,
-    spaces: HashMap<SpaceId, Slabs>,
-    /// What is brought in while there is no job, the first first.
-    ahead: VecDeque<Ahead>,
     tell: Box<dyn Fn(Done) + Send>,
 }
 
 impl Room {
-    fn serve(mut self, inbox: &Receiver<Job>) {
-        loop {
-            let job = match inbox.try_recv() {
-                Ok(job) => job,
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) if !self.ahead.is_empty() => {
-                    self.go_ahead();
-                    continue;
-                }
-                Err(TryRecvError::Empty) => match inbox.recv() {
-                    Ok(job) => job,
-                    Err(_) => return,
-                },
-            };
-            self.act(job);
-        }
-    }
-
     /// One piece of what may be claimed soon.
-    fn go_ahead(&mut self) {
-        let Some(first) = self.ahead.front_mut() else { return };
-        let more = first.step(&self.card, self.spaces.entry(first.space).or_default());
+    fn go_ahead(&self, shelf: &mut Shelf) {
+        let Some(first) = shelf.ahead.front_mut() else { return };
+        let more = first.step(&self.card, shelf.spaces.entry(first.space).or_default());
         if let Err(code) = &more {
             // the claim does all of it, and says what is wrong
             tracing::debug!(space = first.space.0, code = code.0, "bytes were not brought ahead of a claim");
         }
         if !more.unwrap_or(false) {
             let space = first.space;
-            self.end_ahead(|ahead| ahead.space == space);
+            self.end_ahead(shelf, |ahead| ahead.space == space);
         }
     }
 
     /// Brings no more of these ahead.
-    fn end_ahead(&mut self, which: impl Fn(&Ahead) -> bool) {
-        let (ended, rest): (VecDeque<Ahead>, _) = std::mem::take(&mut self.ahead).into_iter().partition(which);
-        self.ahead = rest;
+    fn end_ahead(&self, shelf: &mut Shelf, which: impl Fn(&Ahead) -> bool) {
+        let (ended, rest): (VecDeque<Ahead>, _) = std::mem::take(&mut shelf.ahead).into_iter().partition(which);
+        shelf.ahead = rest;
         for ahead in ended {
-            let bytes = self.spaces.get(&ahead.space).map_or(0, Slabs::bytes);
+            let bytes = shelf.spaces.get(&ahead.space).map_or(0, Slabs::bytes);
             let Ahead { space, stop, moved, took, .. } = ahead;
             (self.tell)(Done::Ahead { space, stop, bytes, moved, took });
         }
     }
 
-    fn act(&mut self, job: Job) {
+    fn act(&self, shelf: &mut Shelf, job: Job) {
         match job {
             // whoever is gone waits for nothing
             Job::Fill { backing, .. } | Job::Home { backing, .. } if backing.is_gone() => {}
             // whoever computes has the card and its bus for itself
             Job::Fill { space, backing, lease, slabs, dirty } => {
-                self.end_ahead(|_| true);
-                self.fill(space, &backing, lease, &slabs, &dirty);
+                self.end_ahead(shelf, |_| true);
+                self.fill(shelf.spaces.entry(space).or_default(), space, &backing, lease, &slabs, &dirty);
             }
             Job::Stale { space, dirty } => {
-                if let Some(of_space) = self.spaces.get_mut(&space) {
+                if let Some(of_space) = shelf.spaces.get_mut(&space) {
                     dirty.into_iter().for_each(|range| of_space.make_stale(range));
                 }
             }
             Job::Ahead { space, backing, slabs, stop } => {
-                self.end_ahead(|ahead| ahead.space == space);
-                match self.spaces.entry(space).or_default().keep(&self.card, &slabs) {
-                    Ok(()) => self.ahead.push_back(Ahead::new(space, backing, slabs, stop)),
+                self.end_ahead(shelf, |ahead| ahead.space == space);
+                match shelf.spaces.entry(space).or_default().keep(&self.card, &slabs) {
+                    Ok(()) => shelf.ahead.push_back(Ahead::new(space, backing, slabs, stop)),
                     Err(code) => {
                         (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code })
                     }
                 }
             }
             Job::Grow { space, lease, slab } => {
-                self.end_ahead(|_| true);
-                let of_space = self.spaces.entry(space).or_default();
+                self.end_ahead(shelf, |_| true);
+                let of_space = shelf.spaces.entry(space).or_default();
                 let fd = of_space.make(&self.card, slab).and_then(|()| of_space.share(slab.off));
                 (self.tell)(Done::Grown { space, lease, slab, fd });
             }
             Job::Shrink { space, slabs } => {
-                let Some(of_space) = self.spaces.get_mut(&space) else { return };
+                let Some(of_space) = shelf.spaces.get_mut(&space) else { return };
                 let dropped = slabs.iter().try_for_each(|slab| of_space.drop_range(&self.card, *slab).map(|_| ()));
                 if let Err(code) = dropped {
                     (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });
@@ -220,7 +260,7 @@ impl Room {
             }
             Job::Home { space, backing, lease } => {
                 let start = Instant::now();
-                let of_space = self.spaces.entry(space).or_default();
+                let of_space = shelf.spaces.entry(space).or_default();
                 let done = match of_space.bring_home(&self.card, &backing) {
                     Ok(moved) => Done::Home { space, lease, moved, resident: of_space.bytes(), took: start.elapsed() },
                     Err(code) => Done::Failed { space, lease: Some(lease), what: "copying memory home", code },
@@ -228,8 +268,8 @@ impl Room {
                 (self.tell)(done);
             }
             Job::Forget { space, backing, range, drop } => {
-                self.end_ahead(|ahead| ahead.space == space);
-                let dropped = match self.spaces.get_mut(&space) {
+                self.end_ahead(shelf, |ahead| ahead.space == space);
+                let dropped = match shelf.spaces.get_mut(&space) {
                     Some(of_space) if drop => of_space.drop_range(&self.card, range),
                     _ => Ok(0),
                 };
@@ -239,20 +279,27 @@ impl Room {
                 };
                 (self.tell)(done);
             }
-            Job::Evict { space, let_go } => self.evict(space, let_go),
+            Job::Evict { space, let_go } => self.evict(shelf, space, let_go),
             Job::PutAside { .. } | Job::BringBack { .. } => {
                 bound::act(self.card.driver, job, &self.tell);
             }
             Job::Leave { space, backing } => {
-                self.evict(space, false);
+                self.evict(shelf, space, false);
                 drop(backing);
             }
         }
     }
 
-    fn fill(&mut self, space: SpaceId, backing: &Backing, lease: LeaseId, wanted: &[Range], dirty: &[Range]) {
+    fn fill(
+        &self,
+        of_space: &mut Slabs,
+        space: SpaceId,
+        backing: &Backing,
+        lease: LeaseId,
+        wanted: &[Range],
+        dirty: &[Range],
+    ) {
         let start = Instant::now();
-        let of_space = self.spaces.entry(space).or_default();
         let failed = |what, code| Done::Failed { space, lease: Some(lease), what, code };
         match of_space.prepare(&self.card, wanted) {
             // the Space maps them while their bytes travel
@@ -277,9 +324,9 @@ impl Room {
         }
     }
 
-    fn evict(&mut self, space: SpaceId, let_go: bool) {
-        self.ahead.retain(|ahead| ahead.space != space);
-        let Some(mut slabs) = self.spaces.remove(&space) else {
+    fn evict(&self, shelf: &mut Shelf, space: SpaceId, let_go: bool) {
+        shelf.ahead.retain(|ahead| ahead.space != space);
+        let Some(mut slabs) = shelf.spaces.remove(&space) else {
             return (self.tell)(Done::Evicted { space, bytes: 0, withheld: 0 });
         };
         // what it never had it can't keep
@@ -291,7 +338,7 @@ impl Room {
                 (self.tell)(Done::Evicted { space, bytes, withheld: bytes.saturating_sub(freed) });
             }
             Err(code) => {
-                self.spaces.insert(space, slabs);
+                shelf.spaces.insert(space, slabs);
                 (self.tell)(Done::Failed { space, lease: None, what: "giving memory back to the card", code });
             }
         }

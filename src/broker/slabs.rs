@@ -100,6 +100,17 @@ impl Slabs {
         for range in wanted {
             self.make(card, *range)?;
         }
+        self.share_all(wanted)
+    }
+
+    /// Whether exactly these slabs are there, and the card lacks none of their bytes.
+    pub fn is_whole(&self, wanted: &[Range]) -> bool {
+        let whole = |slab: &Slab| slab.chunks.iter().all(|chunk| !chunk.stale);
+        self.0.len() == wanted.len() && wanted.iter().all(|range| self.has(*range)) && self.0.values().all(whole)
+    }
+
+    /// A descriptor of each of these slabs, in order, for their Space.
+    pub fn share_all(&mut self, wanted: &[Range]) -> Res<Vec<OwnedFd>> {
         wanted.iter().map(|range| self.share(range.off)).collect()
     }
 

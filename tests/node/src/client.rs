@@ -115,14 +115,20 @@ impl Client {
 
     /// Lists the slabs of a lease, and waits until their bytes are on the card.
     pub fn fill(&mut self, lease: u64, slabs: &[Range]) -> Result<()> {
-        for packet in request_packets(lease, slabs, &[]) {
+        self.fill_with(lease, slabs, &[]).map(drop)
+    }
+
+    /// The same, with what the host has written of them; how many bytes were copied, and a descriptor of each slab.
+    pub fn fill_with(&mut self, lease: u64, slabs: &[Range], dirty: &[Range]) -> Result<(u64, Vec<OwnedFd>)> {
+        for packet in request_packets(lease, slabs, dirty) {
             self.say(&packet)?;
         }
+        let mut all = Vec::new();
         loop {
-            match self.hear()? {
-                ToClient::Ready { .. } => return Ok(()),
-                ToClient::SlabFds { .. } => {}
-                other => bail!("a list of slabs was answered {other:?}"),
+            match self.hear_with()? {
+                (ToClient::Ready { bytes, .. }, _) => return Ok((bytes, all)),
+                (ToClient::SlabFds { .. }, fds) => all.extend(fds),
+                (other, _) => bail!("a list of slabs was answered {other:?}"),
             }
         }
     }

@@ -43,6 +43,8 @@ pub struct Referee {
     pub ahead: u64,
     /// How many of them have ended, and bytes copied by then.
     pub brought: (u64, u64),
+    /// Claims that were answered at once, since the card lacked nothing.
+    pub at_once: u64,
     /// The cards that the Spaces of a name have had.
     pub cards: BTreeMap<String, BTreeSet<u64>>,
     /// The time of the last line, in seconds.
@@ -70,6 +72,7 @@ impl Referee {
             ended: 0,
             ahead: 0,
             brought: (0, 0),
+            at_once: 0,
             cards: BTreeMap::new(),
             now: 0.0,
             longest_wait: 0.0,
@@ -133,6 +136,7 @@ impl Referee {
                 }
             }
             "brought ahead" => self.brought = (self.brought.0 + 1, self.brought.1 + id("moved")),
+            "the card lacks nothing" => self.at_once += 1,
             text if text.starts_with("a process is ended") => self.ended += 1,
             text if text.starts_with("claim ended") => drop(self.waiting.remove(&id("request"))),
             "granted" => self.granted(at, id("request"), id("lease"), id("card"), line),

@@ -3,7 +3,7 @@ use zerogpu_node_tests::alone;
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::witness::snapshot;
-use zerogpu_protocol::{Error, Hello, Reason, Role, ToBroker, ToClient};
+use zerogpu_protocol::{prefetch_packets, Error, Hello, Range, Reason, Role, ToBroker, ToClient};
 
 const MIB: u64 = 1 << 20;
 
@@ -140,5 +140,50 @@ fn a_claim_is_taken_back() {
     let lease = second.granted().unwrap();
     second.say(&ToBroker::Released { lease }).unwrap();
     node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    node.end(broker).unwrap();
+}
+
+/// A claim of what the card has is answered without its worker, and none that lacks a byte is.
+#[test]
+fn a_claim_that_lacks_nothing_is_answered_at_once() {
+    let _alone = alone();
+    let node = Node::new(Shape { memory: "prefetch = false".into(), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let mut client = Client::join(&node.socket(), "by hand", 64 * MIB).unwrap();
+    let (one, two) = (Range::new(0, 2 * MIB), Range::new(2 * MIB, 4 * MIB));
+    // how many bytes were copied, and whether that was at once
+    let mut round = |slabs: &[Range], dirty: &[Range]| {
+        let before = node.log().look().at_once;
+        let lease = client.claim(10.0, slabs.iter().map(|slab| slab.len).sum()).unwrap();
+        let (bytes, fds) = client.fill_with(lease, slabs, dirty).unwrap();
+        assert_eq!(fds.len(), slabs.len());
+        client.drain(lease).unwrap();
+        client.say(&ToBroker::Released { lease }).unwrap();
+        node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+        let at_once = node.log().look().at_once - before;
+        (bytes, at_once)
+    };
+    assert_eq!(round(&[one, two], &[]), (6 * MIB, 0));
+    // a worker that has not laid its last job aside yet has this one, too
+    let patient = (0..1000).find(|_| match round(&[one, two], &[]) {
+        (0, at_once) => at_once == 1,
+        (bytes, _) => panic!("{bytes} bytes were copied to where they are"),
+    });
+    assert!(patient.is_some(), "no claim was answered at once");
+    assert_eq!(round(&[one, two], &[Range::new(4 * MIB, 2 * MIB)]), (2 * MIB, 0));
+    assert_eq!(round(&[two], &[]), (0, 0));
+    assert_eq!(round(&[one, two], &[]), (2 * MIB, 0));
+    let (first, rest) = (Range::new(2 * MIB, 2 * MIB), Range::new(4 * MIB, 2 * MIB));
+    assert_eq!(round(&[one, first, rest], &[]), (4 * MIB, 0));
+    // what was named as a region began is not named again
+    for packet in prefetch_packets(10.0, &[one, first, rest], &[rest]) {
+        client.say(&packet).unwrap();
+    }
+    let lease = client.claim(10.0, 6 * MIB).unwrap();
+    assert_eq!(client.fill_with(lease, &[one, first, rest], &[]).unwrap().0, 2 * MIB);
+    client.drain(lease).unwrap();
+    client.say(&ToBroker::Released { lease }).unwrap();
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    drop(client);
     node.end(broker).unwrap();
 }
