@@ -89,12 +89,13 @@ fn copy_plan(memory: &Memory, c: &Copy) -> Res<Plan> {
 /// # Errors
 /// INVALID_VALUE: it goes beyond the last address.
 pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
+    // of a fill without rows nothing says that a row's bytes can be counted
+    if f.width == 0 || f.height == 0 {
+        return Ok(Plan::Nothing);
+    }
     let row = f.width * f.element as u64;
     let mut pieces = Vec::new();
     let (rows, len) = if f.pitch == row { (1, row * f.height) } else { (f.height, row) };
-    if len == 0 {
-        return Ok(Plan::Nothing);
-    }
     for y in 0..rows {
         pieces.extend(memory.segments(f.dst + y * f.pitch, len)?.iter().map(|s| (s.host, s.len)));
     }

@@ -79,6 +79,8 @@ fn own(st: &mut State, op: &Op) -> Option<Owned> {
     match op {
         Op::Copy(c) if c.blocking => None,
         Op::Fill(f) if f.blocking => None,
+        // it reads nothing, so its source may be no memory at all
+        Op::Copy(c) if c.bytes() == 0 => Some(Owned::Plain(Op::Copy(*c))),
         Op::Copy(c) => match (st.memory.find(c.dst.at).is_some(), st.memory.find(c.src.at).is_some()) {
             // pageable memory is the caller's again when the call returns
             (true, false) => {

@@ -101,6 +101,7 @@ pub fn memset(d: &Driver, t: &mut Check) {
     t.code("D2D32 with an unaligned pitch", d.cuMemsetD2D32_v2(p, 10, 1, 2, 2), 1);
     t.code("D2D8 wider than its pitch", d.cuMemsetD2D8_v2(p, 8, 1, 9, 2), 1);
     t.code("D2D8 beyond", d.cuMemsetD2D8_v2(p, 1 << 20, 1, 1, 100), 1);
+    t.one_of("D2D32 of no rows, each wider than memory", d.cuMemsetD2D32_v2(p, 16, 1, 1 << 62, 0), &[0, 1]);
     t.code("D8Async beyond", d.cuMemsetD8Async(p, 1, 64 * MIB, stream), 1);
     t.code("an address of nothing", d.cuMemsetD8_v2(8, 1, 8), 1);
     t.that("a refused memset writes nothing", d.read(p, 4096) == before);

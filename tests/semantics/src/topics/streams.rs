@@ -160,6 +160,7 @@ pub fn blocked(d: &'static Driver, t: &mut Check) {
     d.write(memory, &[1; 64]);
     must("cuLaunchHostFunc", d.cuLaunchHostFunc(stream, Some(pass), gate.data()));
     must("cuMemsetD8Async", d.cuMemsetD8Async(memory, 2, 64, stream));
+    t.code("a copy of no bytes from nowhere", d.cuMemcpyHtoDAsync_v2(memory, std::ptr::null(), 0, stream), 0);
     let event = d.event(0);
     must("cuEventRecord", d.cuEventRecord(event, stream));
     t.code("a stream with work to do", d.cuStreamQuery(stream), 600);
