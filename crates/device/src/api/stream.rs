@@ -90,7 +90,13 @@ pub unsafe fn cuStreamGetGreenCtx(hStream: CUstream, phCtx: *mut CUgreenCtx) -> 
 }
 
 pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUresult {
-    ask(hStream, device, |_| 0)
+    answer(|| {
+        wanted(device)?;
+        let mut st = lock()?;
+        let s = st.stream(hStream)?;
+        let ctx = st.streams.get(&s).ok_or(CUresult::INVALID_HANDLE)?.ctx;
+        out(device, st.device_of(ctx)?)
+    })
 }
 
 pub unsafe fn cuStreamGetAttribute(hStream: CUstream, attr: u32, value_out: *mut CUlaunchAttributeValue) -> CUresult {

@@ -179,15 +179,13 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
         let backend = backend()?;
         for d in descs {
             match d.location.kind {
-                LOCATION_DEVICE => {
-                    the_device(d.location.id)?;
-                    lock()?.memory.accessible(ptr, d.location.id)?;
-                }
+                LOCATION_DEVICE => the_device(d.location.id)?,
                 // access from the host concerns host memory only
                 2..=4 => continue,
                 _ => return Err(CUresult::INVALID_VALUE),
             }
-            lock()?.memory.set_access(ptr, size as u64, d.flags, &mut |c| backend.change(c))?;
+            let told = &mut |c| backend.change(c);
+            lock()?.memory.set_access(ptr, size as u64, d.location.id, d.flags, told)?;
         }
         Ok(())
     })

@@ -319,12 +319,21 @@ impl Memory {
         }
     }
 
-    /// Sets the access of whole mappings.
+    /// Sets a device's access to whole mappings.
     ///
     /// # Errors
-    /// INVALID_VALUE: the range is not filled by whole mappings; what `told` refuses it with.
-    pub fn set_access(&mut self, at: u64, len: u64, flags: u32, told: &mut dyn FnMut(Change) -> Res) -> Res {
+    /// INVALID_VALUE: the range is not filled by whole mappings; those of [`Memory::accessible`] for any of them; what
+    /// `told` refuses it with.
+    pub fn set_access(
+        &mut self,
+        at: u64,
+        len: u64,
+        device: CUdevice,
+        flags: u32,
+        told: &mut dyn FnMut(Change) -> Res,
+    ) -> Res {
         let maps = self.whole_mappings(at, len)?;
+        maps.iter().try_for_each(|&(base, _)| self.accessible(base, device))?;
         told(Change::Access { va: at, len, flags })?;
         for (base, _) in maps {
             if let Some(Region { kind: RegionKind::Mapped { access, .. }, .. }) = self.regions.get_mut(&base) {

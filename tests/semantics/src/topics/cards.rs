@@ -48,6 +48,13 @@ pub fn several(d: &'static Driver, t: &mut Check) {
         must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
         t.code("cuCtxGetDevice", d.cuCtxGetDevice(&mut found), 0);
         t.same("the context's device", found, device);
+        let stream = d.stream(1);
+        for stream in [stream, CUstream::NULL] {
+            found = -1;
+            t.code("cuStreamGetDevice", d.cuStreamGetDevice(stream, &mut found), 0);
+            t.same("its context's", found, device);
+        }
+        must("cuStreamDestroy", d.cuStreamDestroy_v2(stream));
         uuids.push(uuid.bytes);
         places.push(place);
         contexts.push(context);
@@ -92,6 +99,7 @@ pub fn several(d: &'static Driver, t: &mut Check) {
         let after: Vec<usize> = contexts.iter().map(|&c| free_bytes(d, c)).collect();
         t.same("all is free again", after, before);
     }
+    across(d, t, devices);
     must("cuCtxSetCurrent", d.cuCtxSetCurrent(CUcontext::NULL));
     for (device, &context) in contexts.iter().enumerate() {
         t.code("cuDevicePrimaryCtxRelease", d.cuDevicePrimaryCtxRelease_v2(device as i32), 0);
@@ -102,6 +110,32 @@ pub fn several(d: &'static Driver, t: &mut Check) {
         t.that("and comes back as it was", again == context);
         t.code("cuDevicePrimaryCtxReset", d.cuDevicePrimaryCtxReset_v2(device as i32), 0);
     }
+}
+
+/// Two devices' memory side by side: what one can't reach, it gets no access to by naming both.
+fn across(d: &Driver, t: &mut Check, devices: i32) {
+    // real cards may reach each other
+    if devices < 2 || t.driver.real {
+        return;
+    }
+    let page = PAGE as u64;
+    let base = reserve(d, 2 * PAGE);
+    for device in [0, 1] {
+        let (mut handle, mut prop) = (0, property(ON_DEVICE));
+        prop.location.id = device;
+        must("cuMemCreate", d.cuMemCreate(&mut handle, PAGE, &prop, 0));
+        must("cuMemMap", d.cuMemMap(base + device as u64 * page, PAGE, 0, handle, 0));
+        must("cuMemRelease", d.cuMemRelease(handle));
+    }
+    t.one_of("access of one device to both", allow(d, base, 2 * PAGE), &[1, 101]);
+    let mut access = 9;
+    let second = CUmemLocation { kind: ON_DEVICE, id: 1 };
+    for (at, location) in [(base, CUmemLocation { kind: ON_DEVICE, id: 0 }), (base + page, second)] {
+        must("cuMemGetAccess", d.cuMemGetAccess(&mut access, &location, at));
+        t.same("which gives nobody access", access, 0);
+    }
+    must("cuMemUnmap", d.cuMemUnmap(base, 2 * PAGE));
+    must("cuMemAddressFree", d.cuMemAddressFree(base, 2 * PAGE));
 }
 
 /// The descriptor that the other process of [`shared`] imports.
