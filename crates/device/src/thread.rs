@@ -38,6 +38,11 @@ pub fn push(ctx: CUcontext) -> Res {
     })
 }
 
+/// Whether there is room to push.
+pub fn has_room() -> bool {
+    STACK.with(|s| s.top.get() < DEPTH)
+}
+
 /// Pops the current context.
 ///
 /// # Errors
@@ -69,8 +74,12 @@ pub fn set(ctx: CUcontext) -> Res {
 /// Runs `body` with another context current.
 ///
 /// # Errors
-/// What `body` answers.
+/// INVALID_CONTEXT: it is NULL, and `body` has not run; else what `body` answers.
 pub fn within<T>(ctx: CUcontext, body: impl FnOnce() -> Res<T>) -> Res<T> {
+    // to set NULL would pop, and to set it back replace the context below
+    if ctx.0 == 0 {
+        return Err(CUresult::INVALID_CONTEXT);
+    }
     let before = current();
     set(ctx)?;
     let result = body();

@@ -94,6 +94,10 @@ unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
         if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
             return Err(CUresult::INVALID_VALUE);
         }
+        // first: what can't be pushed, nobody would destroy
+        if !thread::has_room() {
+            return Err(CUresult::OUT_OF_MEMORY);
+        }
         let ctx = lock()?.create_context(dev, flags)?;
         thread::push(ctx)?;
         out(pctx, ctx)
@@ -397,7 +401,10 @@ pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
         return cuCtxSynchronize();
     }
     answer(|| {
-        lock()?.context(ctx)?;
+        let mut st = lock()?;
+        st.context(ctx)?;
+        st.forbid_in_capture(ctx)?;
+        drop(st);
         let backend = runtime::backend()?;
         thread::within(ctx, || backend.wait(Scope::Context, true))
     })

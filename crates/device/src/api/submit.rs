@@ -25,10 +25,7 @@ pub fn submit(stream: CUstream, op: &Op) -> Res {
         let (captures, kind) =
             st.streams.get(&s).map(|s| (s.capture.is_some(), s.kind)).ok_or(CUresult::INVALID_HANDLE)?;
         if let Op::Record(e) = op {
-            let of_stream = st.streams.get(&s).map(|s| s.ctx);
-            if Some(st.event(*e)?.ctx) != of_stream {
-                return Err(CUresult::INVALID_HANDLE);
-            }
+            st.recordable(s, *e)?;
         }
         if captures {
             return st.capture_op(s, op);

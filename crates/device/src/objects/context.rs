@@ -95,7 +95,7 @@ impl State {
     fn new_context(&mut self, device: CUdevice, id: u64, legacy_id: u64) -> Res<CUcontext> {
         let h = self.handle(Kind::Context)?;
         let ctx = CUcontext(h);
-        let legacy = self.handle(Kind::Stream)?;
+        let legacy = self.handle(Kind::Stream).inspect_err(|_| self.handles.drop(h))?;
         self.streams.insert(legacy, Stream::new(ctx, StreamKind::Legacy, 0, 0, legacy_id));
         let (per_thread, storage) = (HashMap::new(), HashMap::new());
         let (limits, cache, banks) = (LIMITS, 0, 0);
@@ -157,9 +157,13 @@ impl State {
     /// # Errors
     /// What the backend refuses it with; OUT_OF_MEMORY: no handle can be had.
     pub fn create_context(&mut self, device: CUdevice, flags: u32) -> Res<CUcontext> {
-        backend()?.context(device, true)?;
+        let backend = backend()?;
+        backend.context(device, true)?;
         let (id, legacy) = (self.new_id(), self.new_id());
-        let ctx = self.new_context(device, id, legacy)?;
+        let ctx = self.new_context(device, id, legacy).inspect_err(|_| {
+            // the backend has made its own already; it can't refuse the end
+            let _ended = backend.context(device, false);
+        })?;
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
             c.flags = flags;
         }
@@ -213,7 +217,11 @@ impl State {
         }
         let farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
-            (c.retained, c.limits) = (0, LIMITS);
+            (c.retained, c.limits, c.cache, c.banks) = (0, LIMITS, 0, 0);
+            // the legacy stream keeps its handle, as the context does
+            if let Some(s) = self.streams.get_mut(&c.legacy) {
+                s.attributes.clear();
+            }
         }
         self.set_active(ctx, false);
         backend()?.context(device, false)?;
@@ -249,8 +257,7 @@ impl State {
         let streams: Vec<usize> =
             self.streams.iter().filter(|(&h, s)| s.ctx == ctx && h != legacy).map(|(&h, _)| h).collect();
         for h in streams {
-            self.streams.remove(&h);
-            self.end(Kind::Stream, h);
+            self.end_stream(h);
         }
         let events: Vec<usize> = self.events.iter().filter(|(_, e)| e.ctx == ctx).map(|(&h, _)| h).collect();
         for h in events {
@@ -276,10 +283,9 @@ impl State {
                 Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),
                 Host { .. } => self.memory.host_free(base, &mut told),
                 Managed => self.memory.managed_free(base, &mut told),
-                // recorded work may still write there: nobody else may get it before
-                Device | Pool(_) if backend().is_ok_and(|b| b.keeps(&r)) => self.memory.hide(base),
+                Device | Pool(_) => self.free(base),
                 Mapped { .. } => Ok(()),
-                Device | Pool(_) | Global => self.memory.free(base, &mut told),
+                Global => self.memory.free(base, &mut told),
             };
         }
     }

@@ -66,6 +66,19 @@ impl State {
         self.events.get_mut(&event.0).ok_or(CUresult::INVALID_HANDLE)
     }
 
+    /// Fails unless an event can be recorded in a stream: both are of one context.
+    ///
+    /// # Errors
+    /// INVALID_HANDLE: they are not, or there is no such event or stream.
+    pub fn recordable(&mut self, stream: usize, event: CUevent) -> Res {
+        let of_stream = self.streams.get(&stream).map(|s| s.ctx);
+        if of_stream == Some(self.event(event)?.ctx) {
+            Ok(())
+        } else {
+            Err(CUresult::INVALID_HANDLE)
+        }
+    }
+
     /// Ends an event.
     ///
     /// # Errors

@@ -218,6 +218,7 @@ impl State {
         let region = self.memory.find(at).copied();
         let mut refused = Ok(());
         match region {
+            // recorded work may still write there: nobody else may get it before
             Some(r) if r.base == at && backend.keeps(&r) => self.memory.hide(at)?,
             _ => self.memory.free(at, &mut |c| refused = backend.change(c))?,
         }

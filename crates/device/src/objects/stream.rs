@@ -125,7 +125,8 @@ impl State {
         }
     }
 
-    fn end_stream(&mut self, h: usize) {
+    /// Ends a stream, and with it the capture that it takes part in.
+    pub(super) fn end_stream(&mut self, h: usize) {
         if let Some(capture) = self.streams.remove(&h).and_then(|s| s.capture) {
             self.graphs.invalidate(capture);
         }

@@ -284,3 +284,38 @@ fn modes(d: &'static Driver, t: &mut Check, context: CUcontext) {
     });
     t.same("a relaxed capture may end in another thread", other, 0);
 }
+
+/// Captures that concern another context than the current one.
+pub fn across_contexts(d: &Driver, t: &mut Check) {
+    let context = d.start();
+    let memory = d.alloc(4096);
+    let (origin, fork) = (d.stream(1), d.event(2));
+    let mut other = CUcontext::NULL;
+    must("cuCtxCreate", d.cuCtxCreate_v2(&mut other, 0, 0));
+    let (member, theirs) = (d.stream(1), d.event(2));
+    must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
+
+    begin(d, origin, GLOBAL);
+    // CU_EVENT_RECORD_EXTERNAL
+    for flags in [0, 1] {
+        let code = d.cuEventRecordWithFlags(theirs, origin, flags);
+        t.code(format_args!("record of the other's event, flags {flags}"), code, 400);
+        t.same("which leaves the capture", status(d, origin), ACTIVE);
+    }
+    t.code("wait for the other context", d.cuCtxSynchronize_v2(other), 0);
+    t.same("which has no part in the capture", status(d, origin), ACTIVE);
+    record(d, fork, origin);
+    t.code("a stream of the other joins", d.cuStreamWaitEvent(member, fork, 0), 0);
+    t.code("wait for the other context now", d.cuCtxSynchronize_v2(other), 900);
+    t.same("which ends the capture", status(d, origin), INVALIDATED);
+    t.same("end", end(d, origin), (901, CUgraph::NULL));
+
+    begin(d, origin, GLOBAL);
+    record(d, fork, origin);
+    must("cuStreamWaitEvent", d.cuStreamWaitEvent(member, fork, 0));
+    memset(d, memory, 1, member);
+    t.code("destroy the other context", d.cuCtxDestroy_v2(other), 0);
+    t.same("a capture does not outlive its member", status(d, origin), INVALIDATED);
+    t.same("its end", end(d, origin), (901, CUgraph::NULL));
+    t.code("the stream works", d.cuStreamSynchronize(origin), 0);
+}

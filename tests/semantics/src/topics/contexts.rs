@@ -6,6 +6,8 @@ use zerogpu_abi::*;
 
 /// Flag of a context whose waits block (cuda.h: CU_CTX_SCHED_BLOCKING_SYNC).
 const BLOCKING_SYNC: u32 = 4;
+/// A stream's attribute (cuda.h: CU_STREAM_ATTRIBUTE_SYNCHRONIZATION_POLICY).
+const SYNCHRONIZATION_POLICY: u32 = 3;
 /// The flags of `cuCtxCreate` that choose how waits are done.
 const SCHED_MASK: u32 = 7;
 
@@ -82,13 +84,31 @@ fn torn_down(d: &Driver, t: &mut Check, first: CUcontext) {
     t.code("and can't be freed", d.cuMemFree_v2(address), 1);
 }
 
+/// Settings of the current context and its legacy stream: cache and bank preferences, limit of the stack, synchronization policy.
+fn settings(d: &Driver) -> (u32, u32, usize, u64) {
+    let (mut cache, mut banks, mut size, mut policy) = (9, 9, 9, CUlaunchAttributeValue { words: [9; 8] });
+    must("cuCtxGetCacheConfig", d.cuCtxGetCacheConfig(&mut cache));
+    must("cuCtxGetSharedMemConfig", d.cuCtxGetSharedMemConfig(&mut banks));
+    must("cuCtxGetLimit", d.cuCtxGetLimit(&mut size, 0));
+    must("cuStreamGetAttribute", d.cuStreamGetAttribute(CUstream::NULL, SYNCHRONIZATION_POLICY, &mut policy));
+    (cache, banks, size, policy.words[0])
+}
+
 fn reset(d: &Driver, t: &mut Check, first: CUcontext) {
+    let fresh = settings(d);
+    must("cuCtxSetCacheConfig", d.cuCtxSetCacheConfig(2));
+    must("cuCtxSetSharedMemConfig", d.cuCtxSetSharedMemConfig(2));
+    must("cuCtxSetLimit", d.cuCtxSetLimit(0, 4096));
+    let block = CUlaunchAttributeValue { words: [4, 0, 0, 0, 0, 0, 0, 0] };
+    let code = d.cuStreamSetAttribute(CUstream::NULL, SYNCHRONIZATION_POLICY, &block);
+    must("cuStreamSetAttribute", code);
     let address = d.alloc(4096);
     t.code("reset", d.cuDevicePrimaryCtxReset_v2(0), 0);
     t.same("inactive after a reset", state(d).1, 0);
     t.code("reset of a bad device", d.cuDevicePrimaryCtxReset_v2(99), 101);
     t.same("retained after a reset it has the same address", retain(d), first);
     must("cuCtxSetCurrent", d.cuCtxSetCurrent(first));
+    t.same("its settings are those of a new context", settings(d), fresh);
     t.code("memory from before the reset is gone", d.cuMemFree_v2(address), 1);
     let address = d.alloc(4096);
     d.write(address, &[5; 4096]);
@@ -138,6 +158,11 @@ pub fn stack(d: &'static Driver, t: &mut Check) {
     t.same("a thread has its own", (after, d.current()), (b, a));
     let same = in_thread(move || d.cuCtxPushCurrent_v2(a));
     t.code("one context in two threads", same, 0);
+    must("cuCtxPushCurrent", d.cuCtxPushCurrent_v2(b));
+    t.code("destroy of NULL", d.cuCtxDestroy_v2(CUcontext::NULL), 201);
+    t.same("which leaves the top", d.current(), b);
+    must("cuCtxPopCurrent", d.cuCtxPopCurrent_v2(&mut CUcontext(0)));
+    t.same("and the one below", d.current(), a);
     deep(d, t, a);
 }
 

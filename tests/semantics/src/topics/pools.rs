@@ -117,6 +117,17 @@ fn counters(d: &Driver, t: &mut Check, pool: CUmemoryPool) {
     t.same("with threshold 0 a wait gives memory back", get(d, pool, RESERVED_CURRENT), 0);
 }
 
+/// Allocations that end with their context are off the pool's count.
+pub fn reset(d: &Driver, t: &mut Check) {
+    d.start();
+    alloc(d, 40 * MIB, CUstream::NULL);
+    t.that("used", get(d, default_pool(d), USED_CURRENT) >= 40 * MIB as u64);
+    must("cuDevicePrimaryCtxReset", d.cuDevicePrimaryCtxReset_v2(0));
+    d.start();
+    let pool = default_pool(d);
+    t.same("nothing after a reset", (get(d, pool, USED_CURRENT), get(d, pool, RESERVED_CURRENT)), (0, 0));
+}
+
 /// What pool memory is, and which calls take it.
 pub fn allocation(d: &Driver, t: &mut Check) {
     d.start();

@@ -325,12 +325,15 @@ impl State {
     /// CU_EVENT_WAIT_EXTERNAL): the event is then an ordinary one, recorded or waited for when the graph runs.
     ///
     /// # Errors
-    /// INVALID_VALUE: it is neither; INVALID_HANDLE: there is no such event; STREAM_CAPTURE_INVALIDATED: the stream has
-    /// no valid capture; OUT_OF_MEMORY: no handle can be had.
+    /// INVALID_VALUE: it is neither; INVALID_HANDLE: there is no such event, or one of another context than the stream's
+    /// is recorded; STREAM_CAPTURE_INVALIDATED: the stream has no valid capture; OUT_OF_MEMORY: no handle can be had.
     pub fn capture_external(&mut self, stream: usize, op: &Op) -> Res {
         let (Op::Record(event) | Op::Wait(event)) = *op else { return Err(CUresult::INVALID_VALUE) };
         self.end_orphans();
-        self.event(event)?;
+        match op {
+            Op::Record(_) => self.recordable(stream, event)?,
+            _ => self.event(event).map(|_| ())?,
+        }
         let capture = self.streams.get(&stream).and_then(|s| s.capture);
         let id = capture.ok_or(CUresult::STREAM_CAPTURE_INVALIDATED)?;
         let op = super::node::static_op(op).ok_or(CUresult::INVALID_VALUE)?;
