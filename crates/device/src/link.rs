@@ -100,8 +100,8 @@ impl Input {
     /// Something to be linked.
     ///
     /// # Errors
-    /// INVALID_VALUE for another kind than cuda.h has, for no bytes, and for options that concern the whole link;
-    /// INVALID_IMAGE for a cubin or fat binary that is none.
+    /// Those of [`check`]; INVALID_VALUE for another kind than cuda.h has, for no bytes, and for options that concern the
+    /// whole link; INVALID_IMAGE for a cubin or fat binary that is none.
     pub fn new(kind: u32, bytes: Vec<u8>, name: Option<CString>, settings: Vec<Setting>) -> Res<Self> {
         use option::*;
         const WHOLE: [u32; 5] = [WALL_TIME, INFO_LOG, ERROR_LOG, TARGET_FROM_CONTEXT, TARGET];
