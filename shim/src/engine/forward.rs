@@ -34,10 +34,15 @@ impl Engine {
         Some(self.forward_to(stream, op))
     }
 
+    #[inline]
     pub(super) fn forward_to(&self, stream: CUstream, op: &Op) -> Res {
         let epoch = self.bind()?;
         let s = self.live_stream(stream, epoch)?;
-        self.forward_real(s, epoch, op)
+        match op {
+            // the most frequent ones, without another function's frame
+            Op::Launch(l) => self.launch(l, s, epoch),
+            _ => self.forward_real(s, epoch, op),
+        }
     }
 
     /// Runs a command that had to wait while a GPU was claimed: to its end, on a stream of its own, since what the app

@@ -206,7 +206,7 @@ impl Engine {
     }
 
     /// The real function of a function or a kernel.
-    #[inline]
+    #[inline(always)]
     pub(super) fn live_function(&self, func: usize, epoch: u32) -> Res<&'static LiveFunction> {
         let twin = handle::twin(func, Kind::Function, epoch).or_else(|| handle::twin(func, Kind::Kernel, epoch));
         match twin {
