@@ -28,10 +28,17 @@ fn mode(path: &Path) -> u32 {
 fn abandon(path: &Path) {
     drop(Listener::bind(path, 0o600).unwrap().into_socket().unwrap());
     assert!(path.exists());
-    // a child that another test has just forked has it open until it execs
-    while Connection::connect(path, soon()).is_ok() {
+    // a child that another test has just forked has it and its lock open until it execs, which ends one after the other
+    while Connection::connect(path, soon()).is_ok() || is_locked(path) {
         std::thread::yield_now();
     }
+}
+
+/// Whether somebody has the lock of a socket.
+fn is_locked(path: &Path) -> bool {
+    let lock = fs::File::open(path.with_extension("sock.lock")).unwrap();
+    // SAFETY: takes numbers. What it locks is free again as `lock` ends.
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) != 0 }
 }
 
 /// This test program again, to run one test in a process of its own.
