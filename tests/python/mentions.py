@@ -52,6 +52,7 @@ NOT_RUN = {
     "scripts/check-dependencies": "a step of scripts/test by itself",
     "scripts/check-genuine": "a step of scripts/test by itself",
     "scripts/demo": "tests/demo runs it",
+    "scripts/fuzz": "a step of scripts/test by itself",
     "scripts/stress": "the long runs, ten minutes and more; cargo test has a short form of each",
     "scripts/gpu-check": "it needs a GPU; over softcuda it is a step of scripts/test",
     "scripts/test": "it is what runs this",
