@@ -1,5 +1,5 @@
 //! Spaces that are killed while they hold a card, over and over.
-use crate::node::{Node, Shape, Space};
+use crate::node::{Node, Shape, Space, Usage};
 use crate::run::settled;
 use crate::witness::snapshot;
 use anyhow::{ensure, Result};
@@ -16,8 +16,8 @@ const AHEAD: usize = 3;
 pub struct Found {
     /// In milliseconds, sorted.
     pub freed_ms: Vec<f64>,
-    /// The broker's resident bytes at rest, before and after.
-    pub resident: [u64; 2],
+    /// What the broker uses at rest, before and after.
+    pub usage: [Usage; 2],
 }
 
 impl Found {
@@ -30,10 +30,10 @@ impl Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [before, after] = self.resident.map(|bytes| bytes as f64 / (1 << 20) as f64);
+        let [before, after] = self.usage;
         write!(
             f,
-            "{} kills: the card free after {:.1} ms (median), {:.1} ms (99 %), {:.1} ms (longest); the broker's memory {before:.1} MiB before, {after:.1} MiB after",
+            "{} kills: the card free after {:.1} ms (median), {:.1} ms (99 %), {:.1} ms (longest); the broker before: {before}; after: {after}",
             self.freed_ms.len(),
             self.quantile(0.5),
             self.quantile(0.99),
@@ -49,11 +49,12 @@ impl fmt::Display for Found {
 pub fn run(count: usize, mut progress: impl FnMut(&str)) -> Result<Found> {
     let node = Node::new(Shape::default())?;
     let broker = node.broker()?;
+    let fresh = broker.usage()?;
     for seed in 0..3 {
         claimed(&node, seed)?.kill()?;
         node.wait_for_empty_cards()?;
     }
-    let before = broker.usage()?;
+    let before = settled(&broker, fresh)?;
     let mut freed_ms = Vec::new();
     // those that come start while others are killed: starting a process is what takes time
     let mut coming: VecDeque<Space> = VecDeque::new();
@@ -72,13 +73,13 @@ pub fn run(count: usize, mut progress: impl FnMut(&str)) -> Result<Found> {
         freed_ms.push(free_after(&node, at)?);
         node.log().judge(&[])?;
         if (kill + 1) % 1000 == 0 {
-            progress(&format!("{} kills; the broker now: {:?}", kill + 1, broker.usage()?));
+            progress(&format!("{} kills; the broker now: {}", kill + 1, broker.usage()?));
         }
     }
     let after = settled(&broker, before)?;
     freed_ms.sort_by(f64::total_cmp);
     broker.terminate()?;
-    Ok(Found { freed_ms, resident: [before.resident, after.resident] })
+    Ok(Found { freed_ms, usage: [before, after] })
 }
 
 fn claimed(node: &Node, seed: u64) -> Result<Space> {

@@ -2,6 +2,7 @@
 use crate::referee::Referee;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -141,6 +142,14 @@ impl Usage {
             resident: resident.context("no VmRSS")?.trim().parse::<u64>()? << 10,
             threads: count("task")?,
         })
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Usage { files, maps, resident, threads } = self;
+        let resident = *resident as f64 / (1 << 20) as f64;
+        write!(f, "{resident:.1} MiB, {files} descriptors, {maps} mappings, {threads} threads")
     }
 }
 
@@ -376,6 +385,21 @@ impl Broker {
     /// What it uses.
     pub fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid())
+    }
+
+    /// The names of its descriptors and mappings, to be read by a human.
+    pub fn belongings(&self) -> Result<String> {
+        let of = PathBuf::from(format!("/proc/{}", self.pid()));
+        let mut lines = Vec::new();
+        for file in std::fs::read_dir(of.join("fd"))? {
+            let file = file?;
+            // it may have been closed by now
+            let Ok(target) = std::fs::read_link(file.path()) else { continue };
+            lines.push(format!("descriptor {:?}: {}", file.file_name(), target.display()));
+        }
+        lines.sort();
+        lines.push(std::fs::read_to_string(of.join("maps"))?);
+        Ok(lines.join("\n"))
     }
 
     /// Ends it at once.

@@ -1,5 +1,5 @@
 //! Many Spaces on few cards, with kills and restarts, watched by the referee and the witness.
-use crate::node::{Node, Shape, Space, Usage, LONG};
+use crate::node::{Broker, Node, Shape, Space, Usage, LONG};
 use crate::random::Random;
 use crate::witness::Witness;
 use anyhow::{ensure, Context, Result};
@@ -69,12 +69,13 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     // sizes are rounded up to pages
     let most = plan.shape.vram * 2 / 3;
     let mut broker = node.broker()?;
+    let fresh = broker.usage()?;
     let witness = Witness::start(&node.cards())?;
     witness.broker_is(broker.pid());
     // once around, so that what is made at the first use is there
     node.planned(random.word(), most, 2)?.finish()?;
     node.wait_for_empty_cards()?;
-    let before = broker.usage()?;
+    let before = settled(&broker, fresh)?;
     let start = Instant::now();
     let soon = |every: Option<Duration>, random: &mut Random| {
         every.map(|every| Instant::now() + every.mul_f64(random.between(1, 200) as f64 / 100.0))
@@ -135,7 +136,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     }
     node.wait_for_empty_cards()?;
     node.log().wait("no lease and no claim is left", |log| log.held() == 0 && log.waiting() == 0)?;
-    // the last broker, after all that it has done, against the first after one Space
+    // the last broker, after all that it has done, against the first at rest
     let after = settled(&broker, before)?;
     fill_in(&mut tally, start, &node, &witness, after);
     node.log().judge(&witness.faults())?;
@@ -146,8 +147,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
 /// What the broker uses once all Spaces are gone; waits for what it lets go of in its own time.
 ///
 /// # Errors
-/// If it keeps descriptors, threads or mappings of Spaces that are gone.
-pub fn settled(broker: &crate::node::Broker, before: Usage) -> Result<Usage> {
+/// If it keeps descriptors, threads or mappings of Spaces that are gone, with their names.
+pub fn settled(broker: &Broker, before: Usage) -> Result<Usage> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let now = broker.usage()?;
@@ -155,7 +156,11 @@ pub fn settled(broker: &crate::node::Broker, before: Usage) -> Result<Usage> {
         if now.files <= before.files && now.threads <= before.threads && now.maps <= before.maps + 8 {
             return Ok(now);
         }
-        ensure!(Instant::now() < end, "the broker kept something: {before:?} before, {now:?} now");
+        ensure!(
+            Instant::now() < end,
+            "the broker kept something. Before: {before}; now: {now}\n{}",
+            broker.belongings()?
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -185,10 +185,10 @@ fn leases_by_hand_leave_nothing() {
     let _alone = alone();
     let node = Node::new(Shape::default()).unwrap();
     let broker = node.broker().unwrap();
+    let fresh = broker.usage().unwrap();
     Client::join(&node.socket(), "first", 64 << 20).unwrap().round(&[]).unwrap();
     node.log().wait("it left", |log| log.held() == 0).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
-    let before = broker.usage().unwrap();
+    let before = settled(&broker, fresh).unwrap();
     let slab = zerogpu_protocol::Range::new(2 << 20, 4 << 20);
     for _ in 0..50 {
         let mut client = Client::join(&node.socket(), "by hand", 64 << 20).unwrap();

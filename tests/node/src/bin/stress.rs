@@ -51,7 +51,7 @@ fn long_run(minutes: f64, spaces: usize, cards: u32, seed: u64) -> Result<()> {
     })?;
     println!("{}", row(&tally));
     println!("\nEvery byte was right. Leases of a card never overlapped, in the log and in {} looks at the cards; their order was the policy's.", tally.looks);
-    println!("The broker at rest, before: {before:?}; after: {after:?}.");
+    println!("The broker at rest, before: {before}; after: {after}.");
     Ok(())
 }
 
