@@ -66,7 +66,7 @@ int zerogpu_region_expired(uint64_t region);
  *
  * In a process that has opened no region and called no CUDA function yet the text is "{}". Keys that hooks and tests
  * may rely on (others may be added; times in milliseconds, sizes in bytes):
- *   "level"          "parked", "warm", "claimed", or "lost" once the device has failed for good
+ *   "level"          "parked", "claimed", or "lost" once the device has failed for good
  *   "regions"        number of open regions
  *   "claims"         claims since the process started, borrows among them
  *   "parks"          parks since the process started

@@ -109,11 +109,7 @@ pub fn text(status: &Status) -> String {
         status.driver
     );
     if status.scheduler.held > 0.0 {
-        let _ = writeln!(
-            out,
-            "no card is leased for {} more: programs of an earlier broker may hold some",
-            time(status.scheduler.held)
-        );
+        let _ = writeln!(out, "{}", held_back(status.scheduler.held));
     }
     for card in &status.scheduler.cards {
         let label = status.cards.get(card.card.0 as usize).map_or("", |card| card.name.as_str());
@@ -210,6 +206,11 @@ pub fn name_of(status: &Status, space: SpaceId) -> String {
 /// Bytes, for people.
 pub fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+/// What a broker says that waits for programs of an earlier one.
+pub fn held_back(seconds: f64) -> String {
+    format!("no card is leased for {} more: programs of an earlier broker may hold some", time(seconds))
 }
 
 /// Seconds, for people.

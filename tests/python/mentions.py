@@ -12,8 +12,8 @@ from pages import PAGES, blocks, commands
 from world import ROOT
 
 # The first words of what is typed. Of ours, what follows them is their own; of the others, we name only what they are to do.
-OTHERS = "cargo|pip|python3?|docker|podman|systemctl|curl|rustup|apt-get|uv|git|kill|eval|nvidia-smi"
-TYPED = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:(?:target/dist/bin/)?zerogpu [a-z][a-z-]*(?: |$)|(?:{OTHERS}) |scripts/[a-z-]+(?: |$))")
+OTHERS = "cargo|pip|python3?|docker|podman|systemctl|curl|rustup|apt-get|uv|git|jq|kill|eval|nvidia-smi"
+TYPED = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:(?:target/dist/bin/)?zerogpu [a-z][a-z-]*(?: |$)|(?:{OTHERS}) |scripts/[a-z/-]+(?: |$))")
 
 
 # What the pages only name, run here as one more page (pages.Sandbox): each command has to succeed.
@@ -42,10 +42,13 @@ grep "gemv.* can't run: there is no CUDA driver" failed
 """
 
 IT_BUILDS = "a developer's tool, which takes minutes or writes these pages; scripts/test has the same as steps"
-# Those that neither a page nor SESSION runs, and why.
+# Those that neither a page nor SESSION runs, and why. The first that fits counts.
 NOT_RUN = {
+    "cargo bench": "a measurement of minutes, for whoever works on what it measures",
+    "cargo deny": "its database can't be reached where the tests run",
     "cargo": IT_BUILDS,
     "UPDATE_DOCS=1 cargo": IT_BUILDS,
+    "jq": "a program that is not there where the tests run",
     "scripts/bench": IT_BUILDS,
     "scripts/check-abi": "a step of scripts/test by itself",
     "scripts/check-binaries": "a step of scripts/test by itself",
@@ -53,6 +56,8 @@ NOT_RUN = {
     "scripts/check-genuine": "a step of scripts/test by itself",
     "scripts/demo": "tests/demo runs it",
     "scripts/fuzz": "a step of scripts/test by itself",
+    "scripts/lib/environment": "steps of scripts/test run it, for each environment",
+    "scripts/lib/lock": "it writes the locks of tests/envs anew",
     "scripts/stress": "the long runs, ten minutes and more; cargo test has a short form of each",
     "scripts/gpu-check": "it needs a GPU; over softcuda it is a step of scripts/test",
     "scripts/test": "it is what runs this",

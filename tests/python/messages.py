@@ -11,7 +11,7 @@ import re
 from world import ROOT
 
 RUST = ("src", "shim/src", "crates/*/src", "tests/softcuda/src")
-HOOK = "shim/python/spaces"
+PYTHON = ("shim/python/spaces", "packaging/python/zerogpu")
 
 # Calls whose texts are no messages: remarks of the trace, ordinary lines of the log, faults of ours, answers on stdout,
 # help of metrics, where a profile's numbers come from.
@@ -74,8 +74,8 @@ def texts_of_rust():
 
 
 def texts_of_python():
-    """The texts that the hook raises and warns of."""
-    for path in sorted((ROOT / HOOK).glob("*.py")):
+    """The texts that the hook raises and warns of, and those of the wheel's entry."""
+    for path in sorted(path for folder in PYTHON for path in (ROOT / folder).glob("*.py")):
         tree = ast.parse(path.read_text())
         # what stands alone, or is given to __doc__
         alone = [node for node in ast.walk(tree) if isinstance(node, (ast.Expr, ast.Assign))]

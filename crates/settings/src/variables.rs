@@ -89,7 +89,7 @@ pub const VARIABLES: &[Variable] = &[
         "CUDA_VISIBLE_DEVICES",
         "all",
         "as CUDA reads it",
-        "Applies to the virtual device only; the cards below it stay visible to the shim.",
+        "Whether the virtual device is seen. NVIDIA's driver below reads it too: leave it unset for programs, and set it for `zerogpu broker` to lend only these cards.",
     ),
     variable(
         "SOFTCUDA_CARDS",

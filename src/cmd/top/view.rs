@@ -1,7 +1,7 @@
 //! What is on the screen. Everything fits in 80 columns and 24 lines: what does not is counted.
 
 use crate::broker::Status;
-use crate::cmd::status::{mib, name_of, standing, time};
+use crate::cmd::status::{held_back, mib, name_of, standing, time};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -103,11 +103,7 @@ fn title(status: &Status, seen: &Seen) -> Vec<Line<'static>> {
     );
     let second = match (&seen.trouble, &seen.rates) {
         (Some(trouble), _) => Line::from(trouble.clone()).red(),
-        _ if status.scheduler.held > 0.0 => Line::from(format!(
-            "no card is leased for {} more: programs of an earlier broker may hold some",
-            time(status.scheduler.held)
-        ))
-        .yellow(),
+        _ if status.scheduler.held > 0.0 => Line::from(held_back(status.scheduler.held)).yellow(),
         (None, Some(rates)) => Line::from(format!(
             "in {:.2} GB/s   out {:.2} GB/s   {:.1} leases/s   {} leases, {} denied, {} ended",
             rates.bytes_in / 1e9,
