@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from world import ROOT
-from testing import lacking, needs, plan, steps
+from testing import environments, lacking, needs, plan, steps
 from testing.steps import Step, judged
 
 pytestmark = pytest.mark.once
@@ -167,6 +167,21 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(bare):
     for words in ("Rust is missing", "rustup", "a C compiler is missing: apt-get install gcc", "git is missing: apt-get install git"):
         assert words in said, said
     assert "readelf is missing: apt-get install binutils" in said and "Python 3.10 or 3.11 with venv is missing" in said, said
+
+
+@pytest.mark.parametrize("place", [".pyenv/versions/3.11.9", ".local/share/uv/python/cpython-3.11.9-linux-x86_64-gnu"])
+def test_a_python_of_a_manager_is_found_though_it_is_not_on_the_path(bare, tmp_path, monkeypatch, place):
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("UV_PYTHON_INSTALL_DIR", raising=False)
+    bare()
+    program = tmp_path / place / "bin" / "python3.11"
+    program.parent.mkdir(parents=True)
+    # it answers as a 3.11 that has all modules
+    program.write_text('#!/bin/sh\ncase "$2" in *"3.11"*) exit 0 ;; esac\nexit 1\n')
+    with pytest.raises(environments.Missing, match="uv python install 3.11, or pyenv install 3.11"):
+        environments.find_python()
+    program.chmod(0o755)
+    assert environments.find_python() == str(program)
 
 
 def test_parts_of_rust_that_are_missing_are_named(bare):

@@ -35,15 +35,24 @@ def find_python():
     modules = "ssl, ctypes" if shutil.which("uv") else "ssl, ctypes, venv, ensurepip"
     for version in PYTHONS:
         found = [shutil.which(f"python{version}")]
-        found += sorted(map(str, pathlib.Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")))
+        for place in managed():
+            found += sorted(map(str, place.glob(f"*{version}*/bin/python{version}")))
         test = f"import sys, {modules}; sys.exit('.'.join(map(str, sys.version_info[:2])) != '{version}')"
         for python in filter(None, found):
             if answers([python, "-c", test]):
                 return python
     last = PYTHONS[-1]
     raise Missing(
-        f"Python {' or '.join(PYTHONS)} with venv is missing: apt-get install python{last} python{last}-venv, or pyenv install {last}"
+        f"Python {' or '.join(PYTHONS)} with venv is missing: apt-get install python{last} python{last}-venv; "
+        f"where the system has only others, uv python install {last}, or pyenv install {last}"
     )
+
+
+def managed():
+    """Where pyenv and uv keep the Pythons that they install, on PATH or not."""
+    home = pathlib.Path.home()
+    data = pathlib.Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return home / ".pyenv" / "versions", pathlib.Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
 
 
 def folder(name):
