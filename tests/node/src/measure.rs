@@ -7,14 +7,17 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 use zerogpu_protocol::*;
 
-/// Lease round trips of many clients, all driven by this thread: claim, grant, list, ready, drained, home, released.
+/// Lease round trips of many clients, all driven by this thread: claim, grant, list, ready, drained, home, released. Each
+/// client has so many bytes, which are copied to the card at every lease; of three clients one has no room there.
 ///
 /// # Errors
 /// What was answered otherwise.
-pub fn rounds(clients: usize, cards: u32, count: u64) -> Result<Value> {
-    let node = Node::quiet(Shape { cards, ..Shape::default() })?;
+pub fn rounds(clients: usize, cards: u32, count: u64, bytes: u64) -> Result<Value> {
+    let room = (clients as u64 * 2 / 3 / u64::from(cards)).max(1) * bytes;
+    let shape = Shape { cards, ..Shape::default() };
+    let node = Node::quiet(if bytes == 0 { shape } else { Shape { room, ..shape } })?;
     let broker = node.broker()?;
-    let mut crowd = (0..clients).map(|_| Hand::join(&node)).collect::<Result<Vec<_>>>()?;
+    let mut crowd = (0..clients).map(|_| Hand::join(&node, bytes)).collect::<Result<Vec<_>>>()?;
     // the first tenth makes what is made once
     let first = drive(&mut crowd, count / 10)?;
     let before = broker.usage()?;
@@ -36,11 +39,15 @@ struct Hand {
     client: Client,
     claims: u32,
     packet: Packet,
+    /// What it has on the card: one slab, or none.
+    slabs: Vec<Range>,
 }
 
 impl Hand {
-    fn join(node: &Node) -> Result<Hand> {
-        Ok(Hand { client: Client::join(&node.socket(), "by hand", 64 << 20)?, claims: 0, packet: Packet::new() })
+    fn join(node: &Node, bytes: u64) -> Result<Hand> {
+        let client = Client::join(&node.socket(), "by hand", 64 << 20)?;
+        let slabs = (bytes > 0).then(|| Range::new(0, bytes)).into_iter().collect();
+        Ok(Hand { client, claims: 0, packet: Packet::new(), slabs })
     }
 
     fn claim(&mut self) -> Result<()> {
@@ -50,7 +57,7 @@ impl Hand {
             seconds: 10.0,
             wait_seconds: 600.0,
             borrowed: false,
-            bytes: 0,
+            bytes: self.slabs.iter().map(|slab| slab.len).sum(),
         })
     }
 
@@ -59,9 +66,11 @@ impl Hand {
         let mut ended = 0;
         while let Some((message, _)) = self.client.connection().try_recv(&mut self.packet)? {
             match message {
-                ToClient::Queued { .. } => {}
+                // descriptors are closed
+                ToClient::Queued { .. } | ToClient::SlabFds { .. } => {}
                 ToClient::Granted { lease, .. } => {
-                    self.client.say(&ToBroker::Slabs { lease, slabs: vec![], dirty: vec![], more: false })?;
+                    let (slabs, dirty) = (self.slabs.clone(), self.slabs.clone());
+                    self.client.say(&ToBroker::Slabs { lease, slabs, dirty, more: false })?;
                 }
                 ToClient::Ready { lease, .. } => self.client.say(&ToBroker::Drained { lease })?,
                 ToClient::Home { lease, .. } => {
