@@ -78,7 +78,7 @@ pub use api::{call, counter, enter, finish, launch, message, now, on, output, ra
 pub use error::Error;
 pub use record::{Launch, Message, Span};
 pub use recover::{recover, recover_folder, Recovered};
-pub use settings::ring_folder;
+pub use settings::{anchored, ring_folder, PID};
 pub use summary::{Order, Summary};
 pub use symbols::id;
 pub use view::Timeline;
