@@ -55,10 +55,13 @@
 //! In a child made by `fork` the trace is off, and the parent's goes on. A child that makes its first driver call itself
 //! (fork before, or `exec`) has a trace of its own.
 #![warn(clippy::missing_errors_doc)]
+#![allow(unexpected_cfgs)] // `fuzzing`, which scripts/fuzz sets
 
 mod api;
 mod error;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod map;
 mod output;
 mod read;

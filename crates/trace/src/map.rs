@@ -201,6 +201,15 @@ impl RingFile {
         header.current.store(next, Ordering::Release);
     }
 
+    /// Writes `bytes` over the checkpoints, the ends and the slots.
+    #[cfg(fuzzing)]
+    pub fn fill(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let (start, end) = (std::mem::offset_of!(Header, current), size_of::<Header>());
+        let (ends, slots) = bytes.split_at(bytes.len().min(end - start));
+        self._lock.write_all_at(ends, start as u64)?;
+        self._lock.write_all_at(&slots[..slots.len().min(self.slots * SLOT_BYTES as usize)], SLOTS_AT)
+    }
+
     /// Deletes the file.
     pub fn remove(&self) -> Result<(), Error> {
         std::fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))

@@ -165,3 +165,20 @@ fn a_line_of_any_length_is_passed_over() {
     .unwrap();
     assert_eq!(longest, MAX_LINE);
 }
+
+/// What the fuzzer starts from (fuzz/README.md): each form, and a ring.
+pub fn seed(name: &str, bytes: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/trace").join(name);
+    if std::env::var_os("UPDATE_SEEDS").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let same = std::fs::read(&path).is_ok_and(|found| found == bytes);
+    assert!(same, "{}: UPDATE_SEEDS=1 cargo test -p zerogpu-trace --lib seeds", path.display());
+}
+
+#[test]
+fn seeds_of_the_forms() {
+    for (name, format) in [("text", Format::Text), ("json", Format::Json), ("chrome", Format::Chrome)] {
+        seed(name, rendered(format, &program("k")).as_bytes());
+    }
+}
