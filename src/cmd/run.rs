@@ -78,6 +78,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match settings.trace.as_deref().and_then(Traces::of) {
         None => Ok(not_started(&args.command[0], &command.exec())),
         Some(traces) => {
+            command.envs(traces.spec.iter().map(|spec| ("ZEROGPU_TRACE", spec)));
             // Blocked before the program starts, so that none is missed.
             let (signals, before) = Signals::block()?;
             // SAFETY: between fork and exec the child only sets its mask back: one system call, no memory.

@@ -47,6 +47,28 @@ def test_a_trace_is_completed_by_the_command_line(world, end):
     assert not path.with_name(path.name + ".ring").exists()
 
 
+@pytest.mark.parametrize("spec", ["json", "json,file=trace.jsonl"])
+def test_a_program_that_goes_elsewhere_leaves_its_trace_where_it_was_started(world, spec):
+    elsewhere = world.folder / "elsewhere"
+    elsewhere.mkdir()
+    outcome = world.run("traced.py", "kill", elsewhere, options=["--trace", spec])
+    assert outcome.code == 128 + signal.SIGKILL and "completed with" in outcome.err, outcome.err
+    [path] = world.folder.glob("*.jsonl")
+    judge(path)
+    assert not list(elsewhere.iterdir()) and not list(world.folder.glob("*.ring"))
+
+
+def test_a_ring_of_another_user_is_passed_over(world):
+    """Whoever can write where rings are may name any file of ours as a trace's output."""
+    ring = world.folder / "zerogpu-1.trace.ring"
+    plant = f"open('{ring}', 'wb').write(bytes(20000)); os.chmod('{ring}', 0o666)"
+    program = [sys.executable, "-c", f"import os; {plant}"]
+    outcome = world.run(program, options=["--trace", f"text,ring={world.folder}"])
+    assert (outcome.code, outcome.err, ring.stat().st_size) == (0, "", 20000)
+    named = subprocess.run([CLI, "trace", "recover", ring], capture_output=True, text=True)
+    assert named.returncode == 1 and "another user may have written it" in named.stderr
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_a_trace_is_recovered_where_the_command_line_was_not_used(world, end):
     path = world.folder / "trace.jsonl"

@@ -30,17 +30,56 @@ pub enum Plan {
     Nothing,
     /// Contiguous pieces: (to, from, bytes), and what fills the backing where it has no memory yet.
     Moves(Vec<(usize, usize, u64)>, Option<Filler>),
-    /// Rows at fixed distances, each side in one piece.
+    /// Rows at fixed distances. They are found as they are moved: a plan is made under the lock, and there may be millions.
     Rows {
-        /// Host address of the first byte written, with its pitches.
-        dst: Plane,
-        /// Host address of the first byte read, with its pitches.
-        src: Plane,
+        /// What is written.
+        dst: Rows,
+        /// What is read.
+        src: Rows,
         /// Bytes a row, rows a slice, slices.
         shape: [u64; 3],
     },
-    /// Pieces to fill: (to, bytes), the element repeated in them, and its size.
-    Fills(Vec<(usize, u64)>, [u8; 4], usize),
+    /// Rows to fill: bytes a row, rows, the element repeated in them, and its size.
+    Fills(Rows, [u64; 2], [u8; 4], usize),
+}
+
+/// Rows at fixed distances in memory that may be in several places on the host.
+pub struct Rows {
+    /// From the first byte to the last.
+    places: Vec<Segment>,
+    /// Bytes from row to row, and from slice to slice.
+    pitch: u64,
+    slice: u64,
+}
+
+impl Rows {
+    /// Calls `piece(host, bytes)` for each piece of a row, in order.
+    fn row(&self, y: u64, z: u64, width: u64, mut piece: impl FnMut(usize, u64)) {
+        let (mut off, mut left) = (z * self.slice + y * self.pitch, width);
+        for place in &self.places {
+            if left == 0 {
+                return;
+            }
+            if off >= place.len {
+                off -= place.len;
+                continue;
+            }
+            let n = left.min(place.len - off);
+            piece(place.host + off as usize, n);
+            (off, left) = (0, left - n);
+        }
+    }
+
+    /// A row's pieces.
+    fn pieces(&self, y: u64, z: u64, width: u64, into: &mut Vec<Segment>) {
+        into.clear();
+        self.row(y, z, width, |host, len| into.push(Segment { host, len }));
+    }
+
+    /// Notes in the memory that all of it is going to be written.
+    fn mark(&self, memory: &Memory) {
+        self.places.iter().for_each(|s| memory.mark(s.host, s.len));
+    }
 }
 
 /// Plans a copy, and notes in the memory what it is going to write.
@@ -51,7 +90,7 @@ pub fn plan_copy(memory: &Memory, c: &Copy) -> Res<Plan> {
     let plan = copy_plan(memory, c)?;
     match &plan {
         Plan::Moves(moves, _) => moves.iter().for_each(|&(to, _, len)| memory.mark(to, len)),
-        Plan::Rows { dst, .. } => memory.mark(dst.at as usize, c.span(&c.dst).ok_or(CUresult::INVALID_VALUE)?),
+        Plan::Rows { dst, .. } => dst.mark(memory),
         Plan::Nothing | Plan::Fills(..) => {}
     }
     Ok(plan)
@@ -65,23 +104,11 @@ fn copy_plan(memory: &Memory, c: &Copy) -> Res<Plan> {
         let (dst, src) = (memory.segments(c.dst.at, c.bytes())?, memory.segments(c.src.at, c.bytes())?);
         return Ok(Plan::Moves(zip(&dst, &src), memory.filler()));
     }
-    let whole = |p: &Plane| -> Res<Option<usize>> {
+    let rows = |p: &Plane| -> Res<Rows> {
         let span = c.span(p).ok_or(CUresult::INVALID_VALUE)?;
-        let s = memory.segments(p.at, span)?;
-        Ok((s.len() == 1).then(|| s[0].host))
+        Ok(Rows { places: memory.segments(p.at, span)?, pitch: p.pitch, slice: p.slice })
     };
-    if let (Some(dst), Some(src)) = (whole(&c.dst)?, whole(&c.src)?) {
-        let at = |host: usize, p: &Plane| Plane { at: host as u64, ..*p };
-        return Ok(Plan::Rows { dst: at(dst, &c.dst), src: at(src, &c.src), shape: [c.width, c.height, c.depth] });
-    }
-    let mut moves = Vec::new();
-    for z in 0..c.depth {
-        for y in 0..c.height {
-            let row = |p: &Plane| memory.segments(p.at + z * p.slice + y * p.pitch, c.width);
-            moves.extend(zip(&row(&c.dst)?, &row(&c.src)?));
-        }
-    }
-    Ok(Plan::Moves(moves, memory.filler()))
+    Ok(Plan::Rows { dst: rows(&c.dst)?, src: rows(&c.src)?, shape: [c.width, c.height, c.depth] })
 }
 
 /// Plans a fill, and notes in the memory what it is going to write.
@@ -94,28 +121,31 @@ pub fn plan_fill(memory: &Memory, f: &Fill) -> Res<Plan> {
         return Ok(Plan::Nothing);
     }
     let row = f.width * f.element as u64;
-    let mut pieces = Vec::new();
-    let (rows, len) = if f.pitch == row { (1, row * f.height) } else { (f.height, row) };
-    for y in 0..rows {
-        pieces.extend(memory.segments(f.dst + y * f.pitch, len)?.iter().map(|s| (s.host, s.len)));
-    }
-    pieces.iter().for_each(|&(to, len)| memory.mark(to, len));
-    Ok(Plan::Fills(pieces, f.value.to_le_bytes(), f.element as usize))
+    let shape = if f.pitch == row { [row * f.height, 1] } else { [row, f.height] };
+    let span = f.span().ok_or(CUresult::INVALID_VALUE)?;
+    let rows = Rows { places: memory.segments(f.dst, span)?, pitch: f.pitch, slice: 0 };
+    rows.mark(memory);
+    Ok(Plan::Fills(rows, shape, f.value.to_le_bytes(), f.element as usize))
 }
 
 /// Cuts two lists of pieces of the same total length at each other's borders.
 fn zip(dst: &[Segment], src: &[Segment]) -> Vec<(usize, usize, u64)> {
     let mut moves = Vec::with_capacity(dst.len() + src.len() - 1);
+    each(dst, src, |to, from, len| moves.push((to, from, len)));
+    moves
+}
+
+/// Calls `piece(to, from, bytes)` for those pieces.
+fn each(dst: &[Segment], src: &[Segment], mut piece: impl FnMut(usize, usize, u64)) {
     let (mut d, mut s) = (dst.iter().copied(), src.iter().copied());
     let (mut a, mut b) = (d.next(), s.next());
     while let (Some(x), Some(y)) = (a, b) {
         let n = x.len.min(y.len);
-        moves.push((x.host, y.host, n));
+        piece(x.host, y.host, n);
         let rest = |p: Segment| Segment { host: p.host + n as usize, len: p.len - n };
         a = if x.len == n { d.next() } else { Some(rest(x)) };
         b = if y.len == n { s.next() } else { Some(rest(y)) };
     }
-    moves
 }
 
 /// Plans that are being done, and how many threads wait for there to be none.
@@ -173,16 +203,20 @@ pub fn run(plan: &Plan) {
             }
         }
         Plan::Rows { dst, src, shape: [width, height, depth] } => {
+            let (mut to, mut from) = (Vec::new(), Vec::new());
             for z in 0..*depth {
                 for y in 0..*height {
-                    let at = |p: &Plane| (p.at + z * p.slice + y * p.pitch) as usize;
-                    move_piece(at(dst), at(src), *width as usize);
+                    dst.pieces(y, z, *width, &mut to);
+                    src.pieces(y, z, *width, &mut from);
+                    each(&to, &from, |to, from, len| move_piece(to, from, len as usize));
                 }
             }
         }
-        Plan::Fills(pieces, value, element) => {
-            for &(to, len) in pieces {
-                split(len, |off, n| fill_piece(to + off as usize, n as usize, *value, *element));
+        Plan::Fills(rows, [width, height], value, element) => {
+            for y in 0..*height {
+                rows.row(y, 0, *width, |to, len| {
+                    split(len, |off, n| fill_piece(to + off as usize, n as usize, *value, *element));
+                });
             }
         }
     }
@@ -351,7 +385,39 @@ mod tests {
     #[test]
     fn a_fill_repeats_its_element() {
         let mut v = [0u16; 9];
-        run(&Plan::Fills(vec![(v.as_mut_ptr() as usize, 16)], 0x1234u32.to_le_bytes(), 2));
+        let places = vec![Segment { host: v.as_mut_ptr() as usize, len: 16 }];
+        run(&Plan::Fills(Rows { places, pitch: 16, slice: 0 }, [16, 1], 0x1234u32.to_le_bytes(), 2));
         assert_eq!(v, [0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0x1234, 0]);
+    }
+
+    /// Two rows of 6 bytes, 8 apart, over places of 5, 4 and 20 bytes.
+    #[test]
+    fn rows_lie_over_the_borders_of_places() {
+        let mut to = [[0u8; 20]; 3];
+        let places = |v: &mut [[u8; 20]; 3]| {
+            v.iter_mut().zip([5, 4, 20]).map(|(v, len)| Segment { host: v.as_mut_ptr() as usize, len }).collect()
+        };
+        let from: Vec<u8> = (1..=14).collect();
+        let src = vec![Segment { host: from.as_ptr() as usize, len: 14 }];
+        let rows = |places, pitch| Rows { places, pitch, slice: 0 };
+        run(&Plan::Rows { dst: rows(places(&mut to), 8), src: rows(src, 8), shape: [6, 2, 1] });
+        assert_eq!((&to[0][..6], &to[1][..5]), (&[1, 2, 3, 4, 5, 0][..], &[6, 0, 0, 9, 0][..]));
+        assert_eq!(to[2][..6], [10, 11, 12, 13, 14, 0]);
+        run(&Plan::Fills(rows(places(&mut to), 8), [6, 2], [9; 4], 1));
+        assert_eq!((&to[0][..6], &to[1][..5]), (&[9, 9, 9, 9, 9, 0][..], &[9, 0, 0, 9, 0][..]));
+        assert_eq!(to[2][..6], [9, 9, 9, 9, 9, 0]);
+    }
+
+    /// A plan is made under the lock: what it costs must not grow with the rows.
+    #[test]
+    fn a_plan_has_no_entry_a_row() {
+        use crate::memory::{Layout, RegionKind};
+        let mut memory = Memory::new(Layout::default(), 1);
+        let ctx = zerogpu_abi::CUcontext::NULL;
+        let at = memory.alloc(0, 1 << 30, RegionKind::Device, ctx, &mut |_| Ok(())).unwrap();
+        let (element, width, height) = (1, 1, 1 << 27);
+        let fill = Fill { dst: at, pitch: 8, value: 0, element, width, height, blocking: true };
+        let Ok(Plan::Fills(rows, shape, ..)) = plan_fill(&memory, &fill) else { panic!("a fill") };
+        assert_eq!((rows.places.len(), shape), (1, [1, height]));
     }
 }

@@ -125,6 +125,21 @@ pub fn void_twin(handle: usize) {
     }
 }
 
+/// What `aux` of a module's handle holds once it has ended, until the handle is given to another object.
+const ENDED_MODULE: u64 = u64::from_le_bytes(*b"unloaded");
+
+/// Whether a handle's last object was a module, which has ended.
+pub fn has_been_module(handle: usize) -> bool {
+    kind_of(handle).is_none() && slot(handle).is_some_and(|s| s.aux.load(Ordering::Relaxed) == ENDED_MODULE)
+}
+
+/// Notes that a handle's object was a module, and has ended. The state's lock must be held.
+pub fn set_has_been_module(handle: usize) {
+    if let Some(s) = slot(handle) {
+        s.aux.store(ENDED_MODULE, Ordering::Relaxed);
+    }
+}
+
 /// Hands out handles. Freed ones are used again as late as possible, so that a stale one is seen for what it is.
 #[derive(Default)]
 pub struct Allocator {

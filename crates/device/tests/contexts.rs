@@ -1,6 +1,7 @@
 //! What the backend is told of contexts: as many end as were made.
 #![allow(clippy::undocumented_unsafe_blocks, missing_docs)]
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use zerogpu_abi::*;
 use zerogpu_device::api::*;
 use zerogpu_device::memory::Layout;
@@ -13,6 +14,29 @@ use zerogpu_profile::Profile;
 struct Card;
 
 static CONTEXTS: AtomicI32 = AtomicI32::new(0);
+/// Whether a context's end gets an error.
+static REFUSES: AtomicBool = AtomicBool::new(false);
+/// Destructors of context-local values that have run.
+static DESTROYED: AtomicI32 = AtomicI32::new(0);
+
+unsafe extern "C" fn destroyed(_: CUcontext, _: *mut c_void, _: *mut c_void) {
+    DESTROYED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Ends a context that has a local value, while the backend refuses.
+fn end_refused() {
+    let mut context = CUcontext::NULL;
+    assert_eq!(unsafe { cuCtxCreate_v2(&mut context, 0, 0) }, CUresult::SUCCESS);
+    {
+        let mut state = runtime::lock().unwrap();
+        state.contexts.get_mut(&context.0).unwrap().storage.insert(1, (2, Some(destroyed)));
+    }
+    REFUSES.store(true, Ordering::Relaxed);
+    assert_eq!(unsafe { cuCtxDestroy_v2(context) }, CUresult::UNKNOWN);
+    REFUSES.store(false, Ordering::Relaxed);
+    assert_eq!(DESTROYED.load(Ordering::Relaxed), 1, "its values end with it");
+    assert_eq!(unsafe { cuCtxDestroy_v2(context) }, CUresult::INVALID_CONTEXT);
+}
 
 impl Backend for Card {
     fn run(&self, _: Guard, _: usize, _: &Op) -> Run {
@@ -23,6 +47,9 @@ impl Backend for Card {
     }
     fn context(&self, _: CUdevice, made: bool) -> Res {
         CONTEXTS.fetch_add(if made { 1 } else { -1 }, Ordering::Relaxed);
+        if !made && REFUSES.load(Ordering::Relaxed) {
+            return Err(CUresult::UNKNOWN);
+        }
         Ok(())
     }
 }
@@ -48,6 +75,7 @@ fn a_full_stack_takes_no_new_context() {
         for context in [more, first] {
             assert_eq!(cuCtxDestroy_v2(context), CUresult::SUCCESS);
         }
+        end_refused();
     }
     assert_eq!(CONTEXTS.load(Ordering::Relaxed), 0);
 }

@@ -58,6 +58,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A ring that someone else may have made or changed.
+    #[error("{}: not used, since another user may have written it: a ring is a file of one name that only this user can write to", path.display())]
+    NotPrivate {
+        /// The file.
+        path: PathBuf,
+    },
     /// The ring numbers functions as another version does.
     #[error("{}: written by zerogpu {version} with another list of functions; recover it with that version", path.display())]
     Version {

@@ -55,10 +55,13 @@
 //! In a child made by `fork` the trace is off, and the parent's goes on. A child that makes its first driver call itself
 //! (fork before, or `exec`) has a trace of its own.
 #![warn(clippy::missing_errors_doc)]
+#![allow(unexpected_cfgs)] // `fuzzing`, which scripts/fuzz sets
 
 mod api;
 mod error;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod map;
 mod output;
 mod read;
@@ -78,7 +81,7 @@ pub use api::{call, counter, enter, finish, launch, message, now, on, output, ra
 pub use error::Error;
 pub use record::{Launch, Message, Span};
 pub use recover::{recover, recover_folder, Recovered};
-pub use settings::ring_folder;
+pub use settings::{anchored, ring_folder, PID};
 pub use summary::{Order, Summary};
 pub use symbols::id;
 pub use view::Timeline;

@@ -10,13 +10,13 @@
 //! A file appears under its name complete and locked (made under another name, then linked), and the lock ends with the
 //! process: a ring that can be locked belongs to a process that has ended.
 use crate::ring::{Control, Ring, Slot};
-use crate::settings::Format;
+use crate::settings::{Format, MOST_SLOTS};
 use crate::{sys, Error};
 use memmap2::MmapRaw;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -126,11 +126,19 @@ impl RingFile {
         }
     }
 
-    /// Opens the ring of a process that has ended.
+    /// Opens the ring of a process of this user that has ended. What it says is written to files of this user, and a
+    /// mapped file that someone cuts short ends the process: no one else may have made it or may write to it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |e| Error::io(path, e);
         let foreign = || Error::Foreign { path: path.to_owned() };
+        let private = |found: &Metadata| match is_private(found) {
+            true => Ok(()),
+            false => Err(Error::NotPrivate { path: path.to_owned() }),
+        };
+        // asked before, since opening another kind of file may do something; what is asked after it holds
+        private(&path.symlink_metadata().map_err(io)?)?;
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(io)?;
+        private(&file.metadata().map_err(io)?)?;
         if let Some(pid) = sys::lock(&file).map_err(io)? {
             return Err(Error::Live { path: path.to_owned(), pid });
         }
@@ -144,6 +152,7 @@ impl RingFile {
         let length = header.meta_length.load(Ordering::Relaxed);
         let fits = header.magic.load(Ordering::Acquire) == MAGIC
             && slots.is_power_of_two()
+            && slots <= MOST_SLOTS
             && slots.checked_mul(SLOT_BYTES) == Some(bytes - SLOTS_AT)
             && length <= SLOTS_AT - META_AT;
         if !fits {
@@ -192,10 +201,24 @@ impl RingFile {
         header.current.store(next, Ordering::Release);
     }
 
+    /// Writes `bytes` over the checkpoints, the ends and the slots.
+    #[cfg(fuzzing)]
+    pub fn fill(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let (start, end) = (std::mem::offset_of!(Header, current), size_of::<Header>());
+        let (ends, slots) = bytes.split_at(bytes.len().min(end - start));
+        self._lock.write_all_at(ends, start as u64)?;
+        self._lock.write_all_at(&slots[..slots.len().min(self.slots * SLOT_BYTES as usize)], SLOTS_AT)
+    }
+
     /// Deletes the file.
     pub fn remove(&self) -> Result<(), Error> {
         std::fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))
     }
+}
+
+/// Whether only this user can have made the file, and only this user can change it.
+fn is_private(found: &Metadata) -> bool {
+    found.is_file() && found.uid() == sys::user() && found.mode() & 0o022 == 0 && found.nlink() == 1
 }
 
 fn header(map: &MmapRaw) -> &Header {
@@ -211,6 +234,7 @@ const _: () = assert!(size_of::<Header>() as u64 <= META_AT);
 mod tests {
     use super::*;
     use crate::ring::{Record, Tag};
+    use std::os::unix::fs::PermissionsExt;
 
     fn meta() -> Meta {
         Meta {
@@ -257,11 +281,38 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.ring");
+        drop(RingFile::create(&path, meta(), 128).unwrap().unwrap());
+        let refused = |path: &Path| matches!(RingFile::open(path), Err(Error::NotPrivate { .. }));
+        let mode = |bits| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bits)).unwrap();
+        for bits in [0o666, 0o620, 0o602] {
+            mode(bits);
+            assert!(refused(&path), "{bits:o}");
+        }
+        mode(0o600);
+        assert!(RingFile::open(&path).is_ok());
+        let second = dir.path().join("second.ring");
+        std::fs::hard_link(&path, &second).unwrap();
+        assert!(refused(&path) && refused(&second), "a file of two names");
+        std::fs::remove_file(&second).unwrap();
+        std::os::unix::fs::symlink(&path, &second).unwrap();
+        assert!(refused(&second), "a link");
+        // only root can give a file away
+        if sys::user() == 0 {
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            assert!(refused(&path), "another user's");
+        }
+    }
+
+    #[test]
     fn what_is_no_ring_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.ring");
         let refused = || matches!(RingFile::open(&path), Err(Error::Foreign { .. }));
         std::fs::write(&path, "short").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert!(refused());
         std::fs::write(&path, vec![0; 20000]).unwrap();
         assert!(refused());
@@ -270,5 +321,9 @@ mod tests {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(SLOTS_AT + 127 * SLOT_BYTES).unwrap();
         assert!(refused(), "a truncated ring");
+        // sparse: takes no room
+        file.set_len(SLOTS_AT + 2 * MOST_SLOTS * SLOT_BYTES).unwrap();
+        file.write_all_at(&(2 * MOST_SLOTS).to_le_bytes(), 8).unwrap();
+        assert!(refused(), "larger than any ring is made");
     }
 }

@@ -21,7 +21,8 @@ pub struct Recovered {
 /// the output is complete. Interrupted, it may be run again.
 ///
 /// # Errors
-/// The process still runs ([`Error::Live`]), the ring is none of this version, or a file can't be read or written.
+/// The process still runs ([`Error::Live`]), the ring is none of this version or may be another user's
+/// ([`Error::NotPrivate`]), or a file can't be read or written.
 pub fn recover(path: &Path) -> Result<Option<Recovered>, Error> {
     let is_ring = path.extension().is_some_and(|e| e == RING);
     let ring_path = if is_ring { path.to_owned() } else { ring_of(path) };
@@ -39,7 +40,7 @@ pub fn recover(path: &Path) -> Result<Option<Recovered>, Error> {
     let render = Render::new(meta.clone());
     let (tail, length) = file.checkpoint();
     let wrote = |source| Error::Write { output: target.clone(), source };
-    let mut output = output::open(target.as_deref(), length)?;
+    let mut output = output::reopen(target.as_deref(), length)?;
     let mut bytes = Vec::new();
     if length == 0 {
         render.preamble(&mut bytes);
@@ -71,7 +72,7 @@ pub fn recover(path: &Path) -> Result<Option<Recovered>, Error> {
     Ok(Some(Recovered { output: target, records, lost }))
 }
 
-/// Completes each trace whose ring lies in `folder`, but for those of processes that still run. What went wrong with one
+/// Completes each trace whose ring lies in `folder`, but for those of processes that still run and of other users. What went wrong with one
 /// does not keep the others from being completed.
 ///
 /// # Errors
@@ -87,7 +88,7 @@ pub fn recover_folder(folder: &Path) -> Result<Vec<Result<Recovered, Error>>, Er
     }
     rings.sort();
     let done = rings.iter().filter_map(|ring| match recover(ring) {
-        Err(Error::Live { .. }) => None,
+        Err(Error::Live { .. } | Error::NotPrivate { .. }) => None,
         other => other.transpose(),
     });
     Ok(done.collect())

@@ -17,6 +17,20 @@ pub enum Format {
     Chrome,
 }
 
+/// What stands for the process's number in `file=`.
+pub const PID: &str = "%p";
+
+impl Format {
+    /// `file=` where the settings don't say.
+    fn default_file(self) -> &'static str {
+        match self {
+            Format::Text => "-",
+            Format::Json => "zerogpu-%p.trace.jsonl",
+            Format::Chrome => "zerogpu-%p.trace.json",
+        }
+    }
+}
+
 /// What to record, and where to write it.
 #[derive(Debug, PartialEq)]
 pub struct Settings {
@@ -40,11 +54,18 @@ const DEFAULT_BUFFER: u64 = 4 << 20;
 /// The smallest ring: room for two of the longest records.
 const MIN_BUFFER: u64 = 2 * crate::ring::MAX_SLOTS as u64 * SLOT_BYTES;
 const MAX_BUFFER: u64 = 1 << 30;
+/// Slots of the largest ring.
+pub const MOST_SLOTS: u64 = MAX_BUFFER / SLOT_BYTES;
 const SLOT_BYTES: u64 = size_of::<crate::ring::Slot>() as u64;
 
 impl Settings {
     /// Reads the value of the variable for process `pid`. None: tracing is off.
     pub fn parse(text: &str, pid: u32) -> Result<Option<Self>, Error> {
+        Self::parse_as(text, &pid.to_string())
+    }
+
+    /// `pid` is what `%p` stands for.
+    fn parse_as(text: &str, pid: &str) -> Result<Option<Self>, Error> {
         if matches!(text.trim(), "" | "0" | "off") {
             return Ok(None);
         }
@@ -80,13 +101,8 @@ impl Settings {
                 Some(_) => return Err(wrong(item, "expected file=, only=, not=, min=, ring= or buffer= with a value")),
             }
         }
-        let default = match s.format {
-            Format::Text => "-",
-            Format::Json => "zerogpu-%p.trace.jsonl",
-            Format::Chrome => "zerogpu-%p.trace.json",
-        };
-        let file = file.as_deref().unwrap_or(default);
-        s.output = (file != "-").then(|| PathBuf::from(file.replace("%p", &pid.to_string())));
+        let file = file.as_deref().unwrap_or(s.format.default_file());
+        s.output = (file != "-").then(|| PathBuf::from(file.replace(PID, pid)));
         Ok(Some(s))
     }
 
@@ -107,15 +123,32 @@ impl Settings {
     }
 }
 
-/// The folder in which the rings of a trace with these settings lie (see [`crate::recover_folder`]), as far as it does not
-/// depend on the process: relative to the folder that the process starts in. None: nothing is traced.
+/// The folder in which the rings of a trace with these settings lie (see [`crate::recover_folder`]), relative to the folder
+/// that the process starts in. `%p` in it stands for the process's number. None: nothing is traced.
 ///
 /// # Errors
 /// The settings can't be understood.
 pub fn ring_folder(settings: &str) -> Result<Option<PathBuf>, Error> {
-    let Some(s) = Settings::parse(settings, 0)? else { return Ok(None) };
+    let Some(s) = Settings::parse_as(settings, PID)? else { return Ok(None) };
     let ring = s.ring_path(s.output.as_deref(), 0);
     Ok(Some(Path::new(".").join(ring.parent().unwrap_or(Path::new("")))))
+}
+
+/// The settings with paths that start at `folder`, wherever the process is when it starts its trace. None: there is
+/// nothing to change, or the settings can't say it (a comma or `%p` in the folder's name).
+///
+/// # Errors
+/// The settings can't be understood.
+pub fn anchored(settings: &str, folder: &Path) -> Result<Option<String>, Error> {
+    let Some(s) = Settings::parse_as(settings, PID)? else { return Ok(None) };
+    let Some(_) = folder.to_str().filter(|name| !name.contains(',') && !name.contains(PID)) else { return Ok(None) };
+    let mut items: Vec<String> = settings.split(',').map(|item| item.trim().to_owned()).collect();
+    // of several items of one name the last one counts
+    let paths = [("file", &s.output), ("ring", &s.ring_folder)];
+    let relative = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_ref().filter(|p| p.is_relative())?)));
+    let more: Vec<String> = relative.map(|(key, path)| format!("{key}={}", folder.join(path).display())).collect();
+    items.extend(more.iter().cloned());
+    Ok((!more.is_empty()).then(|| items.join(",")))
 }
 
 /// Extension of a ring's file.
@@ -197,11 +230,32 @@ mod tests {
             ("json, file=/a/b.jsonl", Some("/a")),
             ("json,file=/a/b.jsonl,ring=/r", Some("/r")),
             ("text,ring=r", Some("./r")),
+            ("json,file=/a/%p/t", Some("/a/%p")),
         ] {
             assert_eq!(ring_folder(text).unwrap(), folder.map(PathBuf::from), "{text}");
         }
         assert_eq!(ring_folder("text").unwrap(), Some(std::env::temp_dir()));
         assert!(ring_folder("jsno").is_err());
+    }
+
+    #[test]
+    fn paths_are_made_to_start_at_a_folder() {
+        let at = |text: &str, folder: &str| anchored(text, Path::new(folder)).unwrap();
+        for (text, expected) in [
+            ("json", Some("json,file=/w/zerogpu-%p.trace.jsonl")),
+            ("chrome, file=a.json,errors", Some("chrome,file=a.json,errors,file=/w/a.json")),
+            ("text,ring=r", Some("text,ring=r,ring=/w/r")),
+            ("json,file=a-%p,ring=r", Some("json,file=a-%p,ring=r,file=/w/a-%p,ring=/w/r")),
+            ("json,file=/a", None),
+            ("json,text", None),
+            ("off", None),
+        ] {
+            assert_eq!(at(text, "/w").as_deref(), expected, "{text}");
+            let anchored = expected.unwrap_or(text);
+            assert_eq!(at(anchored, "/elsewhere"), None, "{anchored}");
+        }
+        assert_eq!((at("json", "/a,b"), at("json", "/a%p")), (None, None));
+        assert!(anchored("jsno", Path::new("/w")).is_err());
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Tracer {
     /// writer's thread when the output can't be written any more.
     pub fn start(settings: &Settings, given: &str, failed: fn()) -> Result<Self, Error> {
         let file = claim_output(settings, given)?;
-        match output::open(file.meta().output.as_deref(), 0) {
+        match output::create(file.meta().output.as_deref()) {
             Ok(output) => Self::run(settings, file, output, failed),
             Err(e) => {
                 file.remove()?;

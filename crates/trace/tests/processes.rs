@@ -1,5 +1,6 @@
 //! Traces of whole processes, however they end. The processes are `examples/emit.rs`.
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -270,5 +271,11 @@ fn names_and_rings_that_do_not_fit_are_explained() {
     assert!(missing.contains("none.jsonl.ring") && missing.contains("No such file"), "{missing}");
     let foreign = dir.path().join("x.ring");
     std::fs::write(&foreign, "not a ring").unwrap();
+    let mode = |bits| std::fs::set_permissions(&foreign, std::fs::Permissions::from_mode(bits)).unwrap();
+    mode(0o600);
     assert!(matches!(recover(&foreign), Err(Error::Foreign { .. })));
+    mode(0o666);
+    let error = recover(&foreign).unwrap_err().to_string();
+    assert!(error.contains("another user may have written it"), "{error}");
+    assert!(recover_folder(dir.path()).unwrap().is_empty(), "silent where nobody named it");
 }

@@ -83,7 +83,16 @@ def rust():
             after=("cargo test",),
             about="the gate under each order of its threads",
         ),
-        Step("fuzz", ["scripts/fuzz"], after=("loom",), about="what reads bytes from outside"),
+        Step(
+            "loom, trace",
+            # only what is made for it: the other tests of the crate are not
+            [*"cargo test --release --locked -p zerogpu-trace --lib".split(), "ring::tests::model"],
+            counts="cargo",
+            environment={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": str(TARGET / "loom")},
+            after=("loom",),
+            about="the trace's ring under each order of its threads",
+        ),
+        Step("fuzz", ["scripts/fuzz"], after=("loom, trace",), about="what reads bytes from outside"),
     ]
 
 

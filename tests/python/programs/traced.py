@@ -1,4 +1,4 @@
-"""A known number of driver calls, and an end of any kind: traced.py END."""
+"""A known number of driver calls, and an end of any kind: traced.py END [FOLDER TO GO TO FIRST]."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import sys
 
 import driver
 
+if len(sys.argv) > 2:
+    os.chdir(sys.argv[2])
 driver.start()
 for size in range(1, 51):
     address = driver.made("cuMemAlloc_v2", size << 20)

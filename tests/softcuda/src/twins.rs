@@ -1,7 +1,7 @@
 //! The kernels that softcuda runs: those of which there is a twin in Rust. It never pretends to run any other.
 use zerogpu_abi::*;
 use zerogpu_device::host::Work;
-use zerogpu_device::memory::{Memory, RegionKind, Segment};
+use zerogpu_device::memory::{Memory, Segment};
 use zerogpu_hash::{hash_chunk, CHUNK, HASH_CHUNKS, WRITE_BYTES};
 
 /// Checks a launch's addresses and gives what is to be done with the bytes there.
@@ -40,15 +40,14 @@ impl Reach<'_> {
         if len == 0 {
             return Ok(Piece(Vec::new()));
         }
-        if !self.memory.reaches(at, len) {
+        if !self.memory.reaches(at, len, write) {
             return Err(CUresult::ILLEGAL_ADDRESS);
         }
         let mut next = at;
         while next < at + len {
             let r = self.memory.find(next).ok_or(CUresult::ILLEGAL_ADDRESS)?;
             let foreign = r.is_device() && r.device != self.device;
-            let read_only = matches!(r.kind, RegionKind::Mapped { access: 1, .. });
-            if foreign || (write && read_only) {
+            if foreign {
                 return Err(CUresult::ILLEGAL_ADDRESS);
             }
             next = r.base + r.size;

@@ -22,6 +22,15 @@ pub struct Array {
     ctx: CUcontext,
     desc: CUDA_ARRAY3D_DESCRIPTOR,
     plane: Plane,
+    /// Bytes of a row (the pitch is longer), rows of a slice, slices.
+    extent: [u64; 3],
+}
+
+impl Array {
+    /// Whether `n` bytes, rows and slices from `at` on are all in it.
+    fn holds(&self, at: [u64; 3], n: [u64; 3]) -> bool {
+        (0..3).all(|i| at[i].checked_add(n[i]).is_some_and(|end| end <= self.extent[i]))
+    }
 }
 
 impl State {
@@ -32,14 +41,21 @@ impl State {
             return Err(CUresult::INVALID_VALUE);
         }
         let row = channel * desc.NumChannels as u64;
-        let pitch = (desc.Width as u64).checked_mul(row).and_then(|n| n.checked_next_multiple_of(512));
-        let pitch = pitch.ok_or(CUresult::OUT_OF_MEMORY)?;
+        let width = (desc.Width as u64).checked_mul(row).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let pitch = width.checked_next_multiple_of(512).ok_or(CUresult::OUT_OF_MEMORY)?;
+        let extent = [width, desc.Height.max(1) as u64, desc.Depth.max(1) as u64];
         let slice = pitch.checked_mul(desc.Height.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
         let all = slice.checked_mul(desc.Depth.max(1) as u64).ok_or(CUresult::OUT_OF_MEMORY)?;
         let device = self.device_of(ctx)?;
-        let at = self.alloc(device, all, RegionKind::Device, ctx)?;
         let h = self.handle(Kind::Array)?;
-        self.arrays.insert(h, Array { ctx, desc, plane: Plane { at, pitch, slice } });
+        let at = match self.alloc(device, all, RegionKind::Device, ctx) {
+            Ok(at) => at,
+            Err(e) => {
+                self.handles.drop(h);
+                return Err(e);
+            }
+        };
+        self.arrays.insert(h, Array { ctx, desc, plane: Plane { at, pitch, slice }, extent });
         Ok(CUarray(h))
     }
 
@@ -56,9 +72,27 @@ impl State {
         }
     }
 
-    /// Where an array's bytes lie.
-    pub(crate) fn array_plane(&self, array: CUarray) -> Res<Plane> {
-        Ok(self.array(array)?.plane)
+    /// Where an array's bytes lie, if it holds `n` bytes, rows and slices from `at` on.
+    pub(crate) fn array_plane(&self, array: CUarray, at: [u64; 3], n: [u64; 3]) -> Res<Plane> {
+        let a = self.array(array)?;
+        if a.holds(at, n) {
+            Ok(a.plane)
+        } else {
+            Err(CUresult::INVALID_VALUE)
+        }
+    }
+
+    /// The address of a byte of an array from which `n` can be copied as a line: those of a row, or, of more rows, what
+    /// lies between them too.
+    pub(crate) fn array_line(&self, array: CUarray, off: u64, n: u64) -> Res<u64> {
+        let a = self.array(array)?;
+        let [width, rows, slices] = a.extent;
+        let most = if rows == 1 && slices == 1 { width } else { a.plane.slice * slices };
+        if off.checked_add(n).is_some_and(|end| end <= most) {
+            Ok(a.plane.at + off)
+        } else {
+            Err(CUresult::INVALID_VALUE)
+        }
     }
 }
 

@@ -11,6 +11,18 @@ const MAP_HOST: u32 = 8;
 /// All CU_CTX_* flags of CUDA 13.0.
 const ALL_FLAGS: u32 = 0xFF;
 
+/// CU_CTX_SCHED_MASK, in which only these are ways to wait: automatic, spinning, yielding, blocking.
+const SCHED_MASK: u32 = 7;
+const SCHEDULES: [u32; 4] = [0, 1, 2, 4];
+
+fn check_flags(flags: u32) -> Res {
+    if flags & !ALL_FLAGS == 0 && SCHEDULES.contains(&(flags & SCHED_MASK)) {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
+}
+
 pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> CUresult {
     answer(|| {
         wanted(pctx)?;
@@ -25,8 +37,7 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
         let primary = lock()?.primary(dev)?;
         end_work_of(primary)?;
         let farewells = lock()?.release_primary(dev)?;
-        farewells.run();
-        Ok(())
+        farewells.run()
     })
 }
 
@@ -40,8 +51,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
         let primary = lock()?.primary(dev)?;
         end_work_of(primary)?;
         let farewells = lock()?.reset_primary(dev)?;
-        farewells.run();
-        Ok(())
+        farewells.run()
     })
 }
 
@@ -52,9 +62,7 @@ pub unsafe fn cuDevicePrimaryCtxReset(dev: CUdevice) -> CUresult {
 pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: u32) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
-            return Err(CUresult::INVALID_VALUE);
-        }
+        check_flags(flags)?;
         let mut st = lock()?;
         let primary = st.primary(dev)?;
         st.contexts.get_mut(&primary.0).ok_or(CUresult::NOT_INITIALIZED)?.flags = flags;
@@ -91,9 +99,7 @@ unsafe fn create(pctx: *mut CUcontext, flags: u32, dev: CUdevice) -> CUresult {
     answer(|| {
         wanted(pctx)?;
         the_device(dev)?;
-        if flags & !ALL_FLAGS != 0 || flags & 7 > 4 {
-            return Err(CUresult::INVALID_VALUE);
-        }
+        check_flags(flags)?;
         // first: what can't be pushed, nobody would destroy
         if !thread::has_room() {
             return Err(CUresult::OUT_OF_MEMORY);
@@ -127,11 +133,20 @@ pub unsafe fn cuCtxCreate_v3(
 
 pub unsafe fn cuCtxCreate_v4(
     pctx: *mut CUcontext,
-    _params: *mut CUctxCreateParams,
+    params: *mut CUctxCreateParams,
     flags: u32,
     dev: CUdevice,
 ) -> CUresult {
-    create(pctx, flags, dev)
+    // neither a part of the card nor sharing it with a graphics API is to be had
+    let plain = || match (!params.is_null()).then(|| input(params)).transpose()? {
+        Some(p) if p.numExecAffinityParams != 0 => Err(CUresult::UNSUPPORTED_EXEC_AFFINITY),
+        Some(p) if !p.cigParams.is_null() => Err(CUresult::NOT_SUPPORTED),
+        _ => Ok(()),
+    };
+    match answer(plain) {
+        CUresult::SUCCESS => create(pctx, flags, dev),
+        refused => refused,
+    }
 }
 
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
@@ -141,8 +156,7 @@ pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
         if thread::current() == ctx {
             thread::pop()?;
         }
-        farewells.run();
-        Ok(())
+        farewells.run()
     })
 }
 
@@ -253,9 +267,7 @@ pub unsafe fn cuCtxSetFlags(flags: u32) -> CUresult {
     answer(|| {
         let mut st = lock()?;
         let ctx = st.current()?;
-        if flags & !ALL_FLAGS != 0 {
-            return Err(CUresult::INVALID_VALUE);
-        }
+        check_flags(flags)?;
         st.context(ctx)?.flags = flags & !MAP_HOST;
         Ok(())
     })

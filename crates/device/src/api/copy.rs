@@ -97,17 +97,20 @@ impl Side {
             DEVICE => (self.device, self.pitch as u64, self.height as u64, Some(true)),
             UNIFIED => (self.device, self.pitch as u64, self.height as u64, None),
             ARRAY => {
-                let a = lock()?.array_plane(self.array)?;
+                let from = [self.x, self.y, self.z].map(|n| n as u64);
+                let a = lock()?.array_plane(self.array, from, [width, rows, slices])?;
                 (a.at, a.pitch, a.slice / a.pitch.max(1), Some(true))
             }
             _ => return Err(CUresult::INVALID_VALUE),
         };
+        let within = |skipped: usize, n: u64| (skipped as u64).checked_add(n).ok_or(CUresult::INVALID_VALUE);
+        let (row, column) = (within(self.x, width)?, within(self.y, rows)?);
         // cuda.h: a pitch or height of 0 is as tight as the copy allows
-        let pitch = if pitch == 0 { self.x as u64 + width } else { pitch };
-        if pitch < self.x as u64 + width && (rows > 1 || slices > 1) {
+        let pitch = if pitch == 0 { row } else { pitch };
+        let height = if height == 0 { column } else { height };
+        if (pitch < row && (rows > 1 || slices > 1)) || (height < column && slices > 1) {
             return Err(CUresult::INVALID_VALUE);
         }
-        let height = if height == 0 { self.y as u64 + rows } else { height };
         let slice = pitch.checked_mul(height).ok_or(CUresult::INVALID_VALUE)?;
         let skip = || -> Option<u64> {
             let z = slice.checked_mul(self.z as u64)?;
@@ -219,20 +222,16 @@ pub unsafe fn cuMemcpy3DPeerAsync(c: *const CUDA_MEMCPY3D_PEER, stream: CUstream
     submit_shaped(c, Some(stream), copy_peer)
 }
 
-/// The address of a byte of a one-dimensional array.
-fn in_array(array: CUarray, off: usize) -> Res<u64> {
-    Ok(lock()?.array_plane(array)?.at + off as u64)
-}
-
-fn with_array(array: CUarray, off: usize, copy: impl FnOnce(u64) -> CUresult) -> CUresult {
-    match in_array(array, off) {
+/// Copies `n` bytes of an array, from its byte `off` on.
+fn with_array(array: CUarray, off: usize, n: usize, copy: impl FnOnce(u64) -> CUresult) -> CUresult {
+    match lock().and_then(|st| st.array_line(array, off as u64, n as u64)) {
         Ok(at) => copy(at),
         Err(e) => e,
     }
 }
 
 pub unsafe fn cuMemcpyHtoA_v2(dst: CUarray, off: usize, src: *const c_void, n: usize) -> CUresult {
-    with_array(dst, off, |at| linear(at, src as u64, n, HostToDevice, None))
+    with_array(dst, off, n, |at| linear(at, src as u64, n, HostToDevice, None))
 }
 
 pub unsafe fn cuMemcpyHtoAAsync_v2(
@@ -242,25 +241,25 @@ pub unsafe fn cuMemcpyHtoAAsync_v2(
     n: usize,
     stream: CUstream,
 ) -> CUresult {
-    with_array(dst, off, |at| linear(at, src as u64, n, HostToDevice, Some(stream)))
+    with_array(dst, off, n, |at| linear(at, src as u64, n, HostToDevice, Some(stream)))
 }
 
 pub unsafe fn cuMemcpyAtoH_v2(dst: *mut c_void, src: CUarray, off: usize, n: usize) -> CUresult {
-    with_array(src, off, |at| linear(dst as u64, at, n, DeviceToHost, None))
+    with_array(src, off, n, |at| linear(dst as u64, at, n, DeviceToHost, None))
 }
 
 pub unsafe fn cuMemcpyAtoHAsync_v2(dst: *mut c_void, src: CUarray, off: usize, n: usize, stream: CUstream) -> CUresult {
-    with_array(src, off, |at| linear(dst as u64, at, n, DeviceToHost, Some(stream)))
+    with_array(src, off, n, |at| linear(dst as u64, at, n, DeviceToHost, Some(stream)))
 }
 
 pub unsafe fn cuMemcpyDtoA_v2(dst: CUarray, off: usize, src: CUdeviceptr, n: usize) -> CUresult {
-    with_array(dst, off, |at| linear(at, src, n, DeviceToDevice, None))
+    with_array(dst, off, n, |at| linear(at, src, n, DeviceToDevice, None))
 }
 
 pub unsafe fn cuMemcpyAtoD_v2(dst: CUdeviceptr, src: CUarray, off: usize, n: usize) -> CUresult {
-    with_array(src, off, |at| linear(dst, at, n, DeviceToDevice, None))
+    with_array(src, off, n, |at| linear(dst, at, n, DeviceToDevice, None))
 }
 
 pub unsafe fn cuMemcpyAtoA_v2(dst: CUarray, doff: usize, src: CUarray, soff: usize, n: usize) -> CUresult {
-    with_array(dst, doff, |to| with_array(src, soff, |from| linear(to, from, n, DeviceToDevice, None)))
+    with_array(dst, doff, n, |to| with_array(src, soff, n, |from| linear(to, from, n, DeviceToDevice, None)))
 }

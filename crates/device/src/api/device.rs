@@ -160,7 +160,10 @@ pub unsafe fn cuDeviceCanAccessPeer(can: *mut i32, dev: CUdevice, peer: CUdevice
     })
 }
 
-pub unsafe fn cuDeviceGetP2PAttribute(value: *mut i32, _attrib: u32, src: CUdevice, dst: CUdevice) -> CUresult {
+/// CUdevice_P2PAttribute of CUDA 13.0.
+const P2P_ATTRIBUTES: std::ops::RangeInclusive<u32> = 1..=5;
+
+pub unsafe fn cuDeviceGetP2PAttribute(value: *mut i32, attrib: u32, src: CUdevice, dst: CUdevice) -> CUresult {
     answer(|| {
         wanted(value)?;
         the_device(src)?;
@@ -168,6 +171,9 @@ pub unsafe fn cuDeviceGetP2PAttribute(value: *mut i32, _attrib: u32, src: CUdevi
         // cuda.h: the two devices must differ
         if src == dst {
             return Err(CUresult::INVALID_DEVICE);
+        }
+        if !P2P_ATTRIBUTES.contains(&attrib) {
+            return Err(CUresult::INVALID_VALUE);
         }
         out(value, 0)
     })

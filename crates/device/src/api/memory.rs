@@ -104,32 +104,62 @@ pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut CUdeviceptr, psize: *mut usize
     })
 }
 
+/// CU_DEVICE_CPU.
+const HOST: CUdevice = -1;
+/// CUmemLocationType.
+const ON_DEVICE: u32 = 1;
+const ON_HOST: u32 = 2;
+
+/// The location that the older functions name by a device.
+fn location(device: CUdevice) -> CUmemLocation {
+    match device {
+        HOST => CUmemLocation { kind: ON_HOST, id: 0 },
+        id => CUmemLocation { kind: ON_DEVICE, id },
+    }
+}
+
+/// Whether there is such a place: a device, the host, or a NUMA node of it.
+fn check_location(l: CUmemLocation) -> Res {
+    match l.kind {
+        ON_DEVICE => the_device(l.id),
+        ON_HOST..=4 => Ok(()),
+        _ => Err(CUresult::INVALID_VALUE),
+    }
+}
+
+/// CU_MEM_ADVISE_SET_PREFERRED_LOCATION, _SET_ACCESSED_BY, _UNSET_ACCESSED_BY: for the others no location counts.
+const WITH_LOCATION: [u32; 3] = [3, 5, 6];
+
 /// Where managed memory should live: it lives in host memory, so advice is checked and taken as given.
-pub unsafe fn cuMemAdvise(ptr: CUdeviceptr, count: usize, advice: u32, _device: CUdevice) -> CUresult {
-    answer(|| managed(ptr, count, (1..=8).contains(&advice)))
+pub unsafe fn cuMemAdvise(ptr: CUdeviceptr, count: usize, advice: u32, device: CUdevice) -> CUresult {
+    cuMemAdvise_v2(ptr, count, advice, location(device))
 }
 
-pub unsafe fn cuMemAdvise_v2(ptr: CUdeviceptr, count: usize, advice: u32, _location: CUmemLocation) -> CUresult {
-    answer(|| managed(ptr, count, (1..=8).contains(&advice)))
-}
-
-pub unsafe fn cuMemPrefetchAsync(ptr: CUdeviceptr, count: usize, _dst: CUdevice, stream: CUstream) -> CUresult {
+pub unsafe fn cuMemAdvise_v2(ptr: CUdeviceptr, count: usize, advice: u32, location: CUmemLocation) -> CUresult {
     answer(|| {
-        lock()?.stream(stream)?;
-        managed(ptr, count, true)
+        managed(ptr, count, (1..=8).contains(&advice))?;
+        if WITH_LOCATION.contains(&advice) {
+            check_location(location)?;
+        }
+        Ok(())
     })
+}
+
+pub unsafe fn cuMemPrefetchAsync(ptr: CUdeviceptr, count: usize, dst: CUdevice, stream: CUstream) -> CUresult {
+    cuMemPrefetchAsync_v2(ptr, count, location(dst), 0, stream)
 }
 
 pub unsafe fn cuMemPrefetchAsync_v2(
     ptr: CUdeviceptr,
     count: usize,
-    _location: CUmemLocation,
+    location: CUmemLocation,
     flags: u32,
     stream: CUstream,
 ) -> CUresult {
     answer(|| {
         lock()?.stream(stream)?;
-        managed(ptr, count, flags == 0)
+        managed(ptr, count, flags == 0)?;
+        check_location(location)
     })
 }
 

@@ -38,7 +38,7 @@ fn known(r: Region, attr: u32, ptr: u64) -> Res<Option<Answer>> {
         4 if device => return Ok(None),
         4 => Word(ptr),
         // cudart reads these two as 32 bits
-        6 => Int(0),
+        6 => Int(r.sync_memops as u32),
         7 => Word(r.id),
         8 => Int(managed as u32),
         9 => Int(r.device as u32),
@@ -115,14 +115,14 @@ pub unsafe fn cuPointerGetAttributes(
     })
 }
 
-/// SYNC_MEMOPS is the one attribute that can be set; all copies here are synchronous towards the device's memory.
+/// SYNC_MEMOPS is the one attribute that can be set; all copies here are synchronous towards the device's memory, so it is
+/// only kept.
 pub unsafe fn cuPointerSetAttribute(value: *const c_void, attribute: u32, ptr: CUdeviceptr) -> CUresult {
     answer(|| {
-        let known = lock()?.memory.find(ptr).is_some();
-        if value.is_null() || attribute != 6 || !known {
-            Err(CUresult::INVALID_VALUE)
-        } else {
-            Ok(())
+        let on: u32 = input(value.cast())?;
+        if attribute != 6 {
+            return Err(CUresult::INVALID_VALUE);
         }
+        lock()?.memory.set_sync_memops(ptr, on != 0)
     })
 }

@@ -66,7 +66,8 @@ impl State {
             Op::Record(e) | Op::Wait(e) => self.event(*e).map(|_| ()),
             Op::Write(v) | Op::Await(v) => {
                 let size = if v.wide { 8 } else { 4 };
-                let good = v.at % size == 0 && self.memory.reaches(v.at, size);
+                let write = matches!(op, Op::Write(_));
+                let good = v.at % size == 0 && self.memory.reaches(v.at, size, write);
                 if good {
                     Ok(())
                 } else {
@@ -111,17 +112,17 @@ impl State {
 }
 
 /// Whether a side of a copy is what its function says; contiguous from first to last byte.
-fn check_side(m: &Memory, c: &Copy, p: &Plane, device: Option<bool>) -> Res {
+fn check_side(m: &Memory, c: &Copy, p: &Plane, device: Option<bool>, write: bool) -> Res {
     let span = c.span(p).ok_or(CUresult::INVALID_VALUE)?;
     if c.height > 1 && p.pitch < c.width {
         return Err(CUresult::INVALID_VALUE);
     }
     let known = m.find(p.at).is_some() || m.is_device_space(p.at);
     let good = match device {
-        Some(true) => m.reaches(p.at, span),
+        Some(true) => m.reaches(p.at, span, write),
         // a host side may be any memory of the process, but not unmapped device addresses
-        Some(false) => p.at != 0 && (!known || m.reaches(p.at, span)),
-        None => p.at != 0 && (!known || m.reaches(p.at, span)),
+        Some(false) => p.at != 0 && (!known || m.reaches(p.at, span, write)),
+        None => p.at != 0 && (!known || m.reaches(p.at, span, write)),
     };
     if good {
         Ok(())
@@ -141,8 +142,8 @@ fn check_copy(m: &Memory, c: &Copy) -> Res {
         Direction::HostToHost => (Some(false), Some(false)),
         Direction::Unified => (None, None),
     };
-    check_side(m, c, &c.dst, dst)?;
-    check_side(m, c, &c.src, src)
+    check_side(m, c, &c.dst, dst, true)?;
+    check_side(m, c, &c.src, src, false)
 }
 
 fn check_fill(m: &Memory, f: &Fill) -> Res {
@@ -157,7 +158,7 @@ fn check_fill(m: &Memory, f: &Fill) -> Res {
     if f.height > 1 && (f.pitch < row || f.pitch % f.element as u64 != 0) {
         return Err(CUresult::INVALID_VALUE);
     }
-    if m.reaches(f.dst, span) {
+    if m.reaches(f.dst, span, true) {
         Ok(())
     } else {
         Err(CUresult::INVALID_VALUE)

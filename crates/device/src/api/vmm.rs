@@ -176,16 +176,22 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
         if descs.is_empty() || descs.iter().any(|d| !matches!(d.flags, 0 | 1 | 3)) {
             return Err(CUresult::INVALID_VALUE);
         }
-        let backend = backend()?;
+        let (backend, size) = (backend()?, size as u64);
+        let mut st = lock()?;
+        // all are looked at before the first one counts
         for d in descs {
             match d.location.kind {
-                LOCATION_DEVICE => the_device(d.location.id)?,
+                LOCATION_DEVICE => {
+                    the_device(d.location.id)?;
+                    st.memory.check_access(ptr, size, d.location.id)?;
+                }
                 // access from the host concerns host memory only
-                2..=4 => continue,
+                2..=4 => {}
                 _ => return Err(CUresult::INVALID_VALUE),
             }
-            let told = &mut |c| backend.change(c);
-            lock()?.memory.set_access(ptr, size as u64, d.location.id, d.flags, told)?;
+        }
+        for d in descs.iter().filter(|d| d.location.kind == LOCATION_DEVICE) {
+            st.memory.set_access(ptr, size, d.location.id, d.flags, &mut |c| backend.change(c))?;
         }
         Ok(())
     })

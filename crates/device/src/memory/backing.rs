@@ -17,6 +17,15 @@ pub fn file() -> Option<BorrowedFd<'static>> {
     (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
+/// Whether memory is mapped at all of `[at, at + len)`.
+pub(super) fn is_there(at: u64, len: u64) -> bool {
+    let page = 4096;
+    let start = at / page * page;
+    let Some(end) = (at + len).checked_next_multiple_of(page) else { return false };
+    // SAFETY: with MS_ASYNC alone the kernel only looks whether something is mapped there.
+    unsafe { libc::msync(start as *mut libc::c_void, (end - start) as usize, libc::MS_ASYNC) == 0 }
+}
+
 /// A sparse file of `len` bytes and its mapping.
 pub struct Backing {
     fd: OwnedFd,

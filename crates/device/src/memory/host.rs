@@ -25,7 +25,7 @@ impl Memory {
         let len = size.checked_next_multiple_of(PAGE).ok_or(CUresult::OUT_OF_MEMORY)?;
         let base = backing::anonymous(len).map_err(|_| CUresult::OUT_OF_MEMORY)?;
         let id = self.new_id();
-        self.regions.insert(base, Region { base, size, kind, device, ctx, id });
+        self.regions.insert(base, Region { base, size, kind, device, ctx, id, sync_memops: false });
         Ok(base)
     }
 
@@ -64,8 +64,8 @@ impl Memory {
     /// Page-locks the app's own memory.
     ///
     /// # Errors
-    /// INVALID_VALUE: NULL, 0 bytes, or more than there are addresses; HOST_MEMORY_ALREADY_REGISTERED: it touches
-    /// memory that the device was told about.
+    /// INVALID_VALUE: NULL, 0 bytes, or memory that is not there or not the host's; HOST_MEMORY_ALREADY_REGISTERED: it
+    /// touches memory that the device was told about.
     pub fn host_register(&mut self, at: u64, size: u64, flags: u32, device: CUdevice, ctx: CUcontext) -> Res {
         if at == 0 || size == 0 || at.checked_add(size).is_none() {
             return Err(CUresult::INVALID_VALUE);
@@ -73,9 +73,13 @@ impl Memory {
         if self.overlaps(at, size) {
             return Err(CUresult::HOST_MEMORY_ALREADY_REGISTERED);
         }
+        // the device's addresses are ours to give, and what is not there can't be page-locked at a claim
+        if self.touches_device_space(at, size) || !backing::is_there(at, size) {
+            return Err(CUresult::INVALID_VALUE);
+        }
         let id = self.new_id();
         let kind = RegionKind::Host { flags, registered: true };
-        self.regions.insert(at, Region { base: at, size, kind, device, ctx, id });
+        self.regions.insert(at, Region { base: at, size, kind, device, ctx, id, sync_memops: false });
         Ok(())
     }
 

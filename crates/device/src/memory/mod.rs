@@ -29,6 +29,9 @@ const GLOBAL_BYTES: u64 = 1 << 30;
 // no card is larger than what can be allocated
 const _: () = assert!(ARENA_BYTES - GLOBAL_BYTES == zerogpu_profile::MOST_BYTES);
 
+/// CU_MEM_ACCESS_FLAGS_PROT_READ.
+const READ_ONLY: u32 = 1;
+
 /// A range of addresses that some call made known.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
@@ -43,6 +46,8 @@ pub struct Region {
     pub ctx: CUcontext,
     /// CU_POINTER_ATTRIBUTE_BUFFER_ID: unique, never used again.
     pub id: u64,
+    /// CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, as the app set it.
+    pub sync_memops: bool,
 }
 
 /// What a region is.
@@ -255,7 +260,7 @@ impl Memory {
             }
         }
         let id = self.new_id();
-        self.regions.insert(taken.at, Region { base: taken.at, size, kind, device, ctx, id });
+        self.regions.insert(taken.at, Region { base: taken.at, size, kind, device, ctx, id, sync_memops: false });
         Ok(taken.at)
     }
 
@@ -271,7 +276,8 @@ impl Memory {
         // SAFETY: the backing of the range just taken; small variables share granules that others have used.
         unsafe { std::ptr::write_bytes(host as *mut u8, 0, size as usize) };
         let id = self.new_id();
-        self.regions.insert(at, Region { base: at, size, kind: RegionKind::Global, device, ctx, id });
+        self.regions
+            .insert(at, Region { base: at, size, kind: RegionKind::Global, device, ctx, id, sync_memops: false });
         Ok(at)
     }
 
@@ -319,7 +325,15 @@ impl Memory {
     /// # Errors
     /// None for what was hidden. INVALID_DEVICE: the address is outside of the arena.
     pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
-        let region = Region { base: at, size, kind: RegionKind::Device, device: 0, ctx: CUcontext::NULL, id: 0 };
+        let region = Region {
+            base: at,
+            size,
+            kind: RegionKind::Device,
+            device: 0,
+            ctx: CUcontext::NULL,
+            id: 0,
+            sync_memops: false,
+        };
         self.regions.insert(at, region);
         self.free(at, shrink)
     }
@@ -339,9 +353,27 @@ impl Memory {
         self.regions.range(..=addr).next_back().map(|(_, r)| r).filter(|r| addr < r.end())
     }
 
+    /// Notes CU_POINTER_ATTRIBUTE_SYNC_MEMOPS of the region that holds `addr`.
+    ///
+    /// # Errors
+    /// INVALID_VALUE: none does.
+    pub fn set_sync_memops(&mut self, addr: u64, on: bool) -> Res {
+        let base = self.find(addr).ok_or(CUresult::INVALID_VALUE)?.base;
+        if let Some(r) = self.regions.get_mut(&base) {
+            r.sync_memops = on;
+        }
+        Ok(())
+    }
+
     /// Whether an address belongs to the device, mapped or not: the arena, or a reservation of the app.
     pub fn is_device_space(&self, addr: u64) -> bool {
         self.arena_base().is_some_and(|b| addr.wrapping_sub(b) < self.arena_bytes) || self.vmm.is_reserved(addr)
+    }
+
+    /// Whether any address of a range belongs to the device.
+    fn touches_device_space(&self, at: u64, len: u64) -> bool {
+        let end = at.saturating_add(len);
+        self.arena_base().is_some_and(|base| base < end && at < base + self.arena_bytes) || self.vmm.touches(at, end)
     }
 
     /// Reservations and physical handles.
@@ -354,13 +386,16 @@ impl Memory {
         self.regions.values()
     }
 
-    /// Whether the device may use all of `[addr, addr + len)`; adjoining mappings of the app count as one.
-    pub fn reaches(&self, addr: u64, len: u64) -> bool {
+    /// Whether the device may read (`write`: and write) all of `[addr, addr + len)`; adjoining mappings of the app count as
+    /// one.
+    pub fn reaches(&self, addr: u64, len: u64, write: bool) -> bool {
         let Some(end) = addr.checked_add(len) else { return false };
+        let lacks = |access: u32| access == 0 || (write && access == READ_ONLY);
         let mut at = addr;
         loop {
             match self.find(at) {
-                Some(Region { kind: RegionKind::Mapped { access: 0, .. }, .. }) | None => return false,
+                Some(Region { kind: RegionKind::Mapped { access, .. }, .. }) if lacks(*access) => return false,
+                None => return false,
                 Some(r) if r.end() >= end => return true,
                 Some(r) if matches!(r.kind, RegionKind::Mapped { .. }) => at = r.end(),
                 Some(_) => return false,

@@ -78,6 +78,11 @@ impl Vmm {
         self.reservations.range(..=addr).next_back().is_some_and(|(start, size)| addr - start < *size)
     }
 
+    /// Whether a reservation has addresses in `[at, end)`.
+    pub(super) fn touches(&self, at: u64, end: u64) -> bool {
+        self.reservations.range(..end).next_back().is_some_and(|(start, size)| at < start + size)
+    }
+
     /// A physical handle's memory.
     pub fn physical(&self, handle: u64) -> Option<&Physical> {
         self.physical.get(&handle)
@@ -280,7 +285,8 @@ impl Memory {
         told(Change::Map { va: at, len, physical: handle, offset })?;
         let id = self.new_id();
         let kind = RegionKind::Mapped { physical: handle, off: start + offset, access: 0 };
-        self.regions.insert(at, Region { base: at, size: len, kind, device, ctx: CUcontext::NULL, id });
+        self.regions
+            .insert(at, Region { base: at, size: len, kind, device, ctx: CUcontext::NULL, id, sync_memops: false });
         if let Some(p) = self.vmm.physical.get_mut(&handle) {
             p.mappings += 1;
         }
@@ -319,6 +325,21 @@ impl Memory {
         }
     }
 
+    /// The mappings that fill a range exactly, if a device can have access to them.
+    fn accessible_mappings(&self, at: u64, len: u64, device: CUdevice) -> Res<Vec<(u64, u64)>> {
+        let maps = self.whole_mappings(at, len)?;
+        maps.iter().try_for_each(|&(base, _)| self.accessible(base, device))?;
+        Ok(maps)
+    }
+
+    /// Fails if [`Memory::set_access`] would refuse that of itself.
+    ///
+    /// # Errors
+    /// As for [`Memory::set_access`], but for what the backend says.
+    pub fn check_access(&self, at: u64, len: u64, device: CUdevice) -> Res {
+        self.accessible_mappings(at, len, device).map(|_| ())
+    }
+
     /// Sets a device's access to whole mappings.
     ///
     /// # Errors
@@ -332,8 +353,7 @@ impl Memory {
         flags: u32,
         told: &mut dyn FnMut(Change) -> Res,
     ) -> Res {
-        let maps = self.whole_mappings(at, len)?;
-        maps.iter().try_for_each(|&(base, _)| self.accessible(base, device))?;
+        let maps = self.accessible_mappings(at, len, device)?;
         told(Change::Access { va: at, len, flags })?;
         for (base, _) in maps {
             if let Some(Region { kind: RegionKind::Mapped { access, .. }, .. }) = self.regions.get_mut(&base) {

@@ -40,22 +40,36 @@ pub type Destructor = Option<unsafe extern "C" fn(CUcontext, *mut c_void, *mut c
 /// Limits of a fresh context (driver 580 on an H100, recorded); limit 3 is not supported.
 pub const LIMITS: [usize; 7] = [1024, 8650752, 8388608, 0, 2048, 64, 9830400];
 
-/// Values with destructors that the caller runs once the lock is free.
-#[derive(Default)]
-pub struct Farewells(Vec<(CUcontext, usize, usize, Destructor)>);
+/// What is left to do for a context that has ended, once the lock is free.
+#[must_use]
+pub struct Farewells {
+    /// Values with destructors.
+    storage: Vec<(CUcontext, usize, usize, Destructor)>,
+    /// What the backend answered.
+    answer: Res,
+}
 
 impl Farewells {
+    /// Nothing to do.
+    fn none() -> Self {
+        Farewells { storage: Vec::new(), answer: Ok(()) }
+    }
+
     /// Calls the destructors, and lets the backend end what it has left to end. No lock may be held.
-    pub fn run(self) {
+    ///
+    /// # Errors
+    /// What the backend answered to the context's end: all has ended all the same.
+    pub fn run(self) -> Res {
         if let Ok(b) = backend() {
             b.ended();
         }
-        for (ctx, key, value, dtor) in self.0 {
+        for (ctx, key, value, dtor) in self.storage {
             if let Some(dtor) = dtor {
                 // SAFETY: the app registered this function for this value; the context it belonged to has ended.
                 unsafe { dtor(ctx, key as *mut c_void, value as *mut c_void) };
             }
         }
+        self.answer
     }
 }
 
@@ -201,21 +215,21 @@ impl State {
         if c.retained == 0 {
             self.reset_primary(device)
         } else {
-            Ok(Farewells::default())
+            Ok(Farewells::none())
         }
     }
 
     /// Ends everything in the primary context; its handle stays.
     ///
     /// # Errors
-    /// INVALID_DEVICE: there is no such device; else what the backend answers: all has ended then all the same.
+    /// INVALID_DEVICE: there is no such device.
     pub fn reset_primary(&mut self, device: CUdevice) -> Res<Farewells> {
         let ctx = self.primary(device)?;
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if !c.active {
-            return Ok(Farewells::default());
+            return Ok(Farewells::none());
         }
-        let farewells = self.empty_context(ctx);
+        let mut farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
             (c.retained, c.limits, c.cache, c.banks) = (0, LIMITS, 0, 0);
             // the legacy stream keeps its handle, as the context does
@@ -224,33 +238,32 @@ impl State {
             }
         }
         self.set_active(ctx, false);
-        backend()?.context(device, false)?;
+        farewells.answer = backend().and_then(|b| b.context(device, false));
         Ok(farewells)
     }
 
     /// Ends a created context.
     ///
     /// # Errors
-    /// INVALID_CONTEXT: there is none, or it is a primary one; else what the backend answers: it has ended then all the
-    /// same.
+    /// INVALID_CONTEXT: there is none, or it is a primary one.
     pub fn destroy_context(&mut self, ctx: CUcontext) -> Res<Farewells> {
         if self.primaries.contains(&ctx) || ctx.0 == 0 {
             return Err(CUresult::INVALID_CONTEXT);
         }
         let device = self.context(ctx)?.device;
-        let farewells = self.empty_context(ctx);
+        let mut farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.remove(&ctx.0) {
             self.streams.remove(&c.legacy);
             self.end(Kind::Stream, c.legacy);
         }
         self.end(Kind::Context, ctx.0);
-        backend()?.context(device, false)?;
+        farewells.answer = backend().and_then(|b| b.context(device, false));
         Ok(farewells)
     }
 
     /// Drops what lives in a context: streams, events, modules, arrays, memory, local storage.
     fn empty_context(&mut self, ctx: CUcontext) -> Farewells {
-        let Some(c) = self.contexts.get_mut(&ctx.0) else { return Farewells::default() };
+        let Some(c) = self.contexts.get_mut(&ctx.0) else { return Farewells::none() };
         let legacy = c.legacy;
         c.per_thread.clear();
         let storage = std::mem::take(&mut c.storage);
@@ -267,7 +280,8 @@ impl State {
         self.end_modules_of(ctx);
         self.end_arrays_of(ctx);
         self.free_memory_of(ctx);
-        Farewells(storage.into_iter().map(|(key, (value, dtor))| (ctx, key, value, dtor)).collect())
+        let storage = storage.into_iter().map(|(key, (value, dtor))| (ctx, key, value, dtor)).collect();
+        Farewells { storage, answer: Ok(()) }
     }
 
     fn free_memory_of(&mut self, ctx: CUcontext) {

@@ -209,13 +209,14 @@ impl State {
     /// Ends a module that the app loaded. One of a library ends with the library.
     ///
     /// # Errors
-    /// INVALID_HANDLE: it is no handle of ours, neither alive nor ended.
+    /// INVALID_HANDLE: it is no module, neither alive nor ended.
     pub fn unload_module(&mut self, module: CUmodule) -> Res {
         match self.modules.modules.get(&module.0) {
             Some(Module { library: None, .. }) if !self.modules.unloaded.contains(&module.0) => {}
-            // recorded: a second unload of the same module succeeds on a driver; a wild handle does not
-            _ if crate::handle::slot(module.0).is_some() => return Ok(()),
-            _ => return Err(CUresult::INVALID_HANDLE),
+            Some(_) => return Ok(()),
+            // recorded: a second unload of the same module succeeds on a driver
+            None if handle::has_been_module(module.0) => return Ok(()),
+            None => return Err(CUresult::INVALID_HANDLE),
         }
         if backend()?.defers() {
             self.modules.late.push(Late::Module(module));
@@ -249,6 +250,7 @@ impl State {
             self.end(Kind::Function, f);
         }
         self.end(Kind::Module, module.0);
+        handle::set_has_been_module(module.0);
         for (at, _) in m.globals.into_values() {
             self.memory.free(at, &mut |_| {})?;
         }

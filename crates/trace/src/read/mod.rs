@@ -10,7 +10,8 @@ use crate::Error;
 pub use fields::{Arguments, Facts};
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// A record. Times are nanoseconds since the start of the trace.
@@ -128,7 +129,13 @@ pub fn read(path: &Path, take: &mut dyn FnMut(Record)) -> Result<Reading, Error>
     if path.extension().is_some_and(|e| e == RING) {
         return Err(unreadable("this is the ring of a trace; `zerogpu trace recover` makes the trace from it"));
     }
-    let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(io)?);
+    let file = File::open(path).map_err(io)?;
+    let kind = file.metadata().map_err(io)?.file_type();
+    // a device may go on for ever
+    if kind.is_char_device() || kind.is_block_device() {
+        return Err(unreadable("a device, not a file"));
+    }
+    let mut file = BufReader::with_capacity(1 << 18, file);
     let start = file.fill_buf().map_err(io)?;
     // other programs put blanks between
     let begins: Vec<u8> = start.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(8).collect();
@@ -142,15 +149,21 @@ pub fn read(path: &Path, take: &mut dyn FnMut(Record)) -> Result<Reading, Error>
     reading.map_err(|why| unreadable(&why))
 }
 
+/// Longer than any record: what a line has more is not looked at.
+const MAX_LINE: u64 = 1 << 20;
+
 /// Calls `each` with the number and the text of each line, without its end, and whether that end was there.
 fn lines(mut file: impl BufRead, mut each: impl FnMut(u64, &[u8], bool)) -> std::io::Result<()> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
+        if file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
             break;
         }
-        let ended = line.last() == Some(&b'\n');
+        let mut ended = line.last() == Some(&b'\n');
+        if !ended && line.len() as u64 == MAX_LINE {
+            ended = file.skip_until(b'\n')? > 0;
+        }
         each(number, line.trim_ascii_end(), ended);
     }
     Ok(())

@@ -140,3 +140,45 @@ fn other_output_between_the_lines_of_a_text_trace_is_left_out() {
 fn what_was_lost_is_told() {
     assert_eq!(notes(&rendered(Format::Json, &program("k"))), ["records lost when the process was killed: 1"]);
 }
+
+#[test]
+fn a_device_is_no_trace() {
+    let error = read(Path::new("/dev/zero"), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("a device, not a file"), "{error}");
+}
+
+/// Whatever a program wrote between the lines of a trace, no more of it is held than a record can have.
+#[test]
+fn a_line_of_any_length_is_passed_over() {
+    let text = rendered(Format::Json, &program("k"));
+    let (first, rest) = text.split_once('\n').unwrap();
+    let long = "x".repeat(3 * MAX_LINE as usize);
+    let (whole, _) = records(&text);
+    let (all, reading) = records(&format!("{first}\n{long}\n{rest}"));
+    assert_eq!((all, reading.left_out), (whole, 1));
+    assert_eq!(reading.first_left_out.unwrap().0, 2);
+    let mut longest = 0;
+    lines(format!("{long}\n\n{long}").as_bytes(), |number, line, ended| {
+        longest = longest.max(line.len() as u64);
+        assert!(number <= 3 && (ended || number == 3), "{number}");
+    })
+    .unwrap();
+    assert_eq!(longest, MAX_LINE);
+}
+
+/// What the fuzzer starts from (fuzz/README.md): each form, and a ring.
+pub fn seed(name: &str, bytes: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/trace").join(name);
+    if std::env::var_os("UPDATE_SEEDS").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let same = std::fs::read(&path).is_ok_and(|found| found == bytes);
+    assert!(same, "{}: UPDATE_SEEDS=1 cargo test -p zerogpu-trace --lib seeds", path.display());
+}
+
+#[test]
+fn seeds_of_the_forms() {
+    for (name, format) in [("text", Format::Text), ("json", Format::Json), ("chrome", Format::Chrome)] {
+        seed(name, rendered(format, &program("k")).as_bytes());
+    }
+}

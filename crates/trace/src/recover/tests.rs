@@ -130,3 +130,15 @@ fn another_version_s_numbers_are_not_guessed() {
     drop(RingFile::create(&path, meta, 128).unwrap().unwrap());
     assert!(recover(&path).unwrap_err().to_string().contains("zerogpu 9.9"));
 }
+
+#[test]
+fn seeds_of_rings() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(left(dir.path(), 3));
+    let file = std::fs::read(dir.path().join("t.jsonl.ring")).unwrap();
+    // what is behind the magic, the slots and the facts' length; of the slots those that are in use
+    let (ends, slots) = (&file[24..384], &file[16384..16384 + 4 * 128]);
+    for (name, format) in [("ring-text", 0), ("ring-json", 1), ("ring-chrome", 2)] {
+        crate::read::tests::seed(name, &[&[b'r', format][..], ends, slots].concat());
+    }
+}

@@ -30,6 +30,7 @@ pub struct Builder {
     function_numbers: HashMap<String, u32>,
     results: BTreeMap<u32, String>,
     counters: Vec<Counter>,
+    counter_numbers: HashMap<String, usize>,
     spans: BTreeMap<u32, Vec<Stretch>>,
     /// In the order of their first records.
     threads: Vec<OnThread>,
@@ -108,13 +109,12 @@ impl Builder {
             }
             Record::Counter { at, name, value } => {
                 self.happened(at);
-                let counter = match self.counters.iter_mut().find(|c| c.name == name) {
-                    Some(known) => known,
-                    None => {
-                        self.counters.push(Counter { name: name.into_owned(), at: vec![], value: vec![] });
-                        self.counters.last_mut().expect("just added")
-                    }
-                };
+                let number = self.counter_numbers.get(&*name).copied().unwrap_or(self.counters.len());
+                if number == self.counters.len() {
+                    self.counter_numbers.insert(name.to_string(), number);
+                    self.counters.push(Counter { name: name.into_owned(), at: vec![], value: vec![] });
+                }
+                let counter = &mut self.counters[number];
                 // values of several threads may be recorded out of order by a moment
                 counter.at.push(counter.at.last().map_or(at, |last| at.max(*last)));
                 counter.value.push(value);

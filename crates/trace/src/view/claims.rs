@@ -1,5 +1,7 @@
 //! When a GPU was held: from the spans of claims, waits and parks.
 use super::picture::Claim;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// A span as it was recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,12 +53,19 @@ pub fn claims(claims: &[Stretch], waits: &[Stretch], parks: &[Stretch], end: u64
 /// Lays stretches, in order of time, into lanes in which none overlaps another.
 pub fn lanes(stretches: &[Stretch]) -> Vec<Vec<Stretch>> {
     let mut lanes: Vec<Vec<Stretch>> = vec![];
+    // lanes by the end of what is in them last, and those that are free: the first of these is taken
+    let (mut busy, mut free) = (BinaryHeap::new(), BinaryHeap::new());
     for stretch in stretches {
-        let free = lanes.iter_mut().find(|lane| lane.last().is_none_or(|last| last.end() <= stretch.at));
-        match free {
-            Some(lane) => lane.push(*stretch),
-            None => lanes.push(vec![*stretch]),
+        while let Some(&(_, lane)) = busy.peek().filter(|(Reverse(end), _)| *end <= stretch.at) {
+            busy.pop();
+            free.push(Reverse(lane));
         }
+        let lane = free.pop().map_or(lanes.len(), |Reverse(lane)| lane);
+        if lane == lanes.len() {
+            lanes.push(vec![]);
+        }
+        lanes[lane].push(*stretch);
+        busy.push((Reverse(stretch.end()), lane));
     }
     lanes
 }
@@ -104,5 +113,12 @@ mod tests {
         let all = [stretch(0, 10, 0), stretch(5, 10, 0), stretch(10, 1, 0), stretch(12, 1, 0)];
         let at: Vec<Vec<u64>> = lanes(&all).iter().map(|lane| lane.iter().map(|s| s.at).collect()).collect();
         assert_eq!(at, [vec![0, 10, 12], vec![5]]);
+    }
+
+    /// A file may hold anything: so many that all overlap take no longer than others.
+    #[test]
+    fn many_that_overlap_are_laid_at_once() {
+        let all: Vec<Stretch> = (0..300_000).map(|at| stretch(at, 1 << 40, 0)).collect();
+        assert_eq!(lanes(&all).len(), all.len());
     }
 }

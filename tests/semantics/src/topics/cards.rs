@@ -100,6 +100,14 @@ pub fn several(d: &'static Driver, t: &mut Check) {
         t.same("all is free again", after, before);
     }
     across(d, t, devices);
+    if devices > 1 {
+        for attribute in 1..=4 {
+            t.code("P2P attribute", d.cuDeviceGetP2PAttribute(&mut 0, attribute, 0, 1), 0);
+        }
+        for attribute in [0, 99] {
+            t.code("no P2P attribute", d.cuDeviceGetP2PAttribute(&mut 0, attribute, 0, 1), 1);
+        }
+    }
     must("cuCtxSetCurrent", d.cuCtxSetCurrent(CUcontext::NULL));
     for (device, &context) in contexts.iter().enumerate() {
         t.code("cuDevicePrimaryCtxRelease", d.cuDevicePrimaryCtxRelease_v2(device as i32), 0);

@@ -45,7 +45,21 @@ pub fn primary(d: &Driver, t: &mut Check) {
     t.code("flags while inactive", d.cuDevicePrimaryCtxSetFlags_v2(0, BLOCKING_SYNC), 0);
     t.same("the flags are kept", state(d).0 & SCHED_MASK, BLOCKING_SYNC);
     t.code("bad flags", d.cuDevicePrimaryCtxSetFlags_v2(0, 0xffff_0000), 1);
+    t.code("no way to wait", d.cuDevicePrimaryCtxSetFlags_v2(0, 3), 1);
     t.code("flags back", d.cuDevicePrimaryCtxSetFlags_v2(0, 0), 0);
+
+    // a real card may have what is asked for here
+    if !t.driver.real {
+        let mut context = CUcontext::NULL;
+        let (mut affinity, none) = (CUexecAffinityParam { kind: 0, smCount: 8 }, std::ptr::null_mut());
+        let mut params =
+            CUctxCreateParams { execAffinityParams: &raw mut affinity, numExecAffinityParams: 1, cigParams: none };
+        t.code("a context on a part of the card", d.cuCtxCreate_v4(&mut context, &mut params, 0, 0), 224);
+        params.numExecAffinityParams = 0;
+        params.cigParams = (&raw mut affinity).cast();
+        t.code("a context for graphics", d.cuCtxCreate_v4(&mut context, &mut params, 0, 0), 801);
+        t.same("makes none", context, CUcontext::NULL);
+    }
 
     let first = retain(d);
     t.same("active once retained", state(d).1, 1);

@@ -131,6 +131,37 @@ pub fn registered(d: &Driver, t: &mut Check) {
     t.one_of("unregister what the driver allocated", d.cuMemHostUnregister(own), &[1, 713]);
     t.one_of("register what the driver allocated", d.cuMemHostRegister_v2(own, 4096, 0), &[1, 712]);
     must("cuMemFreeHost", d.cuMemFreeHost(own));
+    registered_nowhere(d, t);
+}
+
+/// What is not the program's memory: never mapped, mapped in part, or the device's.
+fn registered_nowhere(d: &Driver, t: &mut Check) {
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: fresh memory of this test's own, of which the middle is given back.
+    let base = unsafe {
+        let base = libc::mmap(null_mut(), 3 * 4096, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0);
+        libc::munmap(base.wrapping_byte_add(4096), 4096);
+        base
+    };
+    t.code("memory with a hole", d.cuMemHostRegister_v2(base, 3 * 4096, 0), 1);
+    t.code("a hole", d.cuMemHostRegister_v2(base.wrapping_byte_add(4096 + 5), 64, 0), 1);
+    t.code("a page", d.cuMemHostRegister_v2(base.wrapping_byte_add(100), 64, 0), 0);
+    t.code("unregister it", d.cuMemHostUnregister(base.wrapping_byte_add(100)), 0);
+    // a real driver may register what it maps for itself
+    if t.driver.real {
+        return;
+    }
+    let p = d.alloc(4 * MIB);
+    d.free(p);
+    t.code("freed device memory", d.cuMemHostRegister_v2(p as *mut c_void, 4 * MIB, 0), 1);
+    let again = d.alloc(4 * MIB);
+    d.write(again, &[1; 64]);
+    t.that("which is the device's", d.read(again, 64) == [1; 64]);
+    d.free(again);
+    let mut reserved = 0;
+    must("cuMemAddressReserve", d.cuMemAddressReserve(&mut reserved, 2 * MIB, 0, 0, 0));
+    t.code("reserved addresses", d.cuMemHostRegister_v2(reserved as *mut c_void, 4096, 0), 1);
+    must("cuMemAddressFree", d.cuMemAddressFree(reserved, 2 * MIB));
 }
 
 /// `cuMemAllocManaged`: one address for both sides.
@@ -153,6 +184,11 @@ pub fn managed(d: &Driver, t: &mut Check) {
     t.code("IS_MANAGED", d.cuPointerGetAttribute((&raw mut managed).cast(), 8, p + 9), 0);
     t.same("it is", managed, 1);
     t.code("cuMemPrefetchAsync", d.cuMemPrefetchAsync(p, MIB, 0, CUstream::NULL), 0);
+    let (HOST, NOWHERE, PREFERRED) = (-1, 99, 3);
+    t.code("prefetch to the host", d.cuMemPrefetchAsync(p, MIB, HOST, CUstream::NULL), 0);
+    t.code("prefetch to no device", d.cuMemPrefetchAsync(p, MIB, NOWHERE, CUstream::NULL), 101);
+    t.code("prefer the host", d.cuMemAdvise(p, MIB, PREFERRED, HOST), 0);
+    t.code("prefer no device", d.cuMemAdvise(p, MIB, PREFERRED, NOWHERE), 101);
     t.code("cuMemFree", d.cuMemFree_v2(p), 0);
     t.code("freed twice", d.cuMemFree_v2(p), 1);
     d.free(q);

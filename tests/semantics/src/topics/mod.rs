@@ -185,6 +185,7 @@ pub const TOPICS: &[Topic] = &[
     claims("park_beside_a_host_function", parks::beside_a_host_function),
     claims("park_beside_a_long_kernel", parks::beside_a_long_kernel),
     claims("park_watched_child", parks::watched_child),
+    claims("copy_rate", regions::copy_rate),
     claims("park_addresses", parks::addresses),
     claims("lease_revoked_late", leases::revoked_late),
     claims("lease_released_by_another_connection", leases::released_by_another_connection),

@@ -10,6 +10,7 @@ const CONTEXT: u32 = 1;
 const MEMORY_TYPE: u32 = 2;
 const DEVICE_POINTER: u32 = 3;
 const HOST_POINTER: u32 = 4;
+const SYNC_MEMOPS: u32 = 6;
 const BUFFER_ID: u32 = 7;
 const IS_MANAGED: u32 = 8;
 const DEVICE_ORDINAL: u32 = 9;
@@ -49,6 +50,11 @@ pub fn device(d: &Driver, t: &mut Check) {
         t.same("an address of nothing", one(d, MEMORY_TYPE, nothing).0, 1);
     }
     buffers(d, t, p);
+    t.same("SYNC_MEMOPS", one(d, SYNC_MEMOPS, p), (0, 0));
+    for on in [1u32, 0] {
+        t.code("set it", d.cuPointerSetAttribute((&raw const on).cast(), SYNC_MEMOPS, p + 9), 0);
+        t.same("it is set", one(d, SYNC_MEMOPS, p), (0, u64::from(on)));
+    }
     many(d, t, context, p);
     d.free(p);
     t.same("freed memory", one(d, MEMORY_TYPE, p).0, 1);

@@ -353,3 +353,30 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
         t.that("the region ends", r.end(region));
     }
 }
+
+/// A copy on a software card takes its bytes at the rate that is set, as its stream and events tell.
+pub fn copy_rate(d: &'static Driver, t: &mut Check) {
+    if super::faults::part().is_none() {
+        return super::faults::again(t, "copy_rate", "10^9 bytes a second", &[("SOFTCUDA_GBPS", "1")]);
+    }
+    const BYTES: usize = 200_000_000;
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let (stream, begin, end) = (d.stream(1), d.event(0), d.event(0));
+    let (from, to) = (d.alloc(BYTES), d.alloc(BYTES));
+    let region = r.begin();
+    must("cuLaunchKernel", kernel.launch(d, stream));
+    d.wait(stream);
+    must("cuEventRecord", d.cuEventRecord(begin, stream));
+    t.code("a copy", d.cuMemcpyDtoDAsync_v2(to, from, BYTES, stream), 0);
+    must("cuEventRecord", d.cuEventRecord(end, stream));
+    t.code("it takes its time", d.cuStreamQuery(stream), 600);
+    d.wait(stream);
+    let mut ms = 0f32;
+    must("cuEventElapsedTime", d.cuEventElapsedTime_v2(&mut ms, begin, end));
+    // how much longer depends on the machine's other work
+    t.that(format_args!("{BYTES} bytes at 10^9 a second: {ms} ms"), (199.0..2000.0).contains(&ms));
+    t.that("the region ends", r.end(region));
+    d.free(from);
+    d.free(to);
+}

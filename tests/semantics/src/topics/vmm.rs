@@ -6,6 +6,7 @@ use zerogpu_abi::*;
 
 const MIB: usize = 1 << 20;
 pub(super) const PAGE: usize = 2 * MIB;
+const READ_ONLY: u32 = 1;
 const READ_WRITE: u32 = 3;
 /// cuda.h's CUmemLocationType.
 pub(super) const ON_DEVICE: u32 = 1;
@@ -176,11 +177,36 @@ pub fn refusals(d: &Driver, t: &mut Check) {
     t.that("addresses in use can't be freed", !d.cuMemAddressFree(base, 8 * PAGE).ok());
     d.write(base, &[1; 64]);
     t.that("which changes nothing", d.read(base, 64) == [1; 64]);
+    read_only(d, t, base);
     must("cuMemUnmap", d.cuMemUnmap(base, 2 * PAGE));
     must("cuMemRelease", d.cuMemRelease(handle));
     must("cuMemAddressFree", d.cuMemAddressFree(base, 8 * PAGE));
     t.code("map to freed addresses", d.cuMemMap(base, 2 * PAGE, 0, handle, 0), 1);
     on_host(d, t);
+}
+
+/// A mapping that the device may only read; and a list of accesses of which one is refused.
+fn read_only(d: &Driver, t: &mut Check, base: CUdeviceptr) {
+    let on = |kind, flags| CUmemAccessDesc { location: CUmemLocation { kind, id: 0 }, flags };
+    let (mut access, location) = (9, CUmemLocation { kind: ON_DEVICE, id: 0 });
+    let list = [on(ON_DEVICE, READ_ONLY), on(99, READ_WRITE)];
+    t.code("access from nowhere", d.cuMemSetAccess(base, 2 * PAGE, list.as_ptr(), 2), 1);
+    must("cuMemGetAccess", d.cuMemGetAccess(&mut access, &location, base));
+    t.same("what came before it in the list does not count", access, u64::from(READ_WRITE));
+    must("cuMemSetAccess", d.cuMemSetAccess(base, 2 * PAGE, list.as_ptr(), 1));
+    t.that("read-only memory is read", d.read(base, 64) == [1; 64]);
+    // what a real driver's copy engines do with it has not been recorded
+    if !t.driver.real {
+        t.code("a copy into it", d.cuMemcpyHtoD_v2(base, [2u8; 64].as_ptr().cast(), 64), 1);
+        t.code("a copy inside it", d.cuMemcpyDtoD_v2(base + 64, base, 64), 1);
+        t.code("a memset of it", d.cuMemsetD8_v2(base, 2, 64), 1);
+        t.code("a value written to it", d.cuStreamWriteValue32_v2(CUstream::NULL, base, 2, 0), 1);
+        t.code("a value awaited in it", d.cuStreamWaitValue32_v2(CUstream::NULL, base, 0x0101_0101, 1), 0);
+        t.that("its bytes stay", d.read(base, 64) == [1; 64]);
+    }
+    must("cuMemSetAccess", allow(d, base, 2 * PAGE));
+    d.write(base, &[3; 64]);
+    t.that("write access again", d.read(base, 64) == [3; 64]);
 }
 
 /// NCCL makes memory on a NUMA node of the host; where the device says that it can (attribute 141), it must.
