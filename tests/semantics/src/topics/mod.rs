@@ -191,6 +191,7 @@ pub const TOPICS: &[Topic] = &[
     claims("lease_revoked_under_work", leases::revoked_under_work),
     any("process_fork", process::fork),
     claims("process_fork_while_starting", process::fork_while_starting),
+    claims("process_fork_in_a_claim", process::fork_in_a_claim),
     ours("process_limits", process::limits),
     any("process_exit", process::exit),
 ];
