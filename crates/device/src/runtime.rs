@@ -130,6 +130,14 @@ pub trait Backend: Sync {
     fn keeps(&self, _region: &Region) -> bool {
         false
     }
+    /// Runs the recorded work for which freed memory is kept, which frees it; false: there is none, or it can't run. Called
+    /// without the state's lock.
+    ///
+    /// # Errors
+    /// What the recorded work failed with.
+    fn reclaims(&self) -> Res<bool> {
+        Ok(false)
+    }
     /// Whether recorded work may still name modules that the app unloads; they end later then.
     fn defers(&self) -> bool {
         false

@@ -144,6 +144,8 @@ pub struct Memory {
     globals: Option<Heap>,
     pub(crate) regions: BTreeMap<u64, Region>,
     pub(crate) vmm: vmm::Vmm,
+    /// Bytes of hidden allocations, as far as they have granules of their own.
+    hidden: u64,
     next_id: u64,
 }
 
@@ -153,7 +155,7 @@ impl Memory {
         let arena_bytes = ARENA_BYTES * u64::from(devices.max(1));
         let vmm = vmm::Vmm::new(layout.window, arena_bytes);
         let (heaps, regions) = (Vec::new(), BTreeMap::new());
-        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, next_id: 1 }
+        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, hidden: 0, next_id: 1 }
     }
 
     /// Reserves the arena's addresses (once); its base.
@@ -311,7 +313,14 @@ impl Memory {
     /// # Errors
     /// INVALID_VALUE: none begins there.
     pub fn hide(&mut self, at: u64) -> Res {
-        self.regions.remove(&at).map(|_| ()).ok_or(CUresult::INVALID_VALUE)
+        let region = self.regions.remove(&at).ok_or(CUresult::INVALID_VALUE)?;
+        self.hidden += heap::own_granules(region.size);
+        Ok(())
+    }
+
+    /// Bytes that the app has freed and that are still in use until [`Memory::reclaim`].
+    pub fn hidden(&self) -> u64 {
+        self.hidden
     }
 
     /// Frees the memory of a hidden allocation.
@@ -320,6 +329,7 @@ impl Memory {
     /// None for what was hidden. INVALID_DEVICE: the address is outside of the arena.
     pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
         let region = Region { base: at, size, kind: RegionKind::Device, device: 0, ctx: CUcontext::NULL, id: 0 };
+        self.hidden = self.hidden.saturating_sub(heap::own_granules(size));
         self.regions.insert(at, region);
         self.free(at, shrink)
     }
