@@ -234,6 +234,7 @@ impl Backend for Engine {
         if live {
             self.attribute_live(stream, attr, value)
         } else {
+            self.attribute_later(stream, attr, value);
             Ok(())
         }
     }

@@ -16,6 +16,7 @@ mod handle_structures;
 mod handles;
 mod host_memory;
 mod jit;
+mod kept;
 mod leases;
 mod links;
 mod memory;
@@ -189,9 +190,14 @@ pub const TOPICS: &[Topic] = &[
     claims("park_beside_a_long_kernel", parks::beside_a_long_kernel),
     claims("park_watched_child", parks::watched_child),
     claims("park_addresses", parks::addresses),
+    claims("park_left", parks::left),
+    claims("park_polled", parks::polled),
+    claims("kept_settings", kept::settings),
+    claims("kept_pins", kept::pins),
     claims("lease_revoked_late", leases::revoked_late),
     claims("lease_released_by_another_connection", leases::released_by_another_connection),
     claims("lease_revoked_under_work", leases::revoked_under_work),
+    claims("lease_of_another_card", leases::of_another_card),
     any("process_fork", process::fork),
     claims("process_fork_while_starting", process::fork_while_starting),
     claims("process_fork_in_a_claim", process::fork_in_a_claim),
