@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
@@ -13,6 +14,8 @@ import typing
 
 HERE = pathlib.Path(__file__).resolve().parent
 HOOK = HERE.parents[1] / "shim" / "python"
+# Variables of ours that the caller may set: others would make it another check (a broker, less memory, other rules).
+KEPT = ("ZEROGPU_PROFILE", "ZEROGPU_TRACE")
 OBJECTS = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1")
 
 
@@ -28,7 +31,7 @@ class Outcome:
 
 def environment(settings, shim):
     """The variables of a program's process. Under the shim they are those of `zerogpu run`."""
-    values = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    values = {name: value for name, value in os.environ.items() if _passes(name)}
     values.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1")
     _prepend(values, "PYTHONPATH", HERE.parent)
     _prepend(values, "PYTHONPATH", settings.hook)
@@ -44,14 +47,19 @@ def environment(settings, shim):
     return values
 
 
+def _passes(name):
+    return name != "LD_PRELOAD" and (name in KEPT or not name.startswith("ZEROGPU_"))
+
+
 def _prepend(values, name, path):
     values[name] = os.pathsep.join(filter(None, [str(path), values.get(name)]))
 
 
-def run(program, settings, folder, observer=None):
-    """Runs the program and waits for its end. With an observer it runs under the shim, else bare."""
+def run(program, settings, folder, observer=None, give_up=math.inf):
+    """Runs the program and waits for its end, to `give_up` at most. With an observer it runs under the shim, else bare."""
     folder.mkdir(parents=True)
     started = time.monotonic()
+    deadline = min(started + program.seconds, give_up)
     ours, its = socket.socketpair()
     values = environment(settings, shim=observer is not None)
     values.update(program.environment, GPU_CHECK_SOCKET=str(its.fileno()))
@@ -71,7 +79,7 @@ def run(program, settings, folder, observer=None):
     its.close()
     about, last = {}, None
     try:
-        for event in _events(ours, started + program.seconds):
+        for event in _events(ours, deadline):
             if event["event"] == "about":
                 about = event
             elif observer is not None and event["event"] in ("claimed", "parked"):
@@ -79,9 +87,13 @@ def run(program, settings, folder, observer=None):
                 ours.sendall(b"\n")
             else:
                 last = event
-        code = process.wait(timeout=max(1.0, started + program.seconds - time.monotonic()))
+        code = process.wait(timeout=max(1.0, deadline - time.monotonic()))
     except (TimeoutError, socket.timeout, subprocess.TimeoutExpired):
-        return Outcome("failed", f"still running after {program.seconds} s", time.monotonic() - started, about)
+        seconds = time.monotonic() - started
+        text = f"still running after {program.seconds} s"
+        if deadline < started + program.seconds:
+            text = f"cut after {seconds:.0f} s: the time is used up (--budget)"
+        return Outcome("failed", text, seconds, about)
     finally:
         ours.close()
         _end(process)

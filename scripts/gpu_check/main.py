@@ -74,7 +74,7 @@ class _Check:
     def _launch(self, program, folder, observer=None):
         if time.monotonic() > self._give_up:
             return launch.Outcome("failed", "not run: the time is used up (--budget)", 0.0, {})
-        outcome = launch.run(program, self._settings, self._folder / program.name / folder, observer)
+        outcome = launch.run(program, self._settings, self._folder / program.name / folder, observer, self._give_up)
         self._about = outcome.about or self._about
         return outcome
 

@@ -104,7 +104,12 @@ def _parser():
         help="cpu: the programs that can run there, as a test of the programs and of this tool",
     )
     add("--jobs", type=int, default=3, metavar="N", help="bare runs at a time (default: %(default)s)")
-    add("--budget", type=float, metavar="SECONDS", help="start no run after this (default: 330, with --broker 200)")
+    add(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="start no run after this, and cut one that still runs (default: 330; with --broker 200, which cuts none)",
+    )
     add("--json", type=path, metavar="FILE", help="write the whole report there")
     add("--keep", type=path, metavar="FOLDER", help="keep results and logs in this new folder")
     return parser

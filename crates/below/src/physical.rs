@@ -148,14 +148,23 @@ pub fn unmap(d: &Driver, va: u64, len: u64) -> Res {
     unsafe { twice(|| (d.cuMemUnmap)(va, len as usize)) }
 }
 
+/// Addresses of the driver's choice, in which nothing is mapped.
+///
+/// # Errors
+/// The driver's answer.
+pub fn reserve(d: &Driver, len: u64) -> Res<u64> {
+    let mut va = 0;
+    // SAFETY: a fresh range of the driver's choice.
+    ok(unsafe { (d.cuMemAddressReserve)(&mut va, len as usize, 0, 0, 0) })?;
+    Ok(va)
+}
+
 /// Maps a whole handle where the driver likes, for reading and writing; returns the address.
 ///
 /// # Errors
 /// The driver's answer to the first call that failed.
 pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Res<u64> {
-    let mut va = 0;
-    // SAFETY: a fresh range of the driver's choice.
-    ok(unsafe { (d.cuMemAddressReserve)(&mut va, len as usize, 0, 0, 0) })?;
+    let va = reserve(d, len)?;
     place(d, device, va, len, handle).inspect_err(|_| {
         let _first_error_counts = free_addresses(d, va, len);
     })?;
@@ -171,7 +180,11 @@ pub fn close_window(d: &Driver, va: u64, len: u64) -> Res {
     free_addresses(d, va, len)
 }
 
-fn free_addresses(d: &Driver, va: u64, len: u64) -> Res {
-    // SAFETY: a range that `open_window` reserved and that nothing is mapped in.
+/// Gives addresses back.
+///
+/// # Errors
+/// The driver's answer to the second try.
+pub fn free_addresses(d: &Driver, va: u64, len: u64) -> Res {
+    // SAFETY: a range that `reserve` gave and that nothing is mapped in.
     unsafe { twice(|| (d.cuMemAddressFree)(va, len as usize)) }
 }

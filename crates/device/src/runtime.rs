@@ -1,7 +1,7 @@
 //! The process-wide state: phases of its life, its one lock, and the backend that executes.
 //!
-//! One lock guards everything virtual; it is never held while a callback of the app runs, while bulk bytes move, or
-//! across a fork. Copies translate their addresses under it and move the bytes outside.
+//! One lock guards everything virtual; it is never held while a callback of the app runs or while bulk bytes move. A child of
+//! fork finds it free, or is refused before it would take it. Copies translate their addresses under it and move the bytes outside.
 use crate::fork::Held;
 use crate::handle;
 use crate::link::{Link, Recipe};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use zerogpu_abi::{CUcontext, CUdevice, CUlaunchAttributeValue, CUresult, CUstream, Res};
 use zerogpu_profile::Profile;
 
@@ -129,6 +129,14 @@ pub trait Backend: Sync {
     /// Whether memory that the app frees must not be handed out again yet; the backend then reclaims it later.
     fn keeps(&self, _region: &Region) -> bool {
         false
+    }
+    /// Runs the recorded work for which freed memory is kept, which frees it; false: there is none, or it can't run. Called
+    /// without the state's lock.
+    ///
+    /// # Errors
+    /// What the recorded work failed with.
+    fn reclaims(&self) -> Res<bool> {
+        Ok(false)
     }
     /// Whether recorded work may still name modules that the app unloads; they end later then.
     fn defers(&self) -> bool {
@@ -392,9 +400,23 @@ pub(crate) fn contained(body: impl FnOnce()) {
     let _ended = catch_unwind(AssertUnwindSafe(body));
 }
 
+/// The lock for a fork whose child may use the device: of a process that has said cuInit it may not, and needs no lock. To wait
+/// for it would then be for ever where a driver below forks in a call that is made with the lock held (NVIDIA's runs
+/// nvidia-modprobe in cuInit), or where glibc, before 2.36, lets no second thread fork meanwhile.
+fn lock_for_fork() -> Option<Guard> {
+    while PHASE.load(Ordering::Acquire) == NEW {
+        match runtime()?.state.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(guard)) => return Some(guard.into_inner()),
+            // another thread's cuInit, which is short
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+    None
+}
+
 extern "C" fn before_fork() {
-    // in a refused child the lock may be held for ever
-    contained(|| FORK_GUARD.hold(|| (!forked()).then(lock_unready)?.ok()));
+    contained(|| FORK_GUARD.hold(lock_for_fork));
 }
 
 extern "C" fn after_fork_in_parent() {
@@ -408,7 +430,7 @@ extern "C" fn after_fork_in_child() {
             // the parent never said cuInit: the child may
             return drop(guard);
         }
-        // the lock stays locked for ever: every call answers NOT_INITIALIZED before it would take it
+        // the lock stays locked for ever, if it was: every call answers NOT_INITIALIZED before it would take it
         std::mem::forget(guard);
         if PHASE.swap(FORKED, Ordering::AcqRel) == READY {
             if let Ok(b) = backend() {

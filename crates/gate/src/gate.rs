@@ -71,6 +71,15 @@ impl Gate {
     /// thread's first entry allocates its record.
     #[inline]
     pub fn enter(&'static self) -> Option<Pass> {
+        let pass = self.enter_to_ask()?;
+        pass.record.count_entry();
+        Some(pass)
+    }
+
+    /// As [`enter`](Gate::enter), for a look that leaves no work behind: it does not count among the
+    /// [`passes`](Gate::passes).
+    #[inline]
+    pub fn enter_to_ask(&'static self) -> Option<Pass> {
         let record = Record::of_this_thread(self);
         let depth = record.deepen();
         if depth == 0 {
@@ -79,7 +88,6 @@ impl Gate {
                 return None;
             }
         }
-        record.count_entry();
         Some(Pass { record, _of_this_thread: PhantomData })
     }
 
@@ -149,8 +157,8 @@ impl Gate {
         Record::find(self).is_some_and(|record| record.depth() != 0)
     }
 
-    /// Entries so far, of all threads, nested ones included; it never falls. If it stands still, nobody has entered (but
-    /// somebody may still be inside).
+    /// Entries so far, of all threads, nested ones included, but not of those that only ask; it never falls. If it stands still,
+    /// nobody has entered for work (but somebody may still be inside).
     pub fn passes(&self) -> u64 {
         self.records.iter().map(Record::entries).sum()
     }

@@ -125,6 +125,20 @@ fn a_thread_may_enter_in_a_thread_local_destructor() {
 }
 
 #[test]
+fn who_only_asks_is_inside_and_does_not_count() {
+    static GATE: Gate = Gate::new();
+    assert!(GATE.enter_to_ask().is_none(), "closed");
+    GATE.open();
+    let asks = GATE.enter_to_ask().unwrap();
+    assert!(GATE.is_inside());
+    assert_eq!((GATE.passes(), GATE.close()), (0, Err(crate::CloseError::Inside)));
+    // work inside of it counts
+    drop(GATE.enter().unwrap());
+    drop(asks);
+    assert_eq!((GATE.passes(), GATE.close()), (1, Ok(())));
+}
+
+#[test]
 fn records_fill_no_line_together() {
     assert_eq!(std::mem::size_of::<crate::record::Record>(), 128);
     assert_eq!(std::mem::align_of::<crate::record::Record>(), 128);

@@ -158,6 +158,30 @@ impl Source {
         }
     }
 
+    /// A source that no longer needs the app's memory: of a fat binary it has what is for devices of compute capability `cc`, or
+    /// all of it if nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn detached(&self, cc: (u32, u32)) -> Result<Source, Error> {
+        let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let content = match &self.content {
+            Content::Fatbin { main, linked_from } => {
+                let found = best(main, cc)?;
+                let main = if found.is_empty() { own(main) } else { fatbin::of_entries(&found) };
+                Content::Fatbin { main, linked_from: linked_from.iter().map(own).collect() }
+            }
+            Content::Cubin(bytes) => Content::Cubin(own(bytes)),
+            Content::Ptx(text) => Content::Ptx(own(text)),
+        };
+        Ok(Source { content, preserved: false })
+    }
+
+    /// Whether its bytes are the app's own, which has to leave them in place.
+    pub fn is_preserved(&self) -> bool {
+        self.preserved
+    }
+
     /// Frees what of a copied fat binary is not for devices of compute capability `cc`.
     ///
     /// # Errors

@@ -155,6 +155,22 @@ fn at<T>(image: &T) -> *const u8 {
 }
 
 #[test]
+fn a_detached_source_outlives_the_memory_of_the_program() {
+    for (fatbin, cc, kept) in [(PLAIN, (8, 0), 16 + 64 + 2984), (LZ4, (7, 0), LZ4.len())] {
+        let memory: &'static [u8] = fatbin.to_vec().leak();
+        let wrapper = wrapper(1, memory, std::ptr::null());
+        // SAFETY: a wrapper whose fat binary lives for ever.
+        let source = unsafe { open(at(&wrapper)) }.unwrap();
+        assert!(source.is_preserved());
+        let copy = source.detached(cc).unwrap();
+        assert_eq!((copy.is_preserved(), copy.copied_bytes()), (false, kept));
+        let own = copy.as_ptr() as usize;
+        assert!(!(memory.as_ptr() as usize..memory.as_ptr() as usize + memory.len()).contains(&own));
+        assert_eq!(names(&copy, (8, 0)), ["sm_80"]);
+    }
+}
+
+#[test]
 fn a_wrapper_is_read_in_place() {
     let name = b"file.fatbin\0";
     let wrapper = wrapper(1, LZ4, name.as_ptr().cast());

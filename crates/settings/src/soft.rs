@@ -50,6 +50,8 @@ pub struct SoftSettings {
     pub faults: Vec<Fault>,
     /// A page in the way of reservations: its address, and during how many of them it is there; `None`: from the first on.
     pub obstacle: Option<(u64, Option<u64>)>,
+    /// Functions each call of which forks a child.
+    pub forks: Vec<String>,
     /// File to which violations are appended.
     pub strict_log: Option<PathBuf>,
 }
@@ -78,6 +80,7 @@ impl SoftSettings {
             call_log: reader.path("SOFTCUDA_CALL_LOG"),
             faults: reader.parsed("SOFTCUDA_FAULT", faults).unwrap_or_default(),
             obstacle: reader.parsed("SOFTCUDA_OBSTACLE", obstacle),
+            forks: reader.parsed("SOFTCUDA_FORK", names).unwrap_or_default(),
             strict_log: reader.path("SOFTCUDA_STRICT_LOG"),
         };
         (settings, reader.complaints)
@@ -144,6 +147,10 @@ fn fault(item: &str) -> Result<Fault, String> {
         return Err(wrong());
     }
     Ok(Fault { function: function.to_string(), nth, code })
+}
+
+fn names(text: &str) -> Result<Vec<String>, String> {
+    Ok(text.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect())
 }
 
 fn obstacle(text: &str) -> Result<(u64, Option<u64>), String> {

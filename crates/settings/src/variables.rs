@@ -144,6 +144,12 @@ pub const VARIABLES: &[Variable] = &[
         "A page that something else maps at this address just before addresses are reserved (cuMemAddressReserve): it is gone after each of the first calls, or, without a number, stays.",
     ),
     variable(
+        "SOFTCUDA_FORK",
+        "none",
+        "function,...",
+        "Driver functions each call of which forks a child that ends at once, and waits for it: NVIDIA's driver runs a program of its own where a device node is missing.",
+    ),
+    variable(
         "SOFTCUDA_STRICT_LOG",
         "none",
         "a path",

@@ -106,6 +106,7 @@ fn each_setting_of_the_software_driver_arrives() {
         ("SOFTCUDA_CALL_LOG", "/tmp/calls"),
         ("SOFTCUDA_FAULT", "cuMemCreate:3=2, cuMemMap=999"),
         ("SOFTCUDA_OBSTACLE", "0x7000:2"),
+        ("SOFTCUDA_FORK", "cuInit, cuMemMap"),
         ("SOFTCUDA_STRICT_LOG", "/tmp/strict"),
     ]);
     assert_eq!(complaints, Vec::<String>::new());
@@ -126,6 +127,7 @@ fn each_setting_of_the_software_driver_arrives() {
             Fault { function: "cuMemMap".into(), nth: None, code: 999 },
         ],
         obstacle: Some((0x7000, Some(2))),
+        forks: vec!["cuInit".into(), "cuMemMap".into()],
         strict_log: Some("/tmp/strict".into()),
     };
     assert_eq!(settings, expected);

@@ -1,5 +1,6 @@
 """Where a program leaves the straight path: out of memory, work outside any call, a call that takes too long."""
 
+import threading
 import time
 
 from .registry import COPIES, program
@@ -45,6 +46,65 @@ def borrow(check):
     )
     for _ in range(2):
         check.save(check.step(lambda: (x @ weights) * cos + sin), torch.tensor(largest))
+
+
+@program("recorded", soft="nothing but a tensor that is never written: what is recorded are kernels")
+def recorded(check):
+    """Kernels, uploads and memsets outside any call: a call's claim runs each kernel on the bytes of its time"""
+    torch = check.torch
+    kept = check.put(torch.arange(1000))
+    source = torch.empty(1 << 16, dtype=torch.int32)
+    x = torch.zeros(1 << 16, dtype=torch.int32, device=check.device)
+    results, expected = [], []
+    for turn in range(1, 5):
+        x.copy_(source.fill_(turn))
+        results.append(x * 10 + turn)
+        expected.append(turn * 10 + turn)
+        x.zero_()
+        results.append(x + turn)
+        expected.append(turn)
+    source.fill_(99)
+    _require_recorded(check, 12)
+    result = check.step(lambda: torch.stack(results) + kept[0].int())
+    _require_values(check, result, torch.tensor(expected, dtype=torch.int32)[:, None].expand(-1, len(source)))
+
+
+@program("background", soft="nothing but a tensor that is never written: what is recorded are kernels")
+def background(check):
+    """Kernels of another thread, outside any call: the claim of a call of the main thread runs them"""
+    torch = check.torch
+    kept = check.put(torch.arange(1000))
+    made = []
+
+    def work():
+        x = torch.arange(1 << 16, dtype=torch.int32, device=check.device)
+        made.append(x * 3 + 1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    check.require(len(made) == 1, "the thread failed")
+    _require_recorded(check, 2)
+    result = check.step(lambda: made[0] + kept[1].int())
+    _require_values(check, result, torch.arange(1 << 16, dtype=torch.int32) * 3 + 2)
+
+
+def _require_recorded(check, commands):
+    """So many commands at least wait for the first claim."""
+    check.park()
+    if check.shim and check.cuda:
+        state = check.state
+        check.require(state["claims"] == 0 and state["deferred"] >= commands, f"not recorded: {state}")
+
+
+def _require_values(check, result, expected):
+    """They were run by the claim of the one step, with these values."""
+    if check.shim and check.cuda:
+        state = check.state
+        check.require((state["claims"], state["borrows"], state["deferred"]) == (1, 0, 0), f"run otherwise: {state}")
+    check.save(result)
+    if check.kernels:
+        check.require(check.torch.equal(result.cpu(), expected), "wrong values")
 
 
 @program("deadline", cpu=False)

@@ -192,6 +192,17 @@ impl Backend for Engine {
         locked(&self.record).keep(region)
     }
 
+    fn reclaims(&self) -> Res<bool> {
+        let inside = self.regions.any();
+        let wanted = locked(&self.record).keeps_memory() && !self.regions.over() && !self.gate.is_inside();
+        let Some(engine) = engine().filter(|e| wanted && e.refused(inside).is_none()) else { return Ok(false) };
+        match engine.claim(!inside, "memory that the program has freed and deferred work may use") {
+            // of the recorded work: nobody else is told
+            Err(e) if engine.claimed.load(Ordering::Acquire) => Err(e),
+            claimed => Ok(claimed.is_ok()),
+        }
+    }
+
     fn defers(&self) -> bool {
         locked(&self.record).holds()
     }
@@ -223,6 +234,7 @@ impl Backend for Engine {
         if live {
             self.attribute_live(stream, attr, value)
         } else {
+            self.attribute_later(stream, attr, value);
             Ok(())
         }
     }

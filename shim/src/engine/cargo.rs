@@ -1,11 +1,11 @@
 //! What travels between the host backing and a claimed card: the arena, and the app's own physical handles.
 //!
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
-//! a window, a mapping of ours that lasts for one trip.
+//! a window, a mapping of ours that lasts for one trip, or until it can be closed.
 use super::live::{aside, Live};
 use std::collections::HashMap;
 use zerogpu_abi::*;
-use zerogpu_below::physical::{close_window, open_window, READ_WRITE};
+use zerogpu_below::physical::READ_WRITE;
 use zerogpu_below::{copy, ok, Driver, Pinning, Trip, Way};
 use zerogpu_device::memory::RegionKind;
 use zerogpu_device::runtime::State;
@@ -20,25 +20,20 @@ pub(super) enum Whose {
 }
 
 /// Moves bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
-pub(super) fn travel(live: &Live, d: &Driver, st: &mut State, way: Way, whose: Whose) -> Res<u64> {
+pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whose: Whose) -> Res<u64> {
     let mut trips = Vec::new();
     for (va, len) in st.memory.in_use() {
         let host = st.memory.arena_host(va)? as u64;
         let parts = if whose == Whose::All { vec![(va, len)] } else { live.own_parts(va, len) };
         trips.extend(parts.into_iter().map(|(at, len)| Trip { device: at, host: host + (at - va), len }));
     }
-    let mut windows = Vec::new();
-    let moved = own_memory(live, d, st, whose, &mut trips, &mut windows).and_then(|()| match way {
+    let moved = own_memory(live, d, st, whose, &mut trips).and_then(|()| match way {
         Way::In => bring_in(d, st, &trips),
         Way::Out => copy(d, way, &trips, Pinning::Transient).map(|copied| copied.bytes),
     });
-    // each is closed, also behind one that could not be
-    let mut closed = Ok(());
-    for (va, len) in windows {
-        closed = closed.and(close_window(d, va, len));
-    }
-    let moved = moved?;
-    closed.map(|()| moved)
+    // the bytes have moved all the same
+    let _tried_again_at_the_park = live.close_windows(d);
+    moved
 }
 
 /// Memory that the host never wrote needs no copy, nor memory of the host: the card zeroes its own.
@@ -67,14 +62,7 @@ fn bring_in(d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
 }
 
 /// The app's physical handles, each once, however often it is mapped.
-fn own_memory(
-    live: &Live,
-    d: &Driver,
-    st: &mut State,
-    whose: Whose,
-    trips: &mut Vec<Trip>,
-    windows: &mut Vec<(u64, u64)>,
-) -> Res {
+fn own_memory(live: &mut Live, d: &Driver, st: &mut State, whose: Whose, trips: &mut Vec<Trip>) -> Res {
     let whole: HashMap<(u64, u64), u64> = st
         .memory
         .regions()
@@ -91,11 +79,7 @@ fn own_memory(
         }
         let va = match whole.get(&(off, len)) {
             Some(&va) => va,
-            None => {
-                let va = open_window(d, live.device, real, len)?;
-                windows.push((va, len));
-                va
-            }
+            None => live.open_window(d, real, len)?,
         };
         trips.push(Trip { device: va, host: st.memory.backing()?.at(off) as u64, len });
     }

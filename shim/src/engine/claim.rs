@@ -131,7 +131,7 @@ impl Engine {
         let card = self.lease(borrowed, why)?;
         let claimed = find_card(d, card).and_then(|device| {
             check_card(d, device)?;
-            self.settle_on(device, card)?;
+            self.settle_on(d, device, card)?;
             self.make_window(d)?;
             self.bring_in(d, device)
         });
@@ -141,18 +141,34 @@ impl Engine {
         claimed
     }
 
-    /// The card of the claim. A process that something binds to a context on another can't move.
-    fn settle_on(&self, device: CUdevice, card: Option<Uuid>) -> Result<(), Failed> {
-        let mut live = locked(&self.live);
-        if live.kept && live.device != device {
-            return Err(Failed {
-                end: End::Failed,
-                step: "moving to another card",
-                code: CUresult::DEVICE_UNAVAILABLE,
-                remedy: "something binds the program to the card that it had (zerogpu_state names it): call it again"
-                    .into(),
-            });
+    /// The card of the claim. A process that something binds to a context on another can't move, nor one that could not give
+    /// back what it had there.
+    fn settle_on(&self, d: &Driver, device: CUdevice, card: Option<Uuid>) -> Result<(), Failed> {
+        let stays = |why: &'static str| Failed {
+            end: End::Failed,
+            step: "moving to another card",
+            code: CUresult::DEVICE_UNAVAILABLE,
+            remedy: why.into(),
+        };
+        let (kept, had) = {
+            let live = locked(&self.live);
+            (live.kept, live.device)
+        };
+        if had != device && kept {
+            return Err(stays(
+                "something binds the program to the card that it had (zerogpu_state names it): call it again",
+            ));
         }
+        if had != device && !locked(&self.left).is_empty() {
+            let _st = lock().map_err(Failed::at("locking"))?;
+            if !self.give_back(d) {
+                return Err(stays(
+                    "what an earlier call left on the card that it had can't be given back yet (zerogpu_state names it): call it \
+                     again, and end the program if it stays",
+                ));
+            }
+        }
+        let mut live = locked(&self.live);
         (live.device, live.card) = (device, card);
         Ok(())
     }
@@ -253,9 +269,10 @@ impl Engine {
         locked(&self.live).ctx = ctx;
         self.epoch.store(epoch, Ordering::Release);
         self.bind().map_err(Failed::at("making the context current"))?;
-        set_limits(d, st);
         let mut live = locked(&self.live);
+        set_limits(&mut live, d, st);
         live.end_late(d);
+        live.set_late_attributes(d, epoch);
         let needed = needed(st);
         let mapping = |code, had| no_room("mapping the app's own memory", d, needed, had, code);
         let bytes = match (&self.lender, lent) {
@@ -276,10 +293,13 @@ impl Engine {
                         .map_err(|code| no_room("making device memory", d, needed, live.bytes(), code))?;
                 }
                 map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
-                cargo::travel(&live, d, st, Way::In, Whose::All).map_err(Failed::at("copying memory to the card"))?
+                cargo::travel(&mut live, d, st, Way::In, Whose::All)
+                    .map_err(Failed::at("copying memory to the card"))?
             }
         };
-        for (at, len, flags) in pinned(st) {
+        let pinned = pinned(st);
+        live.unpin_others(d, &pinned);
+        for (at, len, flags) in pinned {
             live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
         }
         if live.clock.is_none() {
@@ -436,12 +456,13 @@ fn set_flags(d: &Driver, st: &State, device: CUdevice) {
     }
 }
 
-/// Limits that were set while no card could be asked. One that this card refuses is told, and stops nothing.
-fn set_limits(d: &Driver, st: &State) {
+/// Limits that were set while no card could be asked, also what was set back in a context that stayed. One that this card refuses
+/// is told, and stops nothing.
+fn set_limits(live: &mut Live, d: &Driver, st: &State) {
     let Some(c) = st.primary(0).ok().and_then(|primary| st.contexts.get(&primary.0)) else { return };
-    if c.cache != 0 {
-        // SAFETY: a plain number. A preference: what comes of it is the card's to say.
-        if let Err(e) = ok(unsafe { (d.cuCtxSetCacheConfig)(c.cache) }) {
+    if c.cache != live.cache {
+        // a preference: what comes of it is the card's to say
+        if let Err(e) = live.set_cache(d, c.cache) {
             report::error(&format!(
                 "the card refuses to prefer cache configuration {} ({}): it has its usual one; ask for none",
                 c.cache,
@@ -450,9 +471,9 @@ fn set_limits(d: &Driver, st: &State) {
         }
     }
     for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
-        if value != usual {
-            // SAFETY: plain numbers.
-            if let Err(e) = ok(unsafe { (d.cuCtxSetLimit)(i as u32, value) }) {
+        let has = live.limits.get(&(i as u32)).copied().unwrap_or(usual);
+        if value != has {
+            if let Err(e) = live.set_limit(d, i as u32, value) {
                 report::error(&format!(
                     "the card refuses the limit that cuCtxSetLimit({i}, {value}) set while no GPU was claimed ({}): it has its \
                      usual one; set a smaller limit",

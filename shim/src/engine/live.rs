@@ -36,6 +36,11 @@ pub struct Live {
     pub kept: bool,
     /// Twins in it whose objects the app has ended while parked, when no call may reach the driver.
     pub(super) late: Vec<(Kind, u64)>,
+    /// Limits that it was given, by number, and the cache that it prefers.
+    pub(super) limits: HashMap<u32, usize>,
+    pub(super) cache: u32,
+    /// Attributes that streams in it were given while parked: the stream, the number, and the value.
+    pub(super) late_attributes: Vec<(usize, u32, CUlaunchAttributeValue)>,
     /// How often it was retained and not released yet.
     pub retained: u32,
     /// Who lends physical memory, while claimed with a lease.
@@ -48,6 +53,10 @@ pub struct Live {
     pub extents: BTreeMap<u64, (u64, u64)>,
     /// Physical memory that is mapped nowhere and could not be released yet.
     pub(super) unmapped: Vec<u64>,
+    /// Physical memory that no claim may use, since its access was refused, and that could not be unmapped yet: as `extents`.
+    pub(super) stuck: BTreeMap<u64, (u64, u64)>,
+    /// Mappings of our own through which the app's handles are looked at: address to bytes.
+    pub(super) windows: BTreeMap<u64, u64>,
     /// Real handles of the app's physical handles, and their bytes.
     pub physical: HashMap<u64, (u64, u64)>,
     /// The app's mappings that exist for real: address to bytes.
@@ -157,10 +166,7 @@ impl Engine {
                 for (id, value) in &s.attributes {
                     // SAFETY: the new stream, and a value that the app gave for this very call.
                     if let Err(e) = ok(unsafe { (d.cuStreamSetAttribute)(real, *id, value) }) {
-                        crate::report::explain(&format!(
-                            "a stream goes without its attribute {id} (CUDA error {})",
-                            e.0
-                        ));
+                        without_attribute(*id, e);
                     }
                 }
                 if let Err(e) = self.hold_back(real, s.host_ticket) {
@@ -324,6 +330,7 @@ impl Engine {
     /// An object of ours ends: so does its twin.
     pub(super) fn end_live(&self, kind: Kind, h: usize) {
         let epoch = self.epoch.load(Ordering::Acquire);
+        self.end_variables(kind, h);
         let Some(twin) = handle::twin(h, kind, epoch) else { return };
         // a module is unloaded in the current context
         let (Ok(d), Ok(_)) = (self.driver(), self.bind()) else { return };
@@ -334,8 +341,16 @@ impl Engine {
         }
     }
 
+    /// A module's variables end with it, whether it has a twin or not: others get their addresses.
+    fn end_variables(&self, kind: Kind, h: usize) {
+        if kind == Kind::Module {
+            locked(&self.live).forget_variables(CUmodule(h));
+        }
+    }
+
     /// The same while parked with a context that stayed: the driver hears of it at the next claim.
     pub(super) fn end_later(&self, kind: Kind, h: usize) {
+        self.end_variables(kind, h);
         let Some(twin) = handle::twin(h, kind, self.epoch.load(Ordering::Acquire)) else { return };
         let mut live = locked(&self.live);
         match kind {
@@ -364,8 +379,7 @@ impl Engine {
     /// A limit of the context, set while claimed.
     pub(super) fn limit_live(&self, limit: u32, value: usize) -> Res {
         self.bind()?;
-        // SAFETY: plain numbers.
-        ok(unsafe { (self.driver()?.cuCtxSetLimit)(limit, value) })
+        locked(&self.live).set_limit(self.driver()?, limit, value)
     }
 
     /// An attribute of a stream, set while claimed. One that has no twin yet gets it with its twin.
@@ -376,11 +390,19 @@ impl Engine {
         ok(unsafe { (self.driver()?.cuStreamSetAttribute)(CUstream(twin as usize), attr, value) })
     }
 
+    /// The same while parked with a context that stayed: a twin in it gets it at the next claim.
+    pub(super) fn attribute_later(&self, stream: usize, attr: u32, value: &CUlaunchAttributeValue) {
+        let mut live = locked(&self.live);
+        if live.kept {
+            live.late_attributes.retain(|&(of, id, _)| (of, id) != (stream, attr));
+            live.late_attributes.push((stream, attr, *value));
+        }
+    }
+
     /// The cache that the context prefers, set while claimed.
     pub(super) fn cache_live(&self, config: u32) -> Res {
         self.bind()?;
-        // SAFETY: a plain number.
-        ok(unsafe { (self.driver()?.cuCtxSetCacheConfig)(config) })
+        locked(&self.live).set_cache(self.driver()?, config)
     }
 
     /// A change of memory while claimed, with the state's lock held.
@@ -419,14 +441,49 @@ impl Live {
     /// A module has ended: nothing of it is restored at a claim any more, and its twin is unloaded when that can be.
     fn forget(&mut self, h: usize, twin: u64) {
         self.modules.retain(|m| m.0 .0 != h);
-        self.globals.retain(|_, g| g.module.0 != h);
         self.ended_modules.push(CUmodule(twin as usize));
+    }
+
+    /// Sets a limit of the context, which is current.
+    pub(super) fn set_limit(&mut self, d: &Driver, limit: u32, value: usize) -> Res {
+        // SAFETY: plain numbers.
+        ok(unsafe { (d.cuCtxSetLimit)(limit, value) })?;
+        self.limits.insert(limit, value);
+        Ok(())
+    }
+
+    /// Sets the cache that the context prefers, which is current.
+    pub(super) fn set_cache(&mut self, d: &Driver, config: u32) -> Res {
+        // SAFETY: a plain number.
+        ok(unsafe { (d.cuCtxSetCacheConfig)(config) })?;
+        self.cache = config;
+        Ok(())
+    }
+
+    /// Gives streams the attributes that were set while parked. The context is current.
+    pub(super) fn set_late_attributes(&mut self, d: &Driver, epoch: u32) {
+        for (stream, attr, value) in self.late_attributes.drain(..) {
+            let Some(twin) = handle::twin(stream, Kind::Stream, epoch) else { continue };
+            // SAFETY: a twin of this claim, and the app's value.
+            if let Err(e) = ok(unsafe { (d.cuStreamSetAttribute)(CUstream(twin as usize), attr, &value) }) {
+                without_attribute(attr, e);
+            }
+        }
+    }
+
+    /// The driver's addresses of a module's variables are no longer those.
+    pub(super) fn forget_variables(&mut self, module: CUmodule) {
+        self.globals.retain(|_, g| g.module != module);
     }
 
     /// Ends the twins of what has ended while parked. The context is current.
     pub(super) fn end_late(&mut self, d: &Driver) {
         self.late.drain(..).for_each(|(kind, twin)| end_twin(d, kind, twin));
     }
+}
+
+fn without_attribute(id: u32, e: CUresult) {
+    crate::report::explain(&format!("a stream goes without its attribute {id} (CUDA error {})", e.0));
 }
 
 /// Ends a twin whose object the app has ended.

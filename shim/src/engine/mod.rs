@@ -271,10 +271,11 @@ impl Engine {
         self.regions.is_over() && !matches!(op, Op::Record(_))
     }
 
-    /// Asks the claimed GPU, inside the gate; None: parked. Waits for a claim or a park in progress.
+    /// Asks the claimed GPU, inside the gate; None: parked. Waits for a claim or a park in progress. To ask is no use of the
+    /// GPU: one that is borrowed goes back however often somebody does.
     fn if_claimed<T>(&self, ask: impl FnOnce() -> T) -> Res<Option<T>> {
         loop {
-            if let Some(_pass) = self.gate.enter() {
+            if let Some(_pass) = self.gate.enter_to_ask() {
                 return Ok(Some(ask()));
             }
             if !self.claimed.load(Ordering::Acquire) {

@@ -165,16 +165,16 @@ impl Engine {
         match lent.map(|lender| lender.home()) {
             Some(Ok(bytes)) => {
                 self.punch_unused(st)?;
-                Ok(bytes + cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::Own)?)
+                Ok(bytes + cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::Own)?)
             }
             // the broker is gone: what it lent is still mapped here. The next one has to know, before it lends the card
             Some(Err(_)) => {
                 if let Some(lender) = &self.lender {
                     lender.reconnect();
                 }
-                cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All)
+                cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::All)
             }
-            None => cargo::travel(&locked(&self.live), d, st, Way::Out, Whose::All),
+            None => cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::All),
         }
     }
 
@@ -249,7 +249,7 @@ impl Engine {
     }
 
     /// Whether all could be given back.
-    fn give_back(&self, d: &Driver) -> bool {
+    pub(super) fn give_back(&self, d: &Driver) -> bool {
         self.let_go(d);
         let bound = !locked(&self.bound).is_empty() && self.lost.load(Ordering::Acquire) == 0;
         locked(&self.live).kept = bound;
@@ -268,7 +268,13 @@ impl Engine {
             return true;
         }
         let all = match (self.driver(), lock()) {
-            (Ok(d), Ok(_st)) => self.give_back(d),
+            (Ok(d), Ok(_st)) => {
+                if locked(&self.live).kept {
+                    // what is page-locked is the context's
+                    let _refusals_tell = self.bind();
+                }
+                self.give_back(d)
+            }
             _ => true,
         };
         if all {
@@ -290,13 +296,14 @@ impl Engine {
         for (at, len) in live.mappings.clone() {
             note(live.unmap(d, at, len));
         }
+        note(live.close_windows(d));
         for h in live.physical.keys().copied().collect::<Vec<_>>() {
             note(live.destroy(d, h));
         }
         for at in live.extents.keys().copied().collect::<Vec<_>>() {
             note(live.drop_extent(d, at));
         }
-        note(live.release_unmapped(d));
+        note(live.unmap_stuck(d));
         live.returned.clear();
         if let Some(code) = left.first() {
             report::error(&format!(
@@ -317,6 +324,9 @@ impl Engine {
         live.ended_modules.clear();
         live.globals.clear();
         live.late.clear();
+        live.limits.clear();
+        live.cache = 0;
+        live.late_attributes.clear();
         live.clock = None;
         // SAFETY: the context was retained by claims; nothing of ours uses it any more.
         let gone = unsafe {
@@ -350,7 +360,9 @@ impl Engine {
 impl Live {
     /// What a park could not give back, in words.
     fn left(&self) -> Option<String> {
-        let ranges = self.extents.len() + self.mappings.len() + self.physical.len() + self.unmapped.len();
+        let mapped = self.extents.len() + self.mappings.len() + self.windows.len() + self.stuck.len();
+        // page-locked memory went with its context, unless that stayed
+        let ranges = mapped + self.physical.len() + self.unmapped.len() + self.pins.len();
         (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }

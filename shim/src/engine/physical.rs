@@ -1,7 +1,8 @@
 //! Physical memory, mappings and pins of a claim: what the driver below holds for the process, and how it is let go.
 use super::live::Live;
 use zerogpu_abi::*;
-use zerogpu_below::{ok, physical, twice, Driver};
+use zerogpu_below::physical::{self, READ_WRITE};
+use zerogpu_below::{ok, twice, Driver};
 use zerogpu_protocol::Range;
 
 /// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
@@ -10,7 +11,7 @@ const LARGEST: u64 = 256 << 20;
 impl Live {
     /// Bytes of physical memory that the process holds.
     pub(super) fn bytes(&self) -> u64 {
-        let arena: u64 = self.extents.values().map(|(len, _)| len).sum();
+        let arena: u64 = self.extents.values().chain(self.stuck.values()).map(|(len, _)| len).sum();
         arena + self.physical.values().map(|(_, len)| len).sum::<u64>()
     }
 
@@ -62,15 +63,63 @@ impl Live {
     }
 
     fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+        if !self.stuck.is_empty() {
+            let _the_map_tells = self.unmap_stuck(d);
+        }
         let handle = self.obtain(d, Range::new(at - crate::start::ARENA, len))?;
-        if let Err(e) = physical::place(d, self.device, at, len, handle) {
+        if let Err(e) = physical::map(d, at, len, handle, 0) {
             self.end_lent(handle);
             self.unmapped.push(handle);
             let _first_error_counts = self.release_unmapped(d);
             return Err(e);
         }
+        if let Err(e) = physical::set_access(d, self.device, at, len, READ_WRITE) {
+            self.stuck.insert(at, (len, handle));
+            let _first_error_counts = self.unmap_stuck(d);
+            return Err(e);
+        }
         self.extents.insert(at, (len, handle));
         Ok(())
+    }
+
+    /// Unmaps and releases what no claim may use; what is refused is tried again at the next call.
+    pub(super) fn unmap_stuck(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        for (at, (len, handle)) in self.stuck.clone() {
+            let unmapped = physical::unmap(d, at, len);
+            if unmapped.is_ok() {
+                self.stuck.remove(&at);
+                self.end_lent(handle);
+                self.unmapped.push(handle);
+            }
+            result = result.and(unmapped);
+        }
+        result.and(self.release_unmapped(d))
+    }
+
+    /// A window to a whole handle, until all are closed.
+    pub(super) fn open_window(&mut self, d: &Driver, handle: u64, len: u64) -> Res<u64> {
+        let va = physical::reserve(d, len)?;
+        if let Err(e) = physical::map(d, va, len, handle, 0) {
+            let _first_error_counts = physical::free_addresses(d, va, len);
+            return Err(e);
+        }
+        self.windows.insert(va, len);
+        physical::set_access(d, self.device, va, len, READ_WRITE).map(|()| va)
+    }
+
+    /// Closes all windows; what is refused is tried again at the next call. Addresses alone are nothing of the card's.
+    pub(super) fn close_windows(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        self.windows.retain(|&va, &mut len| {
+            let closed = physical::unmap(d, va, len);
+            if closed.is_ok() {
+                let _stay_reserved = physical::free_addresses(d, va, len);
+            }
+            result = result.and(closed);
+            closed.is_err()
+        });
+        result
     }
 
     /// Lets go of the extents that lie wholly in a range; others stay until the park.
@@ -141,7 +190,20 @@ impl Live {
         physical::set_access(d, self.device, va, len, flags)
     }
 
+    /// Ends what an earlier claim could not end of a context that stayed, but for memory that is still page-locked.
+    pub(super) fn unpin_others(&mut self, d: &Driver, wanted: &[(u64, u64, u32)]) {
+        let stays = |(&at, &len): (&u64, &u64)| wanted.iter().any(|want| (want.0, want.1) == (at, len));
+        let others: Vec<u64> = self.pins.iter().filter(|pin| !stays(*pin)).map(|(&at, _)| at).collect();
+        for at in others {
+            let _tried_again_at_the_park = self.unpin(d, at);
+        }
+    }
+
+    /// Page-locks host memory, unless an earlier claim did and could not end that.
     pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {
+        if self.pins.get(&at) == Some(&len) {
+            return Ok(());
+        }
         // SAFETY: memory of the process that the app allocated or registered for this.
         ok(unsafe { (d.cuMemHostRegister_v2)(at as *mut _, len as usize, flags) })?;
         self.pins.insert(at, len);

@@ -83,7 +83,7 @@ impl Record {
 
     /// Records a command; false: it can't wait, or does not fit in `limit` bytes.
     pub fn defer(&mut self, st: &mut State, op: &Op, limit: u64) -> bool {
-        let Some(owned) = own(st, op) else { return false };
+        let Some(owned) = own(st, op, limit.saturating_sub(self.weight)) else { return false };
         let weight = owned.weight();
         if self.weight + weight > limit {
             return false;
@@ -109,6 +109,11 @@ impl Record {
         keep
     }
 
+    /// Whether memory is kept until the replay.
+    pub fn keeps_memory(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// Whether recorded commands may still name what the app ends.
     pub fn holds(&self) -> bool {
         self.replaying || !self.is_empty()
@@ -126,13 +131,14 @@ impl Record {
     }
 }
 
-/// The command with everything it needs; None: it has to give the host a value, or the host may see its effect.
-fn own(st: &mut State, op: &Op) -> Option<Owned> {
+/// The command with everything it needs; None: it has to give the host a value, or the host may see its effect, or it has more
+/// than `room` bytes, which are not copied to find that out.
+fn own(st: &mut State, op: &Op, room: u64) -> Option<Owned> {
     match op {
         Op::Launch(l) => own_launch(st, l).map(Owned::Launch),
         Op::Fill(f) if is_device(st, f.dst) => Some(Owned::Plain(Op::Fill(*f))),
         Op::Write(v) if is_device(st, v.at) => Some(Owned::Plain(Op::Write(*v))),
-        Op::Copy(c) => own_copy(st, c),
+        Op::Copy(c) => own_copy(st, c, room),
         _ => None,
     }
 }
@@ -165,11 +171,11 @@ fn is_device(st: &State, at: u64) -> bool {
     st.memory.find(at).is_some_and(|r| r.is_device())
 }
 
-fn own_copy(st: &State, c: &Copy) -> Option<Owned> {
+fn own_copy(st: &State, c: &Copy, room: u64) -> Option<Owned> {
     match (is_device(st, c.dst.at), is_device(st, c.src.at)) {
         (true, true) => Some(Owned::Plain(Op::Copy(*c))),
         (true, false) => {
-            let span = c.span(&c.src)? as usize;
+            let span = c.span(&c.src).filter(|&span| span <= room)? as usize;
             // SAFETY: the app gave this host memory to be read by the copy, from its first byte to its last.
             let bytes: Arc<[u8]> = unsafe { std::slice::from_raw_parts(c.src.at as *const u8, span) }.into();
             Some(Owned::Upload { copy: *c, bytes })

@@ -53,8 +53,12 @@ impl Variable {
 
 impl Engine {
     /// Gives the variables of a module that was just loaded the contents that they had. What the app never asked for and
-    /// no claim brought home has its first contents from the loader.
+    /// no claim brought home has its first contents from the loader. Where that fails none of them has an address.
     pub(super) fn restore_variables(&self, d: &Driver, st: &mut State, module: CUmodule, real: CUmodule) -> Res {
+        self.restore(d, st, module, real).inspect_err(|_| locked(&self.live).forget_variables(module))
+    }
+
+    fn restore(&self, d: &Driver, st: &mut State, module: CUmodule, real: CUmodule) -> Res {
         let asked = &st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?.globals;
         let mut names: Vec<Arc<str>> = asked.keys().cloned().collect();
         let image = st.module_image(module)?;

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import re
 import sys
 import time
 
@@ -30,7 +31,7 @@ class Observer:
 def run(tmp_path):
     """Runs a script as a program; gives the outcome and what the observer was asked."""
 
-    def run(script, seconds=20, shim=False):
+    def run(script, seconds=20, shim=False, name="run", **limits):
         python = tmp_path / "python"
         python.write_text(PRELUDE.format(python=sys.executable) + script)
         python.chmod(0o700)
@@ -41,7 +42,7 @@ def run(tmp_path):
         program = by_name("linear")
         program = type(program)(**dict(vars(program), seconds=seconds, environment={"OWN": "1"}))
         observer = Observer() if shim else None
-        outcome = launch.run(program, settings, tmp_path / "run", observer)
+        outcome = launch.run(program, settings, tmp_path / name, observer, **limits)
         return outcome, observer and observer.events
 
     return run
@@ -83,6 +84,12 @@ def test_a_program_that_never_ends_is_stopped_with_all_that_it_started(run, tmp_
         assert time.monotonic() < end, f"process {child} goes on"
 
 
+def test_a_program_ends_with_the_time_of_the_whole_check(run):
+    outcome, _ = run("time.sleep(600)", seconds=300, give_up=time.monotonic() + 2)
+    assert outcome.status == "failed" and outcome.seconds < 60
+    assert re.fullmatch(r"cut after \d+ s: the time is used up \(--budget\)", outcome.text)
+
+
 def alive(process):
     """Whether it runs: it may be gone, or a zombie that its new parent has not collected yet."""
     try:
@@ -106,6 +113,15 @@ def test_the_environment_under_the_shim(run, tmp_path):
     outcome, _ = run(VARIABLES.format(names), shim=True)
     preload = ":".join(f"{tmp_path}/lib/{name}" for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"))
     assert launch.json.loads(outcome.text) == [preload, f"{tmp_path}/soft.so", f"{tmp_path}/cards", "1"]
+
+
+def test_settings_of_the_caller_do_not_change_the_check(run, monkeypatch):
+    names = ["ZEROGPU_SOCKET", "ZEROGPU_OUTSIDE", "ZEROGPU_VRAM", "ZEROGPU_PROFILE", "SOFTCUDA_GBPS"]
+    for name in names:
+        monkeypatch.setenv(name, "its")
+    for shim in False, True:
+        outcome, _ = run(VARIABLES.format(names), shim=shim, name=str(shim))
+        assert launch.json.loads(outcome.text) == ["", "", "", "its", "its"]
 
 
 def test_the_bare_environment(run, monkeypatch):

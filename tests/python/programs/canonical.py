@@ -133,6 +133,7 @@ def parks_keep_each_byte_and_leave_nothing():
         assert contexts == 1 and used > 0, "the call did not hold the card"
         state = shim.state()
         assert (state["level"], state["regions"], state["claims"], state["parks"]) == ("parked", 0, turn + 1, turn + 1), state
+        assert state["left"] == [], state
         if look:
             shim.require_empty()
             same_weights()

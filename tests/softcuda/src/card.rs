@@ -166,6 +166,21 @@ impl Card {
         self.obstacle.as_ref().filter(|_| name == "cuMemAddressReserve")?.appear()
     }
 
+    /// Forks in a call as NVIDIA's driver does to run a program (nvidia-modprobe), with the handlers of `pthread_atfork`, and
+    /// waits for the child.
+    pub fn fork(&self, name: &str) {
+        if !self.settings.forks.iter().any(|function| function == name) {
+            return;
+        }
+        // SAFETY: the child ends at once; the parent waits for its own child and wants no status.
+        unsafe {
+            match libc::fork() {
+                0 => libc::_exit(0),
+                child => libc::waitpid(child, std::ptr::null_mut(), 0),
+            };
+        }
+    }
+
     /// Fails once a kernel has met an error that CUDA never recovers from.
     fn usable(&self) -> Res {
         match self.lost.load(Ordering::Acquire) {

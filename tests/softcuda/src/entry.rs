@@ -41,6 +41,7 @@ fn guarded(name: &'static str, body: impl FnOnce() -> CUresult) -> CUresult {
         let _left = Left;
         let injected = card.fault(name);
         let _in_the_way = card.obstacle(name);
+        card.fork(name);
         let result = if injected.ok() { body() } else { injected };
         card.judge(name, result);
         result

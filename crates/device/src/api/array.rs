@@ -102,14 +102,15 @@ pub unsafe fn cuArrayCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUD
         let d = input(pAllocateArray)?;
         let (Width, Height, Format, NumChannels) = (d.Width, d.Height, d.Format, d.NumChannels);
         let desc = CUDA_ARRAY3D_DESCRIPTOR { Width, Height, Depth: 0, Format, NumChannels, Flags: 0 };
-        out(pHandle, lock()?.create_array(desc)?)
+        out(pHandle, State::take_memory(0, || lock()?.create_array(desc))?)
     })
 }
 
 pub unsafe fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) -> CUresult {
     answer(|| {
         wanted(pHandle)?;
-        out(pHandle, lock()?.create_array(input(pAllocateArray)?)?)
+        let desc = input(pAllocateArray)?;
+        out(pHandle, State::take_memory(0, || lock()?.create_array(desc))?)
     })
 }
 

@@ -1,7 +1,7 @@
 //! Device and managed memory.
 use super::*;
 use crate::memory::{Change, RegionKind};
-use crate::runtime::lock;
+use crate::runtime::{lock, State};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
@@ -9,11 +9,13 @@ fn allocate(size: u64) -> Res<u64> {
     if size == 0 {
         return Err(CUresult::INVALID_VALUE);
     }
-    let mut st = lock()?;
-    let ctx = st.current()?;
-    st.forbid_unsafe()?;
-    let device = st.device_of(ctx)?;
-    st.alloc(device, size, RegionKind::Device, ctx)
+    State::take_memory(size, || {
+        let mut st = lock()?;
+        let ctx = st.current()?;
+        st.forbid_unsafe()?;
+        let device = st.device_of(ctx)?;
+        st.alloc(device, size, RegionKind::Device, ctx)
+    })
 }
 
 pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {

@@ -1,13 +1,17 @@
 //! Stream-ordered allocation and memory pools.
 use super::*;
 use crate::memory::RegionKind;
-use crate::runtime::{backend, lock, Scope};
+use crate::runtime::{backend, lock, Scope, State};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
 const LOCATION_DEVICE: u32 = 1;
 
 fn allocate(pool: Option<CUmemoryPool>, size: usize, stream: CUstream) -> Res<u64> {
+    State::take_memory(size as u64, || allocate_now(pool, size, stream))
+}
+
+fn allocate_now(pool: Option<CUmemoryPool>, size: usize, stream: CUstream) -> Res<u64> {
     let mut st = lock()?;
     let s = st.stream(stream)?;
     st.refuse_in_capture(s)?;

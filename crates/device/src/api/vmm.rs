@@ -2,7 +2,7 @@
 use super::*;
 use crate::handle::Kind;
 use crate::memory::{RegionKind, SharedFile, GRANULE};
-use crate::runtime::{backend, config, lock};
+use crate::runtime::{backend, config, lock, State};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
@@ -71,28 +71,31 @@ pub unsafe fn cuMemCreate(
         if flags != 0 {
             return Err(CUresult::INVALID_VALUE);
         }
-        let backend = backend()?;
-        let mut st = lock()?;
-        let (size, config) = (size as u64, config()?);
-        let (on_device, device) = (prop.location.kind == LOCATION_DEVICE, prop.location.id);
-        let used = st.memory.used(device) + config.profile.idle_overhead();
-        if on_device && size > config.vram.saturating_sub(used) {
-            return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
-        }
-        let h = st.handle(Kind::Physical)? as u64;
-        let told = &mut |c| backend.change(c);
-        let shared = config.shareable && on_device && prop.requestedHandleTypes & POSIX_FD != 0;
-        let made = if shared {
-            shared_file(size, device).and_then(|file| st.memory.create_shared(h, file, prop, false, told))
-        } else {
-            st.memory.create(h, size, prop, told)
-        };
-        if let Err(e) = made {
-            st.handles.drop(h as usize);
-            return Err(e);
-        }
-        out(handle, h)
+        out(handle, State::take_memory(size as u64, || create(size as u64, prop))?)
     })
+}
+
+fn create(size: u64, prop: CUmemAllocationProp) -> Res<u64> {
+    let (backend, config) = (backend()?, config()?);
+    let mut st = lock()?;
+    let (on_device, device) = (prop.location.kind == LOCATION_DEVICE, prop.location.id);
+    let used = st.memory.used(device) + config.profile.idle_overhead();
+    if on_device && size > config.vram.saturating_sub(used) {
+        return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
+    }
+    let h = st.handle(Kind::Physical)? as u64;
+    let told = &mut |c| backend.change(c);
+    let shared = config.shareable && on_device && prop.requestedHandleTypes & POSIX_FD != 0;
+    let made = if shared {
+        shared_file(size, device).and_then(|file| st.memory.create_shared(h, file, prop, false, told))
+    } else {
+        st.memory.create(h, size, prop, told)
+    };
+    if let Err(e) = made {
+        st.handles.drop(h as usize);
+        return Err(e);
+    }
+    Ok(h)
 }
 
 /// A file for a shareable handle.

@@ -12,6 +12,15 @@ const ALIGN: u64 = 512;
 /// Allocations up to this size share granules.
 const SMALL: u64 = GRANULE / 2;
 
+/// Bytes of the granules that an allocation has for itself: none of a small one, which shares them.
+pub(super) fn own_granules(size: u64) -> u64 {
+    if size <= SMALL {
+        0
+    } else {
+        size.next_multiple_of(GRANULE)
+    }
+}
+
 /// Ranges of the arena in use and free.
 pub struct Heap {
     base: u64,

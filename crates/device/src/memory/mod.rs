@@ -149,6 +149,8 @@ pub struct Memory {
     globals: Option<Heap>,
     pub(crate) regions: BTreeMap<u64, Region>,
     pub(crate) vmm: vmm::Vmm,
+    /// Bytes of hidden allocations, as far as they have granules of their own.
+    hidden: u64,
     next_id: u64,
 }
 
@@ -158,7 +160,7 @@ impl Memory {
         let arena_bytes = ARENA_BYTES * u64::from(devices.max(1));
         let vmm = vmm::Vmm::new(layout.window, arena_bytes);
         let (heaps, regions) = (Vec::new(), BTreeMap::new());
-        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, next_id: 1 }
+        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, hidden: 0, next_id: 1 }
     }
 
     /// Reserves the arena's addresses (once); its base.
@@ -317,7 +319,14 @@ impl Memory {
     /// # Errors
     /// INVALID_VALUE: none begins there.
     pub fn hide(&mut self, at: u64) -> Res {
-        self.regions.remove(&at).map(|_| ()).ok_or(CUresult::INVALID_VALUE)
+        let region = self.regions.remove(&at).ok_or(CUresult::INVALID_VALUE)?;
+        self.hidden += heap::own_granules(region.size);
+        Ok(())
+    }
+
+    /// Bytes that the app has freed and that are still in use until [`Memory::reclaim`].
+    pub fn hidden(&self) -> u64 {
+        self.hidden
     }
 
     /// Frees the memory of a hidden allocation.
@@ -334,6 +343,7 @@ impl Memory {
             id: 0,
             sync_memops: false,
         };
+        self.hidden = self.hidden.saturating_sub(heap::own_granules(size));
         self.regions.insert(at, region);
         self.free(at, shrink)
     }

@@ -304,13 +304,13 @@ impl State {
         }
     }
 
-    /// Bytes of a device free and in all, as `cuMemGetInfo` says.
+    /// Bytes of a device free and in all, as `cuMemGetInfo` says: also free is what only recorded work keeps.
     ///
     /// # Errors
     /// As for [`config`] and [`backend`].
     pub fn memory_info(&mut self, device: CUdevice) -> Res<(u64, u64)> {
         let config = config()?;
-        let left = config.vram.saturating_sub(self.memory.used(device));
+        let left = config.vram.saturating_sub(self.memory.used(device).saturating_sub(self.memory.hidden()));
         let free = backend()?.free_bytes(device).map_or(left, |card| card.min(left));
         let idle = config.profile.idle_overhead().min(free);
         Ok((free - idle, config.vram))

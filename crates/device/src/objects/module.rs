@@ -58,6 +58,24 @@ pub struct Module {
     pub linked: HashMap<Arc<str>, Vec<Option<u64>>>,
 }
 
+impl Module {
+    /// Has its code from a copy, if there is one, and nothing more from where it was.
+    fn detach(&mut self, copy: Option<Arc<Source>>) {
+        if let Some(copy) = copy {
+            (self.source, self.image) = (copy, None);
+        }
+    }
+}
+
+/// A copy of code that is in the program's own memory, which may be gone once the program has unloaded it.
+fn detached(source: &Source) -> Option<Arc<Source>> {
+    if !source.is_preserved() {
+        return None;
+    }
+    // what is damaged was refused when it was loaded
+    source.detached(compute_capability().ok()?).ok().map(Arc::new)
+}
+
 /// Code loaded into no context.
 pub struct Library {
     /// Recipe.
@@ -219,6 +237,9 @@ impl State {
             None => return Err(CUresult::INVALID_HANDLE),
         }
         if backend()?.defers() {
+            if let Some(m) = self.modules.modules.get_mut(&module.0) {
+                m.detach(detached(&m.source));
+            }
             self.modules.late.push(Late::Module(module));
             self.hide_module(module);
             return Ok(());
@@ -400,9 +421,18 @@ impl State {
         if backend()?.defers() {
             self.modules.late.push(Late::Library(library));
             let l = self.library(library)?;
+            let copy = detached(&l.source);
+            if let Some(copy) = &copy {
+                (l.source, l.image) = (copy.clone(), None);
+            }
             let (modules, kernels): (Vec<_>, Vec<_>) =
                 (l.modules.values().copied().collect(), l.kernels.values().copied().collect());
-            modules.into_iter().for_each(|m| self.hide_module(m));
+            for module in modules {
+                if let Some(m) = self.modules.modules.get_mut(&module.0) {
+                    m.detach(copy.clone());
+                }
+                self.hide_module(module);
+            }
             self.modules.unloaded.extend(kernels.into_iter().chain([library.0]));
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use crate::handle::Kind;
 use crate::memory::{Change, Region, RegionKind};
 use crate::runtime::Map;
-use crate::runtime::{backend, State};
+use crate::runtime::{backend, lock, State};
 use zerogpu_abi::{CUcontext, CUdevice, CUmemoryPool, CUresult, Res};
 
 /// Attributes 1 to 8: three reuse flags, release threshold, reserved and used bytes with their high marks.
@@ -188,6 +188,24 @@ impl State {
         let at = self.alloc(device, size, RegionKind::Pool(pool), ctx)?;
         self.count_pool(pool, size, true);
         Ok(at)
+    }
+
+    /// Takes `size` bytes by `take`, which locks the state for it. Where there is no room but for memory that the app has freed
+    /// and recorded work may name, that work runs first, and it is tried once more.
+    ///
+    /// # Errors
+    /// What `take` answers.
+    pub(crate) fn take_memory<T>(size: u64, mut take: impl FnMut() -> Res<T>) -> Res<T> {
+        match take() {
+            Err(CUresult::OUT_OF_MEMORY) if Self::fits_once_reclaimed(size)? && backend()?.reclaims()? => take(),
+            answer => answer,
+        }
+    }
+
+    /// Memory is hidden on the first device alone: a backend that records has no other.
+    fn fits_once_reclaimed(size: u64) -> Res<bool> {
+        let mut st = lock()?;
+        Ok(st.memory.hidden() > 0 && size <= st.memory_info(0)?.0)
     }
 
     /// Allocates a device's memory within the quota.

@@ -291,9 +291,15 @@ impl Program {
         twin.write(l.0 + 8, &words[8..], d.cuStreamWriteValue64_v2(s, l.1 + 8, round + 6, 0))?;
         done(d.cuStreamWaitValue64_v2(s, l.1 + 8, round + 6, 0))?;
         twin.write(200 * KIB, &[9; 1000], d.cuGraphLaunch(self.graph, s))?;
-        let variable = pattern(self.variable.bytes.len(), 500 + round);
-        let written = d.cuMemcpyHtoD_v2(self.variable.at, variable.as_ptr().cast(), variable.len());
-        self.variable.write(0, &variable, written)
+        done(self.touch_variable(500 + round))
+    }
+
+    /// Writes a module's variable, whose module is loaded for that if it is not.
+    pub fn touch_variable(&mut self, seed: u64) -> CUresult {
+        let variable = pattern(self.variable.bytes.len(), seed);
+        let written = self.d.cuMemcpyHtoD_v2(self.variable.at, variable.as_ptr().cast(), variable.len());
+        let _code = self.variable.write(0, &variable, written);
+        written
     }
 
     /// Events, host functions, and all ways to wait.

@@ -81,6 +81,9 @@ pub fn program(d: &'static Driver, t: &mut Check) {
         let code = program.work(round).err().map_or(0, |code| code.0);
         if code != 0 {
             program.doubt_outside();
+            // in what the refusal has left, before the park
+            let touched = program.touch_variable(round);
+            t.that(format_args!("a variable after a refusal, {touched:?}"), touched.ok() || lost(r));
         }
         codes.push([recorded, code]);
         t.that(format_args!("region {round} ends"), r.end(region));

@@ -1,5 +1,5 @@
 //! Leases of a broker that is played by the topic: what a real one does only now and then comes at a chosen moment.
-use super::faults::read;
+use super::faults::{again, part, read, seen_by_others};
 use super::regions::Regions;
 use crate::check::Check;
 use crate::driver::{must, Driver};
@@ -23,6 +23,8 @@ const IDENTITY: u64 = 77;
 struct Broker {
     listener: Listener,
     card: Uuid,
+    /// The second one, if there are more.
+    other: Uuid,
 }
 
 /// One connection to it.
@@ -53,11 +55,14 @@ impl Broker {
         std::env::set_var("ZEROGPU_SOCKET", &socket);
         let driver = std::env::var_os("ZEROGPU_DRIVER").expect("the harness names the driver below");
         let below = Below::open(&PathBuf::from(driver)).expect("the driver below opens");
-        let mut uuid = CUuuid { bytes: [0; 16] };
+        let [mut uuid, mut other] = [CUuuid { bytes: [0; 16] }; 2];
         // SAFETY: starts the driver, and writes the uuid of its first card.
         let answers = unsafe { [(below.cuInit)(0), (below.cuDeviceGetUuid_v2)(&mut uuid, 0)] };
         assert!(answers.iter().all(|answer| answer.ok()), "{answers:?}");
-        Broker { listener: Listener::bind(&socket, 0o600).expect("the folder is ours"), card: uuid.bytes }
+        // SAFETY: writes the uuid of its second card, where there is one.
+        let _one_card_will_do = unsafe { (below.cuDeviceGetUuid_v2)(&mut other, 1) };
+        let listener = Listener::bind(&socket, 0o600).expect("the folder is ours");
+        Broker { listener, card: uuid.bytes, other: other.bytes }
     }
 
     /// The next one that connects.
@@ -234,4 +239,47 @@ pub fn revoked_under_work(d: &'static Driver, t: &mut Check) {
     t.same("waits of the park", script.join().expect("the broker heard what it waited for"), 2);
     t.that("the first region ends", r.end(region));
     t.that("the later one ends", r.end(later));
+}
+
+/// A context that could not be released at first is on its own card: that one is left before another is claimed.
+pub fn of_another_card(d: &'static Driver, t: &mut Check) {
+    let Some(part) = part() else {
+        // both tries of the park: the watcher's or the claim's next one works
+        let refused = "cuDevicePrimaryCtxRelease_v2:1=999,cuDevicePrimaryCtxRelease_v2:2=999";
+        again(t, "lease_of_another_card", "in time", &[("SOFTCUDA_COUNT", "2"), ("SOFTCUDA_FAULT", refused)]);
+        let never = [("SOFTCUDA_COUNT", "2"), ("SOFTCUDA_FAULT", "cuDevicePrimaryCtxRelease_v2=999")];
+        return again(t, "lease_of_another_card", "never", &never);
+    };
+    let broker = Broker::listen();
+    let never = part == "never";
+    let script = std::thread::spawn(move || {
+        let mut client = broker.client();
+        client.lend(1);
+        client.end(1, || {});
+        client.card = broker.other;
+        let id = client.claim();
+        if never {
+            client.say(&ToClient::Granted { id, lease: 2, card: client.card, seconds: 60.0 });
+            assert_eq!(client.hear(), ToBroker::Released { lease: 2 });
+            return;
+        }
+        client.grant(id, 2);
+        client.ready(2);
+        client.end(2, || {});
+    });
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let region = r.begin();
+    t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
+    t.that("the region ends", r.end(region));
+    let region = r.begin();
+    t.code("a launch on another card", kernel.launch(d, CUstream::NULL), if never { 46 } else { 0 });
+    t.that("the region ends, too", r.end(region));
+    t.that("the broker heard what it waited for", script.join().is_ok());
+    if never {
+        t.that(format_args!("it is told: {}", r.state()), !r.state().contains("\"left\": []"));
+    } else {
+        until("the cards to be left", || r.state().contains("\"left\": []").then_some(()));
+        t.same("on the cards: bytes and contexts", seen_by_others(), Some((0, 0)));
+    }
 }

@@ -16,6 +16,7 @@ mod handle_structures;
 mod handles;
 mod host_memory;
 mod jit;
+mod kept;
 mod leases;
 mod links;
 mod memory;
@@ -133,6 +134,7 @@ pub const TOPICS: &[Topic] = &[
     any("out_of_memory", oom::recovery),
     claims("out_of_memory_of_others", oom::others),
     claims("out_of_memory_in_vain", oom::in_vain),
+    claims("out_of_memory_of_freed", oom::of_freed),
     any("capture_sequence", capture::sequence),
     any("capture_fork_and_join", capture::fork_and_join),
     any("capture_forbidden", capture::forbidden),
@@ -178,6 +180,8 @@ pub const TOPICS: &[Topic] = &[
     any("region_stress", regions::stress),
     any("region_order", regions::order),
     kernels("region_order_of_kernels", deferred::order),
+    claims("record_too_small", deferred::too_small),
+    claims("record_unmapped_code", deferred::unmapped_code),
     ours("region_unloading", regions::unloading),
     claims("fault_program", faults::program),
     claims("fault_each_call", faults::each_call),
@@ -187,11 +191,17 @@ pub const TOPICS: &[Topic] = &[
     claims("park_watched_child", parks::watched_child),
     claims("copy_rate", regions::copy_rate),
     claims("park_addresses", parks::addresses),
+    claims("park_left", parks::left),
+    claims("park_polled", parks::polled),
+    claims("kept_settings", kept::settings),
+    claims("kept_pins", kept::pins),
     claims("lease_revoked_late", leases::revoked_late),
     claims("lease_released_by_another_connection", leases::released_by_another_connection),
     claims("lease_revoked_under_work", leases::revoked_under_work),
+    claims("lease_of_another_card", leases::of_another_card),
     any("process_fork", process::fork),
     claims("process_fork_while_starting", process::fork_while_starting),
+    claims("process_fork_in_a_claim", process::fork_in_a_claim),
     ours("process_limits", process::limits),
     any("process_exit", process::exit),
 ];

@@ -188,3 +188,60 @@ pub fn in_vain(d: &'static Driver, t: &mut Check) {
     t.that("the region ends", r.end(region));
     t.that("bytes are whole", d.read(memory, MIB).iter().all(|byte| *byte == 9));
 }
+
+/// Memory that was freed while a recorded kernel may name it is there again for whoever wants it.
+pub fn of_freed(d: &'static Driver, t: &mut Check) {
+    let Some(which) = part() else {
+        let settings = [("ZEROGPU_VRAM", "4GiB"), ("SOFTCUDA_VRAM", "4GiB"), ("ZEROGPU_IDLE", "60s")];
+        again(t, "out_of_memory_of_freed", "a card", &settings);
+        let no_card = [("ZEROGPU_VRAM", "4GiB"), ("SOFTCUDA_FAULT", "cuDevicePrimaryCtxRetain=2")];
+        return again(t, "out_of_memory_of_freed", "no card", &no_card);
+    };
+    let want = if which == "a card" { 0 } else { OUT_OF_MEMORY };
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let of_pool = |at: &mut u64| d.cuMemAllocAsync(at, 2 * GIB, CUstream::NULL);
+    let plain = |at: &mut u64| d.cuMemAlloc_v2(at, 2 * GIB);
+    let free_of_pool = |at| d.cuMemFreeAsync(at, CUstream::NULL);
+    for way in ["cuMemAlloc", "cuMemAllocAsync", "cuMemCreate"] {
+        let before = d.memory_info().0;
+        let mut first = 0;
+        if way == "cuMemAllocAsync" {
+            must(way, of_pool(&mut first));
+        } else {
+            must(way, plain(&mut first));
+        }
+        t.code(format_args!("a launch outside any region, {way}"), kernel.launch(d, CUstream::NULL), 0);
+        t.same(format_args!("it waits, {way}"), r.level().as_deref(), Some("parked"));
+        if way == "cuMemAllocAsync" {
+            must(way, free_of_pool(first));
+        } else {
+            d.free(first);
+        }
+        t.same(format_args!("what is free, {way}"), d.memory_info().0, before);
+        let mut second = 55;
+        let code = match way {
+            "cuMemAlloc" => plain(&mut second),
+            "cuMemAllocAsync" => of_pool(&mut second),
+            _ => d.cuMemCreate(&mut second, 2 * GIB, &on_device(), 0),
+        };
+        t.code(format_args!("as much as was freed, {way}"), code, want);
+        if !code.ok() {
+            t.same(format_args!("its output is left alone, {way}"), second, 55);
+            return;
+        }
+        match way {
+            "cuMemCreate" => must(way, d.cuMemRelease(second)),
+            _ => {
+                must("cuMemsetD8", d.cuMemsetD8_v2(second, 9, MIB));
+                t.that(format_args!("it can be used, {way}"), d.read(second, MIB).iter().all(|byte| *byte == 9));
+                d.free(second);
+            }
+        }
+        // parks what was borrowed
+        let region = r.begin();
+        t.that(format_args!("a region ends, {way}"), r.end(region));
+        t.same(format_args!("and parks, {way}"), r.level().as_deref(), Some("parked"));
+        t.same(format_args!("all is free again, {way}"), d.memory_info().0, before);
+    }
+}

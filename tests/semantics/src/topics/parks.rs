@@ -1,7 +1,7 @@
 //! Parks at awkward moments. Where the card has to behave in a certain way, the topic runs itself again with settings for it.
 use super::faults::{again, part, seen_by_others};
 use super::regions::{Kernel, Regions};
-use super::Gate;
+use super::{vmm, Gate};
 use crate::check::Check;
 use crate::driver::{must, Driver};
 use std::collections::BTreeSet;
@@ -179,6 +179,88 @@ pub fn addresses(d: &'static Driver, t: &mut Check) {
             }
         }
     }
+}
+
+/// For how long something is waited for that the watcher tries every half second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for something; whether it came.
+pub(super) fn until(mut holds: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// What can't be unmapped, twice or more often, is told and tried again until it is gone; the next claim works.
+pub fn left(d: &'static Driver, t: &mut Check) {
+    let Some(part) = part() else {
+        // calls of cuMemUnmap: the window of a claim is closed by the first, or by the second, its second try
+        let window = |calls: std::ops::RangeInclusive<u32>| {
+            calls.map(|nth| format!("cuMemUnmap:{nth}=999")).collect::<Vec<_>>().join(",")
+        };
+        for calls in [1..=2, 2..=3, 2..=5, 1..=12] {
+            let what = format!("a window, {calls:?}");
+            again(t, "park_left", &what, &[("SOFTCUDA_FAULT", &window(calls))]);
+        }
+        for calls in [1..=2, 1..=8] {
+            let fault = format!("cuMemSetAccess:1=999,{}", window(calls.clone()));
+            again(t, "park_left", &format!("a place, {calls:?}"), &[("SOFTCUDA_FAULT", &fault)]);
+        }
+        // a window whose access is refused
+        let fault = format!("cuMemSetAccess:2=999,{}", window(1..=4));
+        again(t, "park_left", "a place, of a window", &[("SOFTCUDA_FAULT", &fault)]);
+        return;
+    };
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    // mapped nowhere, so that its bytes travel through a window
+    let (place, handle) = (vmm::reserve(d, vmm::PAGE), vmm::create(d, vmm::PAGE));
+    vmm::map(d, place, vmm::PAGE, handle);
+    d.write(place, &[5; vmm::PAGE]);
+    must("cuMemUnmap", d.cuMemUnmap(place, vmm::PAGE));
+    for (call, what) in ["the first call", "the next call"].into_iter().enumerate() {
+        let region = r.begin();
+        let launched = kernel.launch(d, CUstream::NULL);
+        let want = if call == 0 && part.starts_with("a place") { 999 } else { 0 };
+        t.code(format_args!("a launch, {what}"), launched, want);
+        t.that(format_args!("the region ends, {what}"), r.end(region));
+        t.that(format_args!("parked, {what}"), until(|| r.level().as_deref() == Some("parked")));
+        let nothing = || r.state().contains("\"left\": []");
+        t.that(format_args!("nothing is left, {what}: {}", r.state()), until(nothing));
+        t.same(format_args!("on the card, {what}"), seen_by_others(), Some((0, 0)));
+    }
+    vmm::map(d, place, vmm::PAGE, handle);
+    t.that("bytes are whole", d.read(place, vmm::PAGE) == [5; vmm::PAGE]);
+}
+
+/// A borrowed GPU that somebody only asks about is idle.
+pub fn polled(d: &'static Driver, t: &mut Check) {
+    if part().is_none() {
+        let settings = [("ZEROGPU_OUTSIDE", "borrow"), ("ZEROGPU_IDLE", "200ms")];
+        return again(t, "park_polled", "200 ms", &settings);
+    }
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    let (stream, events) = (d.stream(1), [d.event(0), d.event(0)]);
+    must("cuEventRecord", d.cuEventRecord(events[0], stream));
+    t.code("a launch", kernel.launch(d, stream), 0);
+    must("cuEventRecord", d.cuEventRecord(events[1], stream));
+    t.same("borrowed", r.level().as_deref(), Some("claimed"));
+    let start = Instant::now();
+    let mut answers = BTreeSet::new();
+    while r.level().as_deref() == Some("claimed") && start.elapsed() < PATIENCE {
+        answers.extend([d.cuEventQuery(events[1]).0, d.cuStreamQuery(stream).0, d.cuEventSynchronize(events[1]).0]);
+        answers.insert(d.cuEventElapsedTime(&mut 0.0, events[0], events[1]).0);
+    }
+    t.same("it is given back", r.level().as_deref(), Some("parked"));
+    t.that("questions are answered", answers.contains(&0));
+    let others: Vec<u32> = answers.into_iter().filter(|code| ![0, NOT_READY].contains(code)).collect();
+    t.same("and nothing fails", others, vec![]);
 }
 
 /// Whether this process has the thread that parks.

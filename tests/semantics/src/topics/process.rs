@@ -1,4 +1,6 @@
 //! A driver and its process: children, and calls after the end.
+use super::faults::{again, part};
+use super::regions::{Kernel, Regions};
 use super::wait_for;
 use crate::check::Check;
 use crate::driver::{must, Driver};
@@ -67,6 +69,25 @@ pub fn fork_while_starting(d: &'static Driver, t: &mut Check) {
     let _reader = std::fs::File::open(&pipe).expect("the pipe opens");
     t.code("the first call goes on", first.join().expect("no panic"), 0);
     std::fs::remove_file(&pipe).expect("the pipe is ours");
+}
+
+/// A driver below may fork in the calls of a claim, to run a program of its own.
+pub fn fork_in_a_claim(d: &'static Driver, t: &mut Check) {
+    let Some(function) = part() else {
+        for function in ["cuInit", "cuDevicePrimaryCtxRetain", "cuInit,cuDevicePrimaryCtxRetain,cuMemCreate"] {
+            again(t, "process_fork_in_a_claim", function, &[("SOFTCUDA_FORK", function)]);
+        }
+        return;
+    };
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    // outside any region the driver is asked whether there is a card
+    t.code(format_args!("a launch outside, {function}"), kernel.launch(d, CUstream::NULL), 0);
+    let region = r.begin();
+    t.code(format_args!("a launch in a region, {function}"), kernel.launch(d, CUstream::NULL), 0);
+    t.same("the device", r.level().as_deref(), Some("claimed"));
+    t.that("the region ends", r.end(region));
+    t.same("parked", r.level().as_deref(), Some("parked"));
 }
 
 /// Under limits that leave no room for the device an allocation fails, and standard error says why.
