@@ -130,6 +130,11 @@ impl Daemon {
         self.lease_ended(&old, &lease, None, why);
         // under another number, so that no answer which is still on its way is taken for one about it
         let number = self.scheduler.renew(lease.id).unwrap_or(lease.id);
+        if matches!(lease.stage, Stage::Filling | Stage::Homing) {
+            // what the broker did for it is for itself to do now
+            let now = self.now();
+            self.scheduler.respite(now, number);
+        }
         // all of it, so that a worker is the last to have it
         let former = std::mem::replace(&mut old.backing, backing);
         self.let_go(old.id, former);

@@ -106,7 +106,10 @@ pub(crate) struct Lease {
     pub deadline: Duration,
     /// When the daemon was told that the deadline has passed.
     pub overdue: Option<Duration>,
+    /// Whether the daemon was told that the grace time is over, or needs not be told.
     pub killed: bool,
+    /// Whether its holder is being ended.
+    pub condemned: bool,
 }
 
 impl Scheduler {

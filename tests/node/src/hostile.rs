@@ -7,6 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::time::Instant;
 use zerogpu_bench::driver::{must, Driver};
 use zerogpu_protocol::*;
 
@@ -169,6 +170,21 @@ pub const CRIMES: &[Deed] = &[
         // it hears that its time is over, and stays
         while !matches!(client.hear()?, ToClient::Revoked { .. }) {}
         dropped(&mut client)
+    }),
+    ("a drain without end", |socket| {
+        let mut client = join(socket)?;
+        let lease = client.claim(0.5, 2 * MIB)?;
+        client.say(&slabs(lease, &[Range::new(0, 2 * MIB)]))?;
+        let end = Instant::now() + LONG;
+        while Instant::now() < end {
+            match client.hear() {
+                // from the first on its bytes are always on their way
+                Ok(ToClient::Ready { .. } | ToClient::Home { .. }) => drop(client.say(&ToBroker::Drained { lease })),
+                Ok(_) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+        bail!("it is never ended")
     }),
     ("a wish while it computes", |socket| {
         let (mut client, _) = ready(socket, &[Range::new(0, 2 * MIB)])?;
