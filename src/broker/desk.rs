@@ -306,7 +306,15 @@ impl Daemon {
 
     /// A Space has let go of its card.
     fn released(&mut self, token: usize, number: u64) -> Dropped {
-        let lease = self.lease(token, number)?;
+        let lease = match (self.lease(token, number), self.holder_before(token, number)) {
+            (Ok(lease), _) => lease,
+            // its connection was lost before it could say so
+            (Err(_), Some(before)) => {
+                self.leave(before, "its process has let go, and connected again");
+                return Ok(());
+            }
+            (Err(why), None) => return Err(why.into()),
+        };
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (id, Some(held)) = (space.id, space.lease.take()) else { return Ok(()) };
@@ -341,6 +349,13 @@ impl Daemon {
 
     fn reserve(&mut self, token: usize, bytes: u64) -> Dropped {
         let fits = match self.space_mut(token) {
+            // nobody has the node's memory by a word
+            Some(space) if bytes > space.vram.saturating_add(SLACK) => {
+                let vram = space.vram;
+                Err(format!(
+                    "{bytes} bytes of host memory are more than the {vram} that the program was shown: free memory"
+                ))
+            }
             // less than before
             Some(space) if bytes <= space.reserved => {
                 space.reserved = bytes;

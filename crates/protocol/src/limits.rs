@@ -20,6 +20,9 @@ pub const DIRTY_RANGES: usize = 65536;
 pub const CHUNK_BYTES: u64 = 2 << 20;
 /// Bytes of the longest slab: a physical handle of the program's own is one slab, whatever its size.
 pub const SLAB_BYTES: u64 = 128 << 30;
+/// Bytes of the largest backing: twice the addresses of a card's memory. A few larger ones would leave the broker no addresses
+/// for the others.
+pub const BACKING_BYTES: u64 = 256 << 30;
 /// The longest time that can be asked for, in seconds: some thirty years. Longer is refused, so that sums of times and
 /// clocks don't overflow.
 pub const SECONDS: f64 = 1e9;

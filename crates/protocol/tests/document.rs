@@ -123,6 +123,7 @@ fn the_limits_are_the_code_s() {
         ("DIRTY_RANGES", DIRTY_RANGES as u64),
         ("CHUNK_BYTES", CHUNK_BYTES),
         ("SLAB_BYTES", SLAB_BYTES),
+        ("BACKING_BYTES", BACKING_BYTES),
     ];
     for (name, value) in limits {
         assert!(DOCUMENT.contains(&format!("| `{name}` | {value} |")), "{name} is {value}");

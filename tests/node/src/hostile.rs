@@ -46,6 +46,22 @@ pub const DEEDS: &[Deed] = &[
     ("a backing of half the address space", |socket| {
         refused(socket, &hello("huge", Role::Space), &backing(1 << 47, true)?)
     }),
+    ("a backing larger than any Space has", |socket| {
+        refused(socket, &hello("large", Role::Space), &backing(BACKING_BYTES + 2 * MIB, true)?)
+    }),
+    ("more host memory than it was shown", |socket| {
+        let mut client = Client::connect(socket)?;
+        let file = backing(BACKING, true)?;
+        client.connection().hello(
+            &Hello { vram: 2 * MIB, ..hello("greedy", Role::Space) },
+            Some(file.as_fd()),
+            None,
+        )?;
+        client.say(&ToBroker::Reserve { bytes: 1 << 30 })?;
+        let answer = client.hear()?;
+        ensure!(matches!(answer, ToClient::NotReserved { .. }), "it was answered {answer:?}");
+        Ok(())
+    }),
     ("a Space of another kind of card", |socket| {
         refused(socket, &Hello { cc: (99, 9), ..hello("alien", Role::Space) }, &backing(BACKING, true)?)
     }),
