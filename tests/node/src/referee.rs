@@ -1,8 +1,8 @@
 //! Reads the broker's log line by line, and finds what breaks its promises.
 //!
-//! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first, the
-//! oldest before the others; then the shortest, the older of two equals. All Spaces here are of one tenant, so what
-//! the tenant has used counts the same for all.
+//! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first; then
+//! the shortest, the older of two equals. All Spaces here are of one tenant, so what the tenant has used counts the same for all, and the
+//! oldest of the aged ones goes before the others.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
