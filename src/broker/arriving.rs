@@ -105,7 +105,7 @@ impl Daemon {
             attached => attached,
         };
         let id = id.map_err(|e| (reason(&e.reason), e.text))?;
-        tracing::info!(space = id.0, name = %hello.name, pid, tenant, "Space joined");
+        tracing::info!(space = id.0, name = ?hello.name, pid, tenant, "Space joined");
         Ok(Space {
             id,
             name: hello.name.clone(),

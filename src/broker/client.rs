@@ -152,6 +152,8 @@ pub struct Tally {
     pub unchanged: u64,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether an administrator took it back.
+    pub taken_back: bool,
     /// Whether it was given more time to let go since its bytes were on their way home.
     pub spared: bool,
 }
@@ -173,9 +175,18 @@ impl Space {
 impl Lease {
     /// A lease that was granted just now.
     pub fn new(id: LeaseId, card: CardId, claim: u32, stage: Stage, waited: f64) -> Lease {
-        let (revoked, spared) = (false, false);
-        let tally =
-            Tally { granted: Instant::now(), waited, brought: 0, warm: 0, taken: 0, unchanged: 0, revoked, spared };
+        let (revoked, taken_back, spared) = (false, false, false);
+        let tally = Tally {
+            granted: Instant::now(),
+            waited,
+            brought: 0,
+            warm: 0,
+            taken: 0,
+            unchanged: 0,
+            revoked,
+            taken_back,
+            spared,
+        };
         Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }
     }
 

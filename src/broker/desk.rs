@@ -47,6 +47,12 @@ pub(super) fn reason(why: &Why) -> Reason {
     }
 }
 
+/// Whether a user may see and do all here: root, and who runs the broker.
+pub(super) fn is_administrator(uid: u32) -> bool {
+    // SAFETY: asks for a number.
+    uid == 0 || uid == unsafe { libc::geteuid() }
+}
+
 /// A sentence that fits a message.
 pub(super) fn sentence(text: &str) -> String {
     clip(text, TEXT_BYTES).to_string()
@@ -79,8 +85,13 @@ impl Daemon {
             report_packets(&json).for_each(|packet| self.send(token, &packet));
             return Ok(());
         }
+        if let ToBroker::TakeBack { pid } = message {
+            let (done, text) = self.take_back(token, pid);
+            self.send(token, &ToClient::TakenBack { done, text: sentence(&text) });
+            return Ok(());
+        }
         if self.space_mut(token).is_none() {
-            return Err("an observer may only ask for the status".into());
+            return Err("an observer may only ask for the status, or take a card back".into());
         }
         match message {
             ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes } => {
@@ -100,8 +111,40 @@ impl Daemon {
             ToBroker::Reserve { bytes } => self.reserve(token, bytes),
             ToBroker::Prefetch { seconds, slabs, dirty, more } => self.prefetch(token, seconds, &slabs, &dirty, more),
             ToBroker::Bound { card, by } => self.bound(token, card, by),
-            ToBroker::Status => Ok(()),
+            ToBroker::Status | ToBroker::TakeBack { .. } => Ok(()),
         }
+    }
+
+    /// An administrator takes the card back from a process. Whether its lease ends, and a sentence for people.
+    fn take_back(&mut self, token: usize, pid: u32) -> (bool, String) {
+        let uid = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
+        if !is_administrator(uid) {
+            return (false, "only root and the broker's own user may take a card back; ask one of them".into());
+        }
+        // processes that can't be seen from here all have the number 0
+        let is_it =
+            |client: &Client| pid != 0 && u32::try_from(client.peer.pid) == Ok(pid) && client.role.space().is_some();
+        let tokens: Vec<usize> = self.clients.iter().filter(|(_, c)| is_it(c)).map(|(&token, _)| token).collect();
+        if tokens.is_empty() {
+            return (false, format!("no program of this broker has the process {pid}; zerogpu status lists them"));
+        }
+        let now = self.now();
+        let grace = self.scheduler.policy().grace.as_secs_f64();
+        for token in tokens {
+            let Some(space) = self.space_mut(token) else { continue };
+            let (id, name) = (space.id, space.name.clone());
+            let Some(lease) = space.lease.as_mut() else { continue };
+            lease.tally.taken_back = true;
+            let (lease, card) = (lease.id, lease.card);
+            let text = match self.scheduler.overdue_since(lease) {
+                Some(_) => format!("the lease of {name} (pid {pid}) on {card} has ended already; its process is ended if it keeps the card for longer"),
+                None => format!("the lease of {name} (pid {pid}) on {card} ends now; its process is ended if it keeps the card for {grace:.1} s more"),
+            };
+            self.scheduler.revoke(now, lease);
+            tracing::info!(space = id.0, lease = lease.0, card = card.0, name = ?name, pid, "lease revoked by uid {uid}");
+            return (true, text);
+        }
+        (false, format!("the process {pid} holds no card"))
     }
 
     fn claim(&mut self, token: usize, id: u32, claim: Claim) -> Dropped {

@@ -75,7 +75,7 @@ impl Daemon {
         if let Some(lease) = &space.lease {
             self.lease_ended(&space, lease, ended, why);
         }
-        tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        tracing::info!(space = space.id.0, name = ?space.name, pid = client.peer.pid, "Space left: {why}");
         self.let_go(space.id, space.backing);
     }
 

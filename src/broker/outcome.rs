@@ -106,11 +106,14 @@ impl Daemon {
     /// Tells a Space that its lease has had its time, `ago` before now.
     pub(super) fn tell_revoked(&mut self, token: usize, lease: LeaseId, ago: Duration) {
         let grace = self.scheduler.policy().grace.saturating_sub(ago).as_secs_f64();
+        let mut why = "the lease has had its time";
         if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
             lease.tally.revoked = true;
+            if lease.tally.taken_back {
+                why = "an administrator has taken the card back";
+            }
         }
-        let text =
-            format!("the lease has had its time; the process is ended if it keeps the card for {grace:.1} s more");
+        let text = format!("{why}; the process is ended if it keeps the card for {grace:.1} s more");
         self.send(token, &ToClient::Revoked { lease: lease.0, text, grace });
     }
 
@@ -292,7 +295,7 @@ impl Daemon {
         tracing::info!(
             lease = lease.id.0,
             space = space.id.0,
-            name = %space.name,
+            name = ?space.name,
             tenant = %space.tenant,
             card = lease.card.0,
             waited_s = tally.waited,

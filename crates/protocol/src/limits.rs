@@ -47,6 +47,11 @@ pub fn clip(text: &str, bytes: usize) -> &str {
 
 /// A name that a Space may have, as near to `name` as possible: control characters become `?`, what is too long is cut.
 pub fn clean_name(name: &str) -> String {
-    let clean: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    clip(&clean, NAME_BYTES).to_owned()
+    clean(name, NAME_BYTES)
+}
+
+/// A text of at most `bytes` bytes in one line, as near to `text` as possible: control characters become `?`, what is too long is cut.
+pub fn clean(text: &str, bytes: usize) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    clip(&clean, bytes).to_owned()
 }

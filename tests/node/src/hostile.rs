@@ -70,6 +70,15 @@ pub const DEEDS: &[Deed] = &[
         client.say_bytes(&[0xFF; 100])?;
         dropped(&mut client)
     }),
+    ("a line of its own for terminals and logs", |socket| {
+        let mut client = join(socket)?;
+        let mut bytes = Vec::new();
+        encode(&ToBroker::Bound { card: [0; 16], by: "xyz".into() }, &mut bytes)?;
+        let at = bytes.len() - 2;
+        bytes[at] = b'\n';
+        client.say_bytes(&bytes)?;
+        dropped(&mut client)
+    }),
     ("a packet of a megabyte", |socket| {
         let mut client = join(socket)?;
         // a socket whose buffer is too small for it refuses it here already

@@ -152,7 +152,7 @@ impl Referee {
             }
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
-                let name = fields.get("name").unwrap_or(&"").to_string();
+                let name = fields.get("name").map_or("", |name| name.trim_matches('"')).to_string();
                 self.cards.entry(name).or_default().insert(id("card"));
                 for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"])
                 {
