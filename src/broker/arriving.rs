@@ -2,6 +2,7 @@
 //!
 //! A process that comes back while this broker still has its lease takes the lease over, connection for connection: the card
 //! is never free in between. One that holds a card of an earlier broker says so, and is believed as far as that harms nobody.
+use super::card::Backlog;
 use super::client::{Client, Lease, Role, Space, Stage};
 use super::daemon::Daemon;
 use super::desk::{reason, sentence, Dropped, Fault};
@@ -120,6 +121,7 @@ impl Daemon {
             wish: Request::default(),
             ahead: None,
             bound: None,
+            backlog: Backlog::new(self.waker()),
         })
     }
 

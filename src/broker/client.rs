@@ -1,6 +1,7 @@
 //! A connection: who is behind it, and what it holds.
 use super::ahead::Stop;
 use super::bound::Bound;
+use super::card::Backlog;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub struct Client {
     pub pidfd: Option<OwnedFd>,
     /// Whether packets wait for room in its socket.
     pub blocked: bool,
+    /// Whether some of the last report waited there.
+    pub unread: bool,
     /// Why its connection is over although its process still holds a card.
     pub parting: Option<String>,
     /// What it is.
@@ -91,6 +94,8 @@ pub struct Space {
     pub ahead: Option<Stop>,
     /// What binds it to its context.
     pub bound: Option<Bound>,
+    /// What it wants of the cards' workers that is not done.
+    pub backlog: Backlog,
 }
 
 /// A lease, as its holder sees it.

@@ -17,7 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -93,6 +93,8 @@ pub struct Daemon {
     next: usize,
     /// Clients with messages left to read.
     busy: VecDeque<usize>,
+    /// Clients that are not listened to until some of what they want is done.
+    deaf_to: BTreeSet<usize>,
     places_told: Instant,
     /// When connections that were not accepted are to be looked at again: nobody tells of them a second time.
     accept_at: Option<Instant>,
@@ -166,6 +168,7 @@ impl Daemon {
             spaces: HashMap::new(),
             next: CLIENTS,
             busy: VecDeque::new(),
+            deaf_to: BTreeSet::new(),
             places_told: Instant::now(),
             accept_at: None,
             crowd_told: None,
@@ -188,6 +191,11 @@ impl Daemon {
             letters.send(Letter::Scrape(answer));
             text.recv().ok()
         })
+    }
+
+    /// Ends the loop's sleep.
+    pub(super) fn waker(&self) -> &Arc<Waker> {
+        &self.letters.waker
     }
 
     /// The scheduler's clock.
@@ -220,6 +228,9 @@ impl Daemon {
                 self.accept();
             }
             self.read_letters();
+            // nobody tells again of what they have said
+            let deaf_to = std::mem::take(&mut self.deaf_to);
+            self.busy.extend(deaf_to);
             for token in std::mem::take(&mut self.busy) {
                 self.read(token);
             }
@@ -314,7 +325,8 @@ impl Daemon {
             }
             let endpoint = Endpoint::new(socket, KEPT);
             let role = Role::New(Instant::now() + HELLO);
-            self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, parting: None, role });
+            self.clients
+                .insert(token, Client { endpoint, peer, pidfd, blocked: false, unread: false, parting: None, role });
         }
         // whoever connects without end: the others have their turn first
         self.accept_at = Some(Instant::now());
@@ -324,6 +336,10 @@ impl Daemon {
     fn read(&mut self, token: usize) {
         for _ in 0..TURN {
             let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
+            if client.role.space().is_some_and(|space| space.backlog.is_much()) {
+                self.deaf_to.insert(token);
+                return;
+            }
             let mut reported = false;
             let result = match client.role {
                 Role::New(_) => match client.endpoint.recv_hello(&mut self.buffer) {

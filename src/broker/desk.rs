@@ -75,14 +75,16 @@ impl Daemon {
     /// A client says something.
     pub(super) fn message(&mut self, token: usize, message: ToBroker) -> Dropped {
         if matches!(message, ToBroker::Status) {
-            // one that computes may have other packets on their way
-            let unread = |client: &Client| client.role.space().is_none() && client.endpoint.queued() > 0;
+            let unread = |client: &Client| client.unread && client.endpoint.queued() > 0;
             if self.clients.get(&token).is_some_and(unread) {
                 return Err("it asks for the status again, and has not read what it was told".into());
             }
             let viewer = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
             let json = self.status(viewer);
             report_packets(&json).for_each(|packet| self.send(token, &packet));
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.unread = client.endpoint.queued() > 0;
+            }
             return Ok(());
         }
         if let ToBroker::TakeBack { pid } = message {
@@ -447,7 +449,9 @@ impl Daemon {
 
     /// Gives a card's worker a job.
     pub(super) fn give(&self, card: zerogpu_lease::CardId, job: Job) -> Dropped {
-        let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job));
+        let client = self.spaces.get(&job.space()).and_then(|token| self.clients.get(token));
+        let undone = client.and_then(|client| client.role.space()).map(|space| space.backlog.add(&job));
+        let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job, undone));
         given.then_some(()).ok_or_else(|| Fault::NotTheirs(format!("the worker of {card} has ended")))
     }
 }

@@ -87,7 +87,7 @@ impl Daemon {
         for (i, worker) in self.workers.iter().enumerate() {
             // the last one gets ours: whoever ends last is a worker, with a context to unpin in
             let share = if i == last { backing.take() } else { backing.clone() };
-            worker.give(Job::Leave { space, backing: share });
+            worker.give(Job::Leave { space, backing: share }, None);
         }
     }
 

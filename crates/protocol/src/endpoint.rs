@@ -16,6 +16,8 @@ pub struct Endpoint {
     socket: OwnedFd,
     queue: VecDeque<Packet>,
     limit: usize,
+    /// Bytes of what is kept.
+    kept: usize,
     bytes: Vec<u8>,
 }
 
@@ -23,9 +25,12 @@ impl Endpoint {
     /// How many packets wait for a client, unless told otherwise, before it counts as slow.
     pub const QUEUE: usize = 256;
 
-    /// The end of an accepted socket, that keeps up to `limit` packets when the socket is full.
+    /// Bytes that wait for a client before it counts as slow.
+    pub const BYTES: usize = 8 << 20;
+
+    /// The end of an accepted socket, that keeps up to `limit` packets, of [`Endpoint::BYTES`] together, when the socket is full.
     pub fn new(socket: OwnedFd, limit: usize) -> Self {
-        Endpoint { socket, queue: VecDeque::new(), limit, bytes: Vec::new() }
+        Endpoint { socket, queue: VecDeque::new(), limit, kept: 0, bytes: Vec::new() }
     }
 
     /// The client's first message, if it is there, with the descriptor of its backing if it is a Space. A client that
@@ -79,7 +84,7 @@ impl Endpoint {
     }
 
     /// Sends a message, or keeps it until [`flush`](Endpoint::flush) if the socket is full. [`Error::Slow`] if too
-    /// many are kept already. Descriptors are duplicated only if the message must be kept.
+    /// many, or too many bytes, are kept already. Descriptors are duplicated only if the message must be kept.
     ///
     /// # Errors
     /// [`Error::Malformed`] if a value is beyond its limit or the descriptors are too few or too many, [`Error::Slow`],
@@ -99,7 +104,10 @@ impl Endpoint {
     pub fn flush(&mut self) -> Result<(), Error> {
         while let Some(packet) = self.queue.front() {
             match packet.send(&self.socket) {
-                Ok(()) => drop(self.queue.pop_front()),
+                Ok(()) => {
+                    self.kept = self.kept.saturating_sub(packet.bytes.len());
+                    self.queue.pop_front();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -110,6 +118,7 @@ impl Endpoint {
     /// Ends the connection, and forgets what is kept; the descriptor stays open, and of no use.
     pub fn hang_up(&mut self) {
         self.queue.clear();
+        self.kept = 0;
         // SAFETY: a descriptor of ours. A peer that is gone already has ended it.
         unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
     }
@@ -135,11 +144,12 @@ impl Endpoint {
                 result => return Ok(result?),
             }
         }
-        if self.queue.len() >= self.limit {
+        if self.queue.len() >= self.limit || self.kept + bytes.len() > Self::BYTES {
             return Err(Error::Slow(self.queue.len()));
         }
         let fds = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect::<io::Result<_>>()?;
         self.queue.push_back(Packet { bytes: bytes.to_vec(), fds });
+        self.kept += bytes.len();
         Ok(())
     }
 }

@@ -221,6 +221,16 @@ fn a_broker_that_answers_nonsense() {
 }
 
 #[test]
+fn what_is_kept_is_bounded_in_bytes() {
+    let (_client, broker) = pair();
+    let mut broker = Endpoint::new(broker, usize::MAX);
+    let report = ToClient::Report { json: "x".repeat(REPORT_BYTES), more: true };
+    let slow = (0..10_000).find_map(|_| broker.send(&report, NONE).err());
+    assert!(matches!(slow, Some(Error::Slow(_))), "{slow:?}");
+    assert!((broker.queued() - 1) * REPORT_BYTES <= Endpoint::BYTES, "{} are kept", broker.queued());
+}
+
+#[test]
 fn a_client_that_does_not_read_is_slow() {
     let (client, mut broker) = ends();
     let (mut watched, fd) = Watched::new();

@@ -7,7 +7,8 @@ use anyhow::{bail, ensure, Context, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use zerogpu_bench::driver::{must, Driver};
 use zerogpu_protocol::*;
 
@@ -328,6 +329,25 @@ pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
     client.say(&ToBroker::Released { lease })?;
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
+}
+
+/// Says much that the card's worker has to do, without end and without an ear for the answers, until `over`.
+///
+/// # Errors
+/// It could not join.
+pub fn flood(socket: &Path, over: &AtomicBool) -> Result<u64> {
+    let client = join(socket)?;
+    let mut said = 0;
+    while !over.load(Ordering::Relaxed) {
+        let forget = ToBroker::Forget { range: Range::new(0, 2 * MIB) };
+        // who is not listened to waits, and looks again
+        match client.connection().send(&forget, Some(Instant::now() + Duration::from_millis(100))) {
+            Ok(()) => said += 1,
+            Err(Error::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(said)
 }
 
 /// Says that this process holds a card since an earlier broker, and waits for what comes of it.

@@ -394,6 +394,13 @@ impl Broker {
         Usage::of(self.pid())
     }
 
+    /// Bytes of its own memory: neither a Space's nor a card's.
+    pub fn own_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        Ok(line.context("no RssAnon")?.trim().parse::<u64>()? << 10)
+    }
+
     /// The names of its descriptors and mappings, to be read by a human.
     pub fn belongings(&self) -> Result<String> {
         let of = PathBuf::from(format!("/proc/{}", self.pid()));
