@@ -22,6 +22,15 @@ type Refusal = (Reason, String);
 impl Daemon {
     /// A client introduces itself.
     pub(super) fn hello(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+        let introduced = self.introduce(token, theirs, hello, backing.as_ref());
+        // that of a Space is a memory file, which is closed at once
+        if let Some(file) = backing.filter(|_| self.space_mut(token).is_none()) {
+            self.closer.close(file);
+        }
+        introduced
+    }
+
+    fn introduce(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<&OwnedFd>) -> Dropped {
         let version = negotiate(VERSIONS, theirs).map_err(|e| e.to_string())?;
         let before = hello.holds.as_ref().and_then(|holds| self.holder_before(token, holds.lease));
         let is_ours = |holds: &Holding| self.node.cards.iter().any(|card| card.uuid == holds.card);
@@ -34,8 +43,8 @@ impl Daemon {
             (Kind::Observer, _) => Ok(Role::Observer),
             (Kind::Space, None) => return Err("it brought no backing".into()),
             (Kind::Space, Some(file)) => match before {
-                Some(before) => self.comes_back(before, &hello, &file),
-                None => self.admit(token, &hello, &file, holds_ours, &mut beyond),
+                Some(before) => self.comes_back(before, &hello, file),
+                None => self.admit(token, &hello, file, holds_ours, &mut beyond),
             }
             .map(|space| Role::Space(Box::new(space))),
         };
@@ -47,6 +56,7 @@ impl Daemon {
                     self.spaces.insert(space.id, token);
                 }
                 client.role = role;
+                client.endpoint.refuse_descriptors();
                 let welcome = Answer::Welcome(Welcome { broker, version });
                 // who has hung up meanwhile may have a card, and comes back
                 client.endpoint.answer(&welcome).map_err(|e| Fault::NotTheirs(e.to_string()))?;

@@ -6,6 +6,7 @@
 use super::bound::Bound;
 use super::card::{Done, Worker};
 use super::client::{Client, Role};
+use super::closer::Closer;
 use super::config::Config;
 use super::desk::Fault;
 use super::idle::Idle;
@@ -105,6 +106,7 @@ pub struct Daemon {
     /// Bytes of host memory for all Spaces.
     pub(super) host_memory: u64,
     pub(super) metrics: Metrics,
+    pub(super) closer: Closer,
     buffer: Packet,
     leaving: bool,
     idle: Option<Idle>,
@@ -175,6 +177,7 @@ impl Daemon {
             strangers_from: Instant::now(),
             host_memory,
             metrics: Metrics::default(),
+            closer: Closer::start().context("no thread for the closing of descriptors")?,
             buffer: Packet::new(),
             leaving: false,
             idle,
@@ -281,6 +284,10 @@ impl Daemon {
 
     fn accept(&mut self) {
         for _ in 0..TURN {
+            if self.closer.is_full() {
+                self.accept_at = Some(Instant::now() + ACCEPT);
+                return;
+            }
             let socket = match self.listener.accept() {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
@@ -301,6 +308,7 @@ impl Daemon {
                         "connections are closed: their user has too many that are no programs"
                     );
                 }
+                self.closer.close(socket);
                 continue;
             }
             let pidfd = pidfd(socket.as_fd(), peer.pid)
@@ -358,6 +366,8 @@ impl Daemon {
                     Err(e) => Err(e.to_string().into()),
                 },
             };
+            // what came along, and nobody wanted
+            self.buffer.fds.drain(..).for_each(|fd| self.closer.close(fd));
             match result {
                 // a report takes a while to write: the others first
                 Ok(()) if reported => break,

@@ -63,6 +63,7 @@ impl Daemon {
         {
             let _closed_below = registry.deregister(&mut SourceFd(&fd));
         }
+        self.closer.close(client.endpoint.into_socket());
         let Role::Space(space) = client.role else {
             if !matches!(client.role, Role::Observer) {
                 tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");

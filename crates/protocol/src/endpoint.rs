@@ -7,7 +7,7 @@ use crate::connection::{count, open};
 use crate::error::Error;
 use crate::hello::{decode_hello, encode_answer, Versions, VERSIONS};
 use crate::message::{Answer, Hello, Reason, Refused, ToBroker, ToClient};
-use crate::packet::{send, Packet};
+use crate::packet::{send, Packet, ALL_FDS};
 use crate::wire::encode;
 
 /// A client's connection. After any error the connection is to be dropped.
@@ -34,20 +34,20 @@ impl Endpoint {
     }
 
     /// The client's first message, if it is there, with the descriptor of its backing if it is a Space. A client that
-    /// speaks no common version is answered here. `buffer` only lends its memory.
+    /// speaks no common version is answered here. `buffer` lends its memory, and has what else came of descriptors, also after an
+    /// error: closing them may take as long as their owner likes.
     ///
     /// # Errors
     /// [`Error::Mismatch`] once that is answered, [`Error::Malformed`], [`Error::Closed`] or [`Error::Io`]; or as for
     /// [`Endpoint::answer`].
     pub fn recv_hello(&mut self, buffer: &mut Packet) -> Result<Option<(Versions, Hello, Option<OwnedFd>)>, Error> {
-        if !self.next(buffer, 1)? {
+        if !self.next(buffer)? {
             return Ok(None);
         }
-        let mut fds = std::mem::take(&mut buffer.fds);
         match decode_hello(&buffer.bytes, VERSIONS)? {
             (theirs, Ok(hello)) => {
-                count(&hello, fds.len())?;
-                Ok(Some((theirs, hello, fds.pop())))
+                count(&hello, buffer.fds.len())?;
+                Ok(Some((theirs, hello, buffer.fds.pop())))
             }
             (_, Err(mismatch)) => {
                 let text = mismatch.at_broker();
@@ -71,14 +71,29 @@ impl Endpoint {
         result
     }
 
-    /// The next message, if one is there. One with descriptors is an error: they never become this process's, since
-    /// closing a stranger's descriptor may block. `buffer` only lends its memory.
+    /// From here on the client can send no descriptors, where the kernel has a word for that (Linux 6.16).
+    pub fn refuse_descriptors(&self) {
+        const SO_PASSRIGHTS: libc::c_int = 83;
+        let no: libc::c_int = 0;
+        // SAFETY: reads a number. An older kernel refuses, and messages with descriptors go on being errors.
+        unsafe {
+            let size = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
+            libc::setsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), size);
+        }
+    }
+
+    /// The next message, if one is there. One with descriptors is an error. `buffer` lends its memory, and has them then: closing
+    /// a stranger's descriptor may block.
     ///
     /// # Errors
     /// [`Error::Malformed`], [`Error::Closed`], or [`Error::Io`], also for a packet with descriptors (`InvalidData`).
     pub fn recv(&mut self, buffer: &mut Packet) -> Result<Option<ToBroker>, Error> {
-        if !self.next(buffer, 0)? {
+        if !self.next(buffer)? {
             return Ok(None);
+        }
+        if !buffer.fds.is_empty() {
+            let what = "a packet has more descriptors than are allowed there";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
         }
         open(buffer).map(|(message, _)| Some(message))
     }
@@ -123,13 +138,21 @@ impl Endpoint {
         unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
+    /// Ends the connection, and gives the descriptor to be closed where that may take its time: what the client has sent and
+    /// nobody has read is closed with it, the descriptors of a stranger as well.
+    pub fn into_socket(mut self) -> OwnedFd {
+        self.hang_up();
+        self.socket
+    }
+
     /// How many packets are kept. If it isn't zero, the loop should wait for the socket to be writable.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    fn next(&mut self, buffer: &mut Packet, room: usize) -> Result<bool, Error> {
-        match buffer.recv(&self.socket, room) {
+    /// All descriptors are taken: the kernel closes those that are not in the thread that receives.
+    fn next(&mut self, buffer: &mut Packet) -> Result<bool, Error> {
+        match buffer.recv_any(&self.socket, ALL_FDS) {
             Ok(true) => Ok(true),
             Ok(false) => Err(Error::Closed),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),

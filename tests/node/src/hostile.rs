@@ -4,6 +4,8 @@
 use crate::client::{backing, hello, Client};
 use crate::node::{Node, LONG};
 use anyhow::{bail, ensure, Context, Result};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -90,8 +92,11 @@ pub const DEEDS: &[Deed] = &[
         let mut client = join(socket)?;
         let mut bytes = Vec::new();
         encode(&ToBroker::Status, &mut bytes)?;
-        send(client.connection().as_fd(), &bytes, &[std::io::stderr()])?;
-        dropped(&mut client)
+        match send(client.connection().as_fd(), &bytes, &[std::io::stderr()]) {
+            // from Linux 6.16 on it can't even be sent
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            sent => sent.map_err(Into::into).and_then(|()| dropped(&mut client)),
+        }
     }),
     ("an observer that holds a card", |socket| {
         let holds = Some(Holding { card: [0; 16], broker: 1, lease: 1, seconds_left: 60.0, bytes: 0 });
@@ -348,6 +353,39 @@ pub fn flood(socket: &Path, over: &AtomicBool) -> Result<u64> {
         }
     }
     Ok(said)
+}
+
+/// Connects with a descriptor that takes half a minute to be closed by whoever is the last to have it, and another behind it.
+/// What comes back ends that.
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn lingers(socket: &Path) -> Result<(Client, TcpListener, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let stuffed = || -> Result<(TcpStream, TcpStream)> {
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        let (peer, _) = listener.accept()?;
+        let linger = libc::linger { l_onoff: 1, l_linger: 30 };
+        // SAFETY: reads the structure.
+        let set = unsafe {
+            let size = std::mem::size_of::<libc::linger>() as libc::socklen_t;
+            libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
+        };
+        ensure!(set == 0, "{}", std::io::Error::last_os_error());
+        stream.set_nonblocking(true)?;
+        // the peer does not read
+        while stream.write(&[0; 1 << 16]).is_ok() {}
+        Ok((stream, peer))
+    };
+    let (first, peer) = stuffed()?;
+    let client = Client::connect(socket)?;
+    let mut bytes = Vec::new();
+    encode_hello(&hello("lingering", Role::Space), VERSIONS, &mut bytes)?;
+    send(client.connection().as_fd(), &bytes, &[first.as_fd(), first.as_fd()])?;
+    // the broker may be faster
+    let _it_has_closed_already = send(client.connection().as_fd(), &bytes, &[first.as_fd()]);
+    drop(first);
+    Ok((client, listener, peer))
 }
 
 /// Says that this process holds a card since an earlier broker, and waits for what comes of it.

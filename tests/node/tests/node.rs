@@ -181,6 +181,27 @@ fn hostile_clients_cost_the_others_nothing() {
     node.end(broker).unwrap();
 }
 
+/// Whoever sends a descriptor that takes its time to be closed has nobody else wait for that.
+#[test]
+fn a_descriptor_that_lingers_keeps_nobody_waiting() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut good = Client::join(&node.socket(), "good", 64 << 20).unwrap();
+    let start = Instant::now();
+    let lingering: Vec<_> = (0..3).map(|_| hostile::lingers(&node.socket()).unwrap()).collect();
+    for _ in 0..5 {
+        good.round(&[Range::new(0, 2 << 20)]).unwrap();
+        drop(Client::join(&node.socket(), "another", 64 << 20).unwrap());
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(lingering);
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop(good);
+    node.end(broker).unwrap();
+}
+
 /// What a worker has not done yet costs the broker little memory, however much of it a client wants.
 #[test]
 fn a_flood_is_not_kept() {
