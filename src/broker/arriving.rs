@@ -168,7 +168,6 @@ impl Daemon {
         self.leave(before, why);
         old.stop_ahead();
         let Some(lease) = old.lease.take() else { return Err(another()) };
-        self.lease_ended(&old, &lease, None, why);
         // under another number, so that no answer which is still on its way is taken for one about it
         let number = self.scheduler.renew(lease.id).unwrap_or(lease.id);
         if matches!(lease.stage, Stage::Filling | Stage::Homing) {
@@ -180,7 +179,15 @@ impl Daemon {
         let former = std::mem::replace(&mut old.backing, backing);
         self.let_go(old.id, former);
         let before = hello.holds.as_ref().map(|holds| holds.lease);
-        let lease = Lease { before, ..Lease::new(number, lease.card, 0, Stage::Adopted, 0.0) };
+        tracing::info!(
+            space = old.id.0,
+            before = lease.id.0,
+            lease = number.0,
+            card = lease.card.0,
+            "lease goes on: {why}"
+        );
+        let (tally, card) = (lease.tally, lease.card);
+        let lease = Lease { before, tally, ..Lease::new(number, card, 0, Stage::Adopted, 0.0) };
         Ok(Space {
             name: hello.name.clone(),
             claim: None,

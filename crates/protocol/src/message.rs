@@ -232,9 +232,9 @@ pub enum ToBroker {
         /// The lease.
         lease: u64,
     },
-    /// The client wants to punch this range out of its backing: nothing may be pinned there, slabs inside are dropped.
+    /// The client wants to punch this range out of its backing: nothing may be pinned there, slabs that it touches are dropped.
     Forget {
-        /// The range. A slab that is only in part inside is an error.
+        /// The range. Slabs that it touches are dropped whole: their host copies are complete.
         range: Range,
     },
     /// How much host memory the client's backing will use.

@@ -150,6 +150,10 @@ impl Referee {
                 let usual = ["its process has ended", "it has closed the connection"];
                 self.dropped += !usual.iter().any(|why| text.ends_with(why)) as u64;
             }
+            text if text.starts_with("lease goes on") => {
+                let before = id("before");
+                self.holders.retain(|_, held| *held != before);
+            }
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
                 let name = fields.get("name").map_or("", |name| name.trim_matches('"')).to_string();

@@ -66,10 +66,13 @@ fn a_holder_comes_back_twice() {
     let (second, second_number) = come_back(&node, &hello);
     let (mut third, number) = come_back(&node, &hello);
     assert_ne!(number, second_number);
+    assert!(!node.log().look().tail().contains("lease ended"), "it goes on");
     third.drain(number).unwrap();
     third.say(&ToBroker::Released { lease: number }).unwrap();
     node.log().wait("it has let go", |log| log.held() == 0).unwrap();
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
+    let tail = node.log().look().tail();
+    assert!(tail.matches("lease ended").count() == 1 && tail.contains("bytes_in=4194304"), "{tail}");
     drop((first, second, third));
     node.end(broker).unwrap();
 }
