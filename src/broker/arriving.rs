@@ -2,6 +2,7 @@
 //!
 //! A process that comes back while this broker still has its lease takes the lease over, connection for connection: the card
 //! is never free in between. One that holds a card of an earlier broker says so, and is believed as far as that harms nobody.
+use super::card::Backlog;
 use super::client::{Client, Lease, Role, Space, Stage};
 use super::daemon::Daemon;
 use super::desk::{reason, sentence, Dropped, Fault};
@@ -21,8 +22,20 @@ type Refusal = (Reason, String);
 impl Daemon {
     /// A client introduces itself.
     pub(super) fn hello(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<OwnedFd>) -> Dropped {
+        let introduced = self.introduce(token, theirs, hello, backing.as_ref());
+        // that of a Space is a memory file, which is closed at once
+        if let Some(file) = backing.filter(|_| self.space_mut(token).is_none()) {
+            self.closer.close(file);
+        }
+        introduced
+    }
+
+    fn introduce(&mut self, token: usize, theirs: Versions, hello: Hello, backing: Option<&OwnedFd>) -> Dropped {
         let version = negotiate(VERSIONS, theirs).map_err(|e| e.to_string())?;
-        let before = hello.holds.as_ref().and_then(|holds| self.holder_before(token, holds));
+        let before = hello.holds.as_ref().and_then(|holds| self.holder_before(token, holds.lease));
+        let is_ours = |holds: &Holding| self.node.cards.iter().any(|card| card.uuid == holds.card);
+        let holds_ours = hello.holds.as_ref().is_some_and(is_ours);
+        let mut beyond = None;
         let role = match (hello.role, backing) {
             (Kind::Observer, _) if hello.holds.is_some() => {
                 return Err("it looks on, and says that it holds a card".into())
@@ -30,8 +43,8 @@ impl Daemon {
             (Kind::Observer, _) => Ok(Role::Observer),
             (Kind::Space, None) => return Err("it brought no backing".into()),
             (Kind::Space, Some(file)) => match before {
-                Some(before) => self.comes_back(before, &hello, &file),
-                None => self.admit(token, &hello, &file),
+                Some(before) => self.comes_back(before, &hello, file),
+                None => self.admit(token, &hello, file, holds_ours, &mut beyond),
             }
             .map(|space| Role::Space(Box::new(space))),
         };
@@ -43,6 +56,7 @@ impl Daemon {
                     self.spaces.insert(space.id, token);
                 }
                 client.role = role;
+                client.endpoint.refuse_descriptors();
                 let welcome = Answer::Welcome(Welcome { broker, version });
                 // who has hung up meanwhile may have a card, and comes back
                 client.endpoint.answer(&welcome).map_err(|e| Fault::NotTheirs(e.to_string()))?;
@@ -50,6 +64,11 @@ impl Daemon {
             Err((reason, text)) => {
                 let refused = Refused { reason, text: sentence(&text) };
                 client.endpoint.answer(&Answer::Refused(refused)).map_err(|e| e.to_string())?;
+                if holds_ours && before.is_none() {
+                    // others get the card
+                    self.end_process(token, Cause::Late, &format!("it holds a card, and was refused: {text}"));
+                    return Ok(());
+                }
                 return Err(format!("it was refused: {text}").into());
             }
         }
@@ -57,6 +76,10 @@ impl Daemon {
             Some(_) if before.is_some() => self.tell_taken_over(token),
             Some(holds) => self.adopt(token, &holds),
             None => {}
+        }
+        if let Some(limit) = beyond.filter(|_| !self.scheduler.is_held(self.now())) {
+            // else whoever likes could come in over its limits
+            self.end_process(token, Cause::Late, &format!("it said too late that it holds a card: {limit}"));
         }
         Ok(())
     }
@@ -69,14 +92,31 @@ impl Daemon {
         Ok(Arc::new(backing))
     }
 
-    fn admit(&mut self, token: usize, hello: &Hello, file: &OwnedFd) -> Result<Space, Refusal> {
+    /// A Space comes in. One that holds a card is there, whatever its tenant's limits are now: which of them it is beyond is
+    /// written to `beyond`.
+    fn admit(
+        &mut self,
+        token: usize,
+        hello: &Hello,
+        file: &OwnedFd,
+        holds: bool,
+        beyond: &mut Option<Denial>,
+    ) -> Result<Space, Refusal> {
         let backing = self.mapped(file)?;
         let Some(client) = self.clients.get(&token) else { return Err((Reason::Internal, "it is gone".into())) };
         let (tenant, pid) = (self.config.tenant_of(client.peer.uid), client.peer.pid);
         let spec = SpaceSpec { kind: hello.cc, vram: hello.vram };
         let now = self.now();
-        let id = self.scheduler.attach(now, &tenant, spec).map_err(|e| (reason(&e.reason), e.text))?;
-        tracing::info!(space = id.0, name = %hello.name, pid, tenant, "Space joined");
+        let id = match self.scheduler.attach(now, &tenant, spec) {
+            Err(limit) if holds && matches!(limit.reason, Why::Spaces | Why::Vram) => {
+                tracing::warn!(pid, "a program holds a card, and is beyond a limit: {limit}");
+                *beyond = Some(limit);
+                self.scheduler.attach_holder(now, &tenant, spec)
+            }
+            attached => attached,
+        };
+        let id = id.map_err(|e| (reason(&e.reason), e.text))?;
+        tracing::info!(space = id.0, name = ?hello.name, pid, tenant, "Space joined");
         Ok(Space {
             id,
             name: hello.name.clone(),
@@ -91,14 +131,15 @@ impl Daemon {
             wish: Request::default(),
             ahead: None,
             bound: None,
+            backlog: Backlog::new(self.waker()),
         })
     }
 
-    /// The connection of the same process that has the lease which a client says it holds.
-    fn holder_before(&self, token: usize, holds: &Holding) -> Option<usize> {
+    /// The connection of the same process that has the lease which a client names.
+    pub(super) fn holder_before(&self, token: usize, number: u64) -> Option<usize> {
         let peer = self.clients.get(&token)?.peer;
         // by its number of before, if it has not heard yet of the one that it has now
-        let has_it = |lease: &Lease| lease.id.0 == holds.lease || lease.before == Some(holds.lease);
+        let has_it = |lease: &Lease| lease.id.0 == number || lease.before == Some(number);
         let is_it = |client: &Client| {
             // processes that can't be seen from here all have the number 0
             let same = peer.pid != 0 && client.peer.pid == peer.pid && client.peer.uid == peer.uid;
@@ -127,14 +168,26 @@ impl Daemon {
         self.leave(before, why);
         old.stop_ahead();
         let Some(lease) = old.lease.take() else { return Err(another()) };
-        self.lease_ended(&old, &lease, None, why);
         // under another number, so that no answer which is still on its way is taken for one about it
         let number = self.scheduler.renew(lease.id).unwrap_or(lease.id);
+        if matches!(lease.stage, Stage::Filling | Stage::Homing) {
+            // what the broker did for it is for itself to do now
+            let now = self.now();
+            self.scheduler.respite(now, number);
+        }
         // all of it, so that a worker is the last to have it
         let former = std::mem::replace(&mut old.backing, backing);
         self.let_go(old.id, former);
         let before = hello.holds.as_ref().map(|holds| holds.lease);
-        let lease = Lease { before, ..Lease::new(number, lease.card, 0, Stage::Adopted, 0.0) };
+        tracing::info!(
+            space = old.id.0,
+            before = lease.id.0,
+            lease = number.0,
+            card = lease.card.0,
+            "lease goes on: {why}"
+        );
+        let (tally, card) = (lease.tally, lease.card);
+        let lease = Lease { before, tally, ..Lease::new(number, card, 0, Stage::Adopted, 0.0) };
         Ok(Space {
             name: hello.name.clone(),
             claim: None,
@@ -184,7 +237,7 @@ impl Daemon {
                 self.tell_taken_over(token);
             }
             // two can't have the card, and this one has it without a lease
-            Err(denial) if matches!(denial.reason, Why::Room | Why::OthersWait | Why::Seconds { .. }) => {
+            Err(denial) if card.is_some() => {
                 self.end_process(token, Cause::Late, &format!("it said too late that it holds a card: {denial}"))
             }
             Err(denial) => self.deny(token, 0, &denial),

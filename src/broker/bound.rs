@@ -111,7 +111,7 @@ impl Daemon {
     /// A Space says that its context stays where it is.
     pub(super) fn bound(&mut self, token: usize, card: Uuid, by: String) -> Dropped {
         let Some(card) = self.node.cards.iter().find(|of| of.uuid == card).map(|of| of.id) else {
-            tracing::warn!("a program is bound to a card that is not this broker's, by {by}");
+            tracing::warn!("a program is bound to a card that is not this broker's, by {by:?}");
             return Ok(());
         };
         let Some(space) = self.space_mut(token) else { return Ok(()) };
@@ -123,7 +123,7 @@ impl Daemon {
             Some(bound) if bound.card != card => return Err("it is bound to two cards".into()),
             Some(bound) => bound.by = by,
             None => {
-                tracing::info!(space = id.0, card = card.0, "bound to its context by {by}");
+                tracing::info!(space = id.0, card = card.0, "bound to its context by {by:?}");
                 space.bound =
                     Some(Bound { card, by, aside: false, due: true, known: lease.is_some(), work: Work::Nothing });
                 self.scheduler.bind(id, card, Kept::Aside);

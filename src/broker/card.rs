@@ -8,6 +8,7 @@ use super::ahead::{Ahead, Stop};
 use super::bound;
 use super::slabs::{Card, Moved, Slabs};
 use super::space::Backing;
+use mio::Waker;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 use zerogpu_below::{ok, Driver, Hasher};
 use zerogpu_lease::{LeaseId, SpaceId};
-use zerogpu_protocol::Range;
+use zerogpu_protocol::{Range, SPACE_SLABS};
 
 /// Something to do on a card.
 pub enum Job {
@@ -43,6 +44,82 @@ pub enum Job {
     BringBack { space: SpaceId, backing: Arc<Backing>, lease: LeaseId, pid: i32, aside: bool },
     /// Drop all slabs of a Space that is gone, and let go of its backing.
     Leave { space: SpaceId, backing: Option<Arc<Backing>> },
+}
+
+impl Job {
+    /// Whose it is.
+    pub fn space(&self) -> SpaceId {
+        match self {
+            Job::Fill { space, .. }
+            | Job::Stale { space, .. }
+            | Job::Ahead { space, .. }
+            | Job::Grow { space, .. }
+            | Job::Shrink { space, .. }
+            | Job::Home { space, .. }
+            | Job::Forget { space, .. }
+            | Job::Evict { space, .. }
+            | Job::PutAside { space, .. }
+            | Job::BringBack { space, .. }
+            | Job::Leave { space, .. } => *space,
+        }
+    }
+
+    /// What it takes of the broker's memory while it waits, in ranges.
+    fn weight(&self) -> usize {
+        // itself, and its place in the queue
+        const ALONE: usize = 16;
+        ALONE
+            + match self {
+                Job::Fill { slabs, dirty, .. } => slabs.len() + dirty.len(),
+                Job::Stale { dirty, .. } => dirty.len(),
+                Job::Ahead { slabs, .. } | Job::Shrink { slabs, .. } => slabs.len(),
+                _ => 0,
+            }
+    }
+}
+
+/// What a Space's jobs that are not done yet take of the broker's memory: who has many of them is not listened to.
+#[derive(Debug, Clone)]
+pub struct Backlog {
+    ranges: Arc<AtomicUsize>,
+    waker: Arc<Waker>,
+}
+
+impl Backlog {
+    /// So many ranges are much: the longest list that a claim may name.
+    const MUCH: usize = SPACE_SLABS;
+
+    /// Nothing is undone. `waker`: the daemon's, which is told when it can listen again.
+    pub fn new(waker: &Arc<Waker>) -> Backlog {
+        Backlog { ranges: Arc::default(), waker: waker.clone() }
+    }
+
+    /// Whether nothing more is to be taken on.
+    pub fn is_much(&self) -> bool {
+        self.ranges.load(Ordering::Acquire) >= Backlog::MUCH
+    }
+
+    /// A job is added; it is taken off when what comes back is dropped.
+    pub fn add(&self, job: &Job) -> Undone {
+        let ranges = job.weight();
+        self.ranges.fetch_add(ranges, Ordering::AcqRel);
+        Undone { backlog: self.clone(), ranges }
+    }
+}
+
+/// A job that is part of a [`Backlog`].
+pub struct Undone {
+    backlog: Backlog,
+    ranges: usize,
+}
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        let before = self.backlog.ranges.fetch_sub(self.ranges, Ordering::AcqRel);
+        if before >= Backlog::MUCH && before - self.ranges < Backlog::MUCH {
+            let _it_wakes_already = self.backlog.waker.wake();
+        }
+    }
 }
 
 /// What became of a job.
@@ -75,7 +152,7 @@ pub enum Done {
 
 /// A card that has a worker.
 pub struct Worker {
-    jobs: Sender<Job>,
+    jobs: Sender<(Job, Option<Undone>)>,
     shared: Arc<Shared>,
 }
 
@@ -136,9 +213,9 @@ impl Worker {
     }
 
     /// Gives the worker a job; false: its thread has ended.
-    pub fn give(&self, job: Job) -> bool {
+    pub fn give(&self, job: Job, undone: Option<Undone>) -> bool {
         self.shared.undone.fetch_add(1, Ordering::Relaxed);
-        self.jobs.send(job).is_ok()
+        self.jobs.send((job, undone)).is_ok()
     }
 
     /// Descriptors of the slabs of a Space, in order, if they are what the card has of it, whole, and the worker is idle. To be
@@ -170,10 +247,10 @@ fn retain(d: &Driver, device: CUdevice) -> Res {
 }
 
 /// Does job after job, and between them brings in what may be claimed soon.
-fn serve(room: &Room, shared: &Shared, inbox: &Receiver<Job>) {
+fn serve(room: &Room, shared: &Shared, inbox: &Receiver<(Job, Option<Undone>)>) {
     let shelf = || shared.shelf.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let job = match inbox.try_recv() {
+        let (job, undone) = match inbox.try_recv() {
             Ok(job) => job,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) if !shelf().ahead.is_empty() => {
@@ -186,6 +263,7 @@ fn serve(room: &Room, shared: &Shared, inbox: &Receiver<Job>) {
             },
         };
         room.act(&mut shelf(), job);
+        drop(undone);
         shared.undone.fetch_sub(1, Ordering::Release);
     }
 }

@@ -1,6 +1,7 @@
 //! A connection: who is behind it, and what it holds.
 use super::ahead::Stop;
 use super::bound::Bound;
+use super::card::Backlog;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub struct Client {
     pub pidfd: Option<OwnedFd>,
     /// Whether packets wait for room in its socket.
     pub blocked: bool,
+    /// Whether some of the last report waited there.
+    pub unread: bool,
     /// Why its connection is over although its process still holds a card.
     pub parting: Option<String>,
     /// What it is.
@@ -91,6 +94,8 @@ pub struct Space {
     pub ahead: Option<Stop>,
     /// What binds it to its context.
     pub bound: Option<Bound>,
+    /// What it wants of the cards' workers that is not done.
+    pub backlog: Backlog,
 }
 
 /// A lease, as its holder sees it.
@@ -152,6 +157,10 @@ pub struct Tally {
     pub unchanged: u64,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether an administrator took it back.
+    pub taken_back: bool,
+    /// Whether it was given more time to let go since its bytes were on their way home.
+    pub spared: bool,
 }
 
 impl Space {
@@ -171,8 +180,18 @@ impl Space {
 impl Lease {
     /// A lease that was granted just now.
     pub fn new(id: LeaseId, card: CardId, claim: u32, stage: Stage, waited: f64) -> Lease {
-        let tally =
-            Tally { granted: Instant::now(), waited, brought: 0, warm: 0, taken: 0, unchanged: 0, revoked: false };
+        let (revoked, taken_back, spared) = (false, false, false);
+        let tally = Tally {
+            granted: Instant::now(),
+            waited,
+            brought: 0,
+            warm: 0,
+            taken: 0,
+            unchanged: 0,
+            revoked,
+            taken_back,
+            spared,
+        };
         Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }
     }
 

@@ -6,6 +6,7 @@
 use super::bound::Bound;
 use super::card::{Done, Worker};
 use super::client::{Client, Role};
+use super::closer::Closer;
 use super::config::Config;
 use super::desk::Fault;
 use super::idle::Idle;
@@ -17,7 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -93,6 +94,8 @@ pub struct Daemon {
     next: usize,
     /// Clients with messages left to read.
     busy: VecDeque<usize>,
+    /// Clients that are not listened to until some of what they want is done.
+    deaf_to: BTreeSet<usize>,
     places_told: Instant,
     /// When connections that were not accepted are to be looked at again: nobody tells of them a second time.
     accept_at: Option<Instant>,
@@ -103,6 +106,7 @@ pub struct Daemon {
     /// Bytes of host memory for all Spaces.
     pub(super) host_memory: u64,
     pub(super) metrics: Metrics,
+    pub(super) closer: Closer,
     buffer: Packet,
     leaving: bool,
     idle: Option<Idle>,
@@ -166,12 +170,14 @@ impl Daemon {
             spaces: HashMap::new(),
             next: CLIENTS,
             busy: VecDeque::new(),
+            deaf_to: BTreeSet::new(),
             places_told: Instant::now(),
             accept_at: None,
             crowd_told: None,
             strangers_from: Instant::now(),
             host_memory,
             metrics: Metrics::default(),
+            closer: Closer::start().context("no thread for the closing of descriptors")?,
             buffer: Packet::new(),
             leaving: false,
             idle,
@@ -188,6 +194,11 @@ impl Daemon {
             letters.send(Letter::Scrape(answer));
             text.recv().ok()
         })
+    }
+
+    /// Ends the loop's sleep.
+    pub(super) fn waker(&self) -> &Arc<Waker> {
+        &self.letters.waker
     }
 
     /// The scheduler's clock.
@@ -220,6 +231,9 @@ impl Daemon {
                 self.accept();
             }
             self.read_letters();
+            // nobody tells again of what they have said
+            let deaf_to = std::mem::take(&mut self.deaf_to);
+            self.busy.extend(deaf_to);
             for token in std::mem::take(&mut self.busy) {
                 self.read(token);
             }
@@ -270,6 +284,10 @@ impl Daemon {
 
     fn accept(&mut self) {
         for _ in 0..TURN {
+            if self.closer.is_full() {
+                self.accept_at = Some(Instant::now() + ACCEPT);
+                return;
+            }
             let socket = match self.listener.accept() {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
@@ -290,6 +308,7 @@ impl Daemon {
                         "connections are closed: their user has too many that are no programs"
                     );
                 }
+                self.closer.close(socket);
                 continue;
             }
             let pidfd = pidfd(socket.as_fd(), peer.pid)
@@ -314,7 +333,8 @@ impl Daemon {
             }
             let endpoint = Endpoint::new(socket, KEPT);
             let role = Role::New(Instant::now() + HELLO);
-            self.clients.insert(token, Client { endpoint, peer, pidfd, blocked: false, parting: None, role });
+            self.clients
+                .insert(token, Client { endpoint, peer, pidfd, blocked: false, unread: false, parting: None, role });
         }
         // whoever connects without end: the others have their turn first
         self.accept_at = Some(Instant::now());
@@ -324,6 +344,10 @@ impl Daemon {
     fn read(&mut self, token: usize) {
         for _ in 0..TURN {
             let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
+            if client.role.space().is_some_and(|space| space.backlog.is_much()) {
+                self.deaf_to.insert(token);
+                return;
+            }
             let mut reported = false;
             let result = match client.role {
                 Role::New(_) => match client.endpoint.recv_hello(&mut self.buffer) {
@@ -342,6 +366,8 @@ impl Daemon {
                     Err(e) => Err(e.to_string().into()),
                 },
             };
+            // what came along, and nobody wanted
+            self.buffer.fds.drain(..).for_each(|fd| self.closer.close(fd));
             match result {
                 // a report takes a while to write: the others first
                 Ok(()) if reported => break,

@@ -47,6 +47,12 @@ pub(super) fn reason(why: &Why) -> Reason {
     }
 }
 
+/// Whether a user may see and do all here: root, and who runs the broker.
+pub(super) fn is_administrator(uid: u32) -> bool {
+    // SAFETY: asks for a number.
+    uid == 0 || uid == unsafe { libc::geteuid() }
+}
+
 /// A sentence that fits a message.
 pub(super) fn sentence(text: &str) -> String {
     clip(text, TEXT_BYTES).to_string()
@@ -69,18 +75,25 @@ impl Daemon {
     /// A client says something.
     pub(super) fn message(&mut self, token: usize, message: ToBroker) -> Dropped {
         if matches!(message, ToBroker::Status) {
-            // one that computes may have other packets on their way
-            let unread = |client: &Client| client.role.space().is_none() && client.endpoint.queued() > 0;
+            let unread = |client: &Client| client.unread && client.endpoint.queued() > 0;
             if self.clients.get(&token).is_some_and(unread) {
                 return Err("it asks for the status again, and has not read what it was told".into());
             }
             let viewer = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
             let json = self.status(viewer);
             report_packets(&json).for_each(|packet| self.send(token, &packet));
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.unread = client.endpoint.queued() > 0;
+            }
+            return Ok(());
+        }
+        if let ToBroker::TakeBack { pid } = message {
+            let (done, text) = self.take_back(token, pid);
+            self.send(token, &ToClient::TakenBack { done, text: sentence(&text) });
             return Ok(());
         }
         if self.space_mut(token).is_none() {
-            return Err("an observer may only ask for the status".into());
+            return Err("an observer may only ask for the status, or take a card back".into());
         }
         match message {
             ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes } => {
@@ -100,8 +113,40 @@ impl Daemon {
             ToBroker::Reserve { bytes } => self.reserve(token, bytes),
             ToBroker::Prefetch { seconds, slabs, dirty, more } => self.prefetch(token, seconds, &slabs, &dirty, more),
             ToBroker::Bound { card, by } => self.bound(token, card, by),
-            ToBroker::Status => Ok(()),
+            ToBroker::Status | ToBroker::TakeBack { .. } => Ok(()),
         }
+    }
+
+    /// An administrator takes the card back from a process. Whether its lease ends, and a sentence for people.
+    fn take_back(&mut self, token: usize, pid: u32) -> (bool, String) {
+        let uid = self.clients.get(&token).map_or(u32::MAX, |client| client.peer.uid);
+        if !is_administrator(uid) {
+            return (false, "only root and the broker's own user may take a card back; ask one of them".into());
+        }
+        // processes that can't be seen from here all have the number 0
+        let is_it =
+            |client: &Client| pid != 0 && u32::try_from(client.peer.pid) == Ok(pid) && client.role.space().is_some();
+        let tokens: Vec<usize> = self.clients.iter().filter(|(_, c)| is_it(c)).map(|(&token, _)| token).collect();
+        if tokens.is_empty() {
+            return (false, format!("no program of this broker has the process {pid}; zerogpu status lists them"));
+        }
+        let now = self.now();
+        let grace = self.scheduler.policy().grace.as_secs_f64();
+        for token in tokens {
+            let Some(space) = self.space_mut(token) else { continue };
+            let (id, name) = (space.id, space.name.clone());
+            let Some(lease) = space.lease.as_mut() else { continue };
+            lease.tally.taken_back = true;
+            let (lease, card) = (lease.id, lease.card);
+            let text = match self.scheduler.overdue_since(lease) {
+                Some(_) => format!("the lease of {name} (pid {pid}) on {card} has ended already; its process is ended if it keeps the card for longer"),
+                None => format!("the lease of {name} (pid {pid}) on {card} ends now; its process is ended if it keeps the card for {grace:.1} s more"),
+            };
+            self.scheduler.revoke(now, lease);
+            tracing::info!(space = id.0, lease = lease.0, card = card.0, name = ?name, pid, "lease revoked by uid {uid}");
+            return (true, text);
+        }
+        (false, format!("the process {pid} holds no card"))
     }
 
     fn claim(&mut self, token: usize, id: u32, claim: Claim) -> Dropped {
@@ -306,7 +351,15 @@ impl Daemon {
 
     /// A Space has let go of its card.
     fn released(&mut self, token: usize, number: u64) -> Dropped {
-        let lease = self.lease(token, number)?;
+        let lease = match (self.lease(token, number), self.holder_before(token, number)) {
+            (Ok(lease), _) => lease,
+            // its connection was lost before it could say so
+            (Err(_), Some(before)) => {
+                self.leave(before, "its process has let go, and connected again");
+                return Ok(());
+            }
+            (Err(why), None) => return Err(why.into()),
+        };
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (id, Some(held)) = (space.id, space.lease.take()) else { return Ok(()) };
@@ -341,6 +394,13 @@ impl Daemon {
 
     fn reserve(&mut self, token: usize, bytes: u64) -> Dropped {
         let fits = match self.space_mut(token) {
+            // nobody has the node's memory by a word
+            Some(space) if bytes > space.vram.saturating_add(SLACK) => {
+                let vram = space.vram;
+                Err(format!(
+                    "{bytes} bytes of host memory are more than the {vram} that the program was shown: free memory"
+                ))
+            }
             // less than before
             Some(space) if bytes <= space.reserved => {
                 space.reserved = bytes;
@@ -389,7 +449,9 @@ impl Daemon {
 
     /// Gives a card's worker a job.
     pub(super) fn give(&self, card: zerogpu_lease::CardId, job: Job) -> Dropped {
-        let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job));
+        let client = self.spaces.get(&job.space()).and_then(|token| self.clients.get(token));
+        let undone = client.and_then(|client| client.role.space()).map(|space| space.backlog.add(&job));
+        let given = self.workers.get(card.0 as usize).is_some_and(|worker| worker.give(job, undone));
         given.then_some(()).ok_or_else(|| Fault::NotTheirs(format!("the worker of {card} has ended")))
     }
 }

@@ -63,6 +63,7 @@ impl Daemon {
         {
             let _closed_below = registry.deregister(&mut SourceFd(&fd));
         }
+        self.closer.close(client.endpoint.into_socket());
         let Role::Space(space) = client.role else {
             if !matches!(client.role, Role::Observer) {
                 tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");
@@ -75,7 +76,7 @@ impl Daemon {
         if let Some(lease) = &space.lease {
             self.lease_ended(&space, lease, ended, why);
         }
-        tracing::info!(space = space.id.0, name = %space.name, pid = client.peer.pid, "Space left: {why}");
+        tracing::info!(space = space.id.0, name = ?space.name, pid = client.peer.pid, "Space left: {why}");
         self.let_go(space.id, space.backing);
     }
 
@@ -87,7 +88,7 @@ impl Daemon {
         for (i, worker) in self.workers.iter().enumerate() {
             // the last one gets ours: whoever ends last is a worker, with a context to unpin in
             let share = if i == last { backing.take() } else { backing.clone() };
-            worker.give(Job::Leave { space, backing: share });
+            worker.give(Job::Leave { space, backing: share }, None);
         }
     }
 

@@ -10,10 +10,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zerogpu_lease::{Report, State};
 
-/// How long a scraper may take to ask, and to read.
+/// How long a scraper may take to ask, and to read, in all: one after the other is served.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request's head at most.
 const HEAD: u64 = 8 << 10;
@@ -227,7 +227,7 @@ impl Metrics {
             .with_context(|| format!("metrics can't be served on {address}; choose another address"))?;
         let serve = move || {
             for stream in listener.incoming() {
-                if let Err(e) = stream.and_then(|stream| answer(stream, &ask)) {
+                if let Err(e) = stream.and_then(|stream| answer(stream, &ask, PATIENCE)) {
                     tracing::debug!("a scraper was not served: {e}");
                 }
             }
@@ -237,10 +237,37 @@ impl Metrics {
     }
 }
 
-fn answer(mut stream: TcpStream, ask: &impl Fn() -> Option<String>) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut head = BufReader::new((&stream).take(HEAD));
+/// A connection that ends at a moment, however much of it is heard by then.
+struct Until<'a>(&'a TcpStream, Instant);
+
+impl Until<'_> {
+    fn left(&self) -> std::io::Result<Option<Duration>> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(Some(left)).ok_or_else(|| std::io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.set_read_timeout(self.left()?)?;
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Until<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.set_write_timeout(self.left()?)?;
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn answer(stream: TcpStream, ask: &impl Fn() -> Option<String>, patience: Duration) -> std::io::Result<()> {
+    let end = Instant::now() + patience;
+    let mut head = BufReader::new(Until(&stream, end).take(HEAD));
     let mut first = String::new();
     head.read_line(&mut first)?;
     let mut line = String::new();
@@ -256,7 +283,7 @@ fn answer(mut stream: TcpStream, ask: &impl Fn() -> Option<String>) -> std::io::
     };
     let length = body.len();
     write!(
-        stream,
+        Until(&stream, end),
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
 }
@@ -272,6 +299,26 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn a_slow_scraper_has_its_time_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut slow, (stream, _)) =
+            (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap());
+        let patience = Duration::from_millis(300);
+        std::thread::scope(|scope| {
+            // a byte now and then, until nobody listens any more
+            scope.spawn(move || {
+                let end = Instant::now() + Duration::from_secs(20);
+                while Instant::now() < end && slow.write_all(b"G").is_ok() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let start = Instant::now();
+            assert!(answer(stream, &|| None, patience).is_err());
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        });
     }
 
     #[test]

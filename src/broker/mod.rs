@@ -15,6 +15,7 @@ mod arriving;
 mod bound;
 mod card;
 mod client;
+mod closer;
 mod config;
 mod daemon;
 mod desk;

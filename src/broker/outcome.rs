@@ -24,6 +24,8 @@ impl Daemon {
                 Action::Overdue { lease, space } => self.overdue(lease, space),
                 // one whose context is on its way back is ended when that takes too long
                 Action::Kill { space, .. } if self.is_returning(space) => {}
+                // the broker is at work for it: its grace begins anew when that is done
+                Action::Kill { space, .. } if self.is_served(space) => {}
                 Action::Kill { space, .. } => {
                     if let Some(&token) = self.spaces.get(&space) {
                         self.end_process(token, Cause::Overdue, "it kept a card beyond its time");
@@ -70,6 +72,32 @@ impl Daemon {
         self.send(token, &ToClient::Denied { id, reason: Reason::Busy, text });
     }
 
+    /// Whether the bytes of a Space are on their way, so that it can't let go of its card. Past its time it is spared for it
+    /// once each way: whoever asked for its bytes again and again would stay for ever.
+    fn is_served(&mut self, space: SpaceId) -> bool {
+        let token = self.spaces.get(&space).copied();
+        let lease = token.and_then(|token| self.space_mut(token)?.lease.as_ref());
+        lease.is_some_and(|lease| match lease.stage {
+            Stage::Filling => true,
+            Stage::Homing => !lease.tally.spared,
+            _ => false,
+        })
+    }
+
+    /// The broker has done what a holder waited for, and it may be past its time: only now it can let go.
+    pub(super) fn spare(&mut self, token: usize) {
+        let now = self.now();
+        let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_mut()) else { return };
+        let (id, homing) = (lease.id, lease.stage == Stage::Homing);
+        if (homing && lease.tally.spared) || self.scheduler.overdue_since(id).is_none() {
+            return;
+        }
+        self.scheduler.respite(now, id);
+        if let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_mut()) {
+            lease.tally.spared |= homing;
+        }
+    }
+
     fn overdue(&mut self, lease: LeaseId, space: SpaceId) {
         let Some(&token) = self.spaces.get(&space) else { return };
         self.tell_revoked(token, lease, Duration::ZERO);
@@ -78,11 +106,14 @@ impl Daemon {
     /// Tells a Space that its lease has had its time, `ago` before now.
     pub(super) fn tell_revoked(&mut self, token: usize, lease: LeaseId, ago: Duration) {
         let grace = self.scheduler.policy().grace.saturating_sub(ago).as_secs_f64();
+        let mut why = "the lease has had its time";
         if let Some(lease) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
             lease.tally.revoked = true;
+            if lease.tally.taken_back {
+                why = "an administrator has taken the card back";
+            }
         }
-        let text =
-            format!("the lease has had its time; the process is ended if it keeps the card for {grace:.1} s more");
+        let text = format!("{why}; the process is ended if it keeps the card for {grace:.1} s more");
         self.send(token, &ToClient::Revoked { lease: lease.0, text, grace });
     }
 
@@ -139,6 +170,7 @@ impl Daemon {
             }
             Done::Filled { space, lease, moved, took } => {
                 let Some(token) = self.holder(space, lease) else { return };
+                self.spare(token);
                 if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
                     held.stage = Stage::Ready;
                     (held.tally.brought, held.tally.warm) = (moved.bytes, moved.spared);
@@ -166,6 +198,7 @@ impl Daemon {
             }
             Done::Home { space, lease, moved, resident, took } => {
                 let Some(token) = self.holder(space, lease) else { return };
+                self.spare(token);
                 if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
                     held.stage = Stage::Home { resident };
                     (held.tally.taken, held.tally.unchanged) = (moved.bytes, moved.spared);
@@ -209,7 +242,12 @@ impl Daemon {
                 self.metrics.denied();
                 self.send(token, &ToClient::Denied { id, reason, text });
             }
-            _ => self.lose(token, &format!("{what} failed")),
+            held => {
+                if matches!(held, Some((Stage::Homing, _))) {
+                    self.spare(token);
+                }
+                self.lose(token, &format!("{what} failed"));
+            }
         }
     }
 
@@ -257,7 +295,7 @@ impl Daemon {
         tracing::info!(
             lease = lease.id.0,
             space = space.id.0,
-            name = %space.name,
+            name = ?space.name,
             tenant = %space.tenant,
             card = lease.card.0,
             waited_s = tally.waited,

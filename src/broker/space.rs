@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerogpu_abi::Res;
 use zerogpu_below::{copy, Copied, Driver, Pinning, Pins, Trip, Way};
-use zerogpu_protocol::Range;
+use zerogpu_protocol::{Range, BACKING_BYTES};
 
 /// A mapped backing. Its size is sealed, so that nothing here can be cut off under the broker.
 ///
@@ -30,9 +30,6 @@ pub struct Backing {
     gone: AtomicBool,
 }
 
-/// The largest backing: a few of another size would leave no addresses for anyone.
-const MOST: u64 = 1 << 40;
-
 /// Bytes that are copied between two looks at whether the Space is still there: 20 ms on an H100.
 const STRIDE: u64 = 1 << 30;
 
@@ -46,8 +43,8 @@ impl Backing {
     pub fn map(driver: &'static Driver, file: &OwnedFd, size: u64) -> std::io::Result<Backing> {
         let length = usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or(std::io::ErrorKind::InvalidInput)?;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        if size > MOST {
-            return Err(std::io::Error::other(format!("it is larger than {} GiB", MOST >> 30)));
+        if size > BACKING_BYTES {
+            return Err(std::io::Error::other(format!("it is larger than {} GiB", BACKING_BYTES >> 30)));
         }
         let mine = File::from(file.try_clone()?);
         // SAFETY: a fresh mapping where the kernel likes, of a file whose size can't change.

@@ -1,6 +1,7 @@
 //! What the broker tells of itself: JSON for programs, and the same read back for people.
 use super::client::Role;
 use super::daemon::Daemon;
+use super::desk::is_administrator;
 use super::metrics::Totals;
 use serde::{Deserialize, Serialize};
 use zerogpu_lease::Report;
@@ -122,8 +123,7 @@ impl Daemon {
             programs,
             scheduler: self.scheduler.report(self.now()),
         };
-        // SAFETY: asks for a number.
-        if viewer != 0 && viewer != unsafe { libc::geteuid() } {
+        if !is_administrator(viewer) {
             status.only_for(viewer, &self.config.tenant_of(viewer));
         }
         serde_json::to_string(&status).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))

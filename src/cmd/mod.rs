@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod doctor;
 pub mod env;
+pub mod revoke;
 pub mod run;
 pub mod soft_smi;
 pub mod status;

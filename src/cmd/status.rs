@@ -1,7 +1,7 @@
 //! `zerogpu status`: what the broker of this node does.
 
 use crate::broker::Status;
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::fmt::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -48,42 +48,68 @@ pub fn socket(option: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// A connection that only looks on.
-pub struct Watcher(Connection);
+pub struct Watcher {
+    connection: Connection,
+    /// The protocol's version that both sides speak.
+    version: u16,
+}
+
+/// The protocol's version from which on a broker takes [`ToBroker::TakeBack`].
+const TAKE_BACK: u16 = 3;
 
 impl Watcher {
     /// Connects to a broker.
     pub fn connect(socket: &Path) -> Result<Watcher> {
         let until = Some(Instant::now() + PATIENCE);
         let hello = Hello { name: "zerogpu status".into(), vram: 0, cc: (0, 0), role: Role::Observer, holds: None };
-        let connected = Connection::connect(socket, until).and_then(|c| c.hello(&hello, None, until).map(|_| c));
+        let connected = Connection::connect(socket, until).and_then(|c| c.hello(&hello, None, until).map(|w| (c, w)));
         let advice = || {
             format!(
                 "no broker answers on {}; start one with zerogpu broker, or name its socket with --socket",
                 socket.display()
             )
         };
-        Ok(Watcher(connected.with_context(advice)?))
+        let (connection, welcome) = connected.with_context(advice)?;
+        Ok(Watcher { connection, version: welcome.version })
     }
 
     /// The broker's process, as it is called here.
     pub fn peer(&self) -> Option<i32> {
-        zerogpu_protocol::peer(self.0.as_fd()).ok().map(|peer| peer.pid)
+        zerogpu_protocol::peer(self.connection.as_fd()).ok().map(|peer| peer.pid)
     }
 
     /// Asks for the status, as JSON.
     pub fn ask(&mut self) -> Result<String> {
         let until = Some(Instant::now() + PATIENCE);
         let mut packet = Packet::new();
-        self.0.send(&ToBroker::Status, until)?;
+        self.connection.send(&ToBroker::Status, until)?;
         let mut json = String::new();
         loop {
-            match self.0.recv(&mut packet, until)?.0 {
+            match self.connection.recv(&mut packet, until)?.0 {
                 ToClient::Report { json: piece, more } => {
                     json.push_str(&piece);
                     if !more {
                         return Ok(json);
                     }
                 }
+                ToClient::Closing { text, .. } => bail!("{text}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the card taken back from a process; whether a lease ends, and the broker's sentence about it.
+    pub fn take_back(&mut self, pid: u32) -> Result<(bool, String)> {
+        ensure!(
+            self.version >= TAKE_BACK,
+            "this broker is of an earlier version, which takes no card back; start it again with this one"
+        );
+        let until = Some(Instant::now() + PATIENCE);
+        let mut packet = Packet::new();
+        self.connection.send(&ToBroker::TakeBack { pid }, until)?;
+        loop {
+            match self.connection.recv(&mut packet, until)?.0 {
+                ToClient::TakenBack { done, text } => return Ok((done, text)),
                 ToClient::Closing { text, .. } => bail!("{text}"),
                 _ => {}
             }

@@ -130,6 +130,15 @@ impl Scheduler {
         Some(held.deadline)
     }
 
+    /// The grace time of a lease begins only now, if it has begun: its holder could not let go before. Not for one that is
+    /// [condemned](Scheduler::condemn).
+    pub fn respite(&mut self, now: Duration, lease: LeaseId) {
+        let Some(held) = self.leases.get_mut(&lease).filter(|held| held.overdue.is_some() && !held.condemned) else {
+            return;
+        };
+        (held.overdue, held.killed) = (Some(now), false);
+    }
+
     /// A lease goes on under another number: its Space lost its connection and is back. None if there is no such lease.
     pub fn renew(&mut self, lease: LeaseId) -> Option<LeaseId> {
         let held = self.leases.remove(&lease)?;
@@ -170,7 +179,7 @@ impl Scheduler {
         let Some(held) = self.leases.get_mut(&lease) else { return false };
         held.deadline = held.deadline.min(now);
         held.overdue = held.overdue.or(Some(now));
-        held.killed = true;
+        (held.killed, held.condemned) = (true, true);
         true
     }
 
@@ -268,8 +277,9 @@ impl Scheduler {
             account.start(now, half_life);
         }
         let deadline = now.saturating_add(length);
-        let (since, overdue) = (now, None);
-        let lease = Lease { space, tenant, card, bytes, context, borrowed, since, deadline, overdue, killed: false };
+        let (since, overdue, killed, condemned) = (now, None, false, false);
+        let lease =
+            Lease { space, tenant, card, bytes, context, borrowed, since, deadline, overdue, killed, condemned };
         self.leases.insert(id, lease);
         (id, evicts)
     }

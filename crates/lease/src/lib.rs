@@ -13,7 +13,10 @@
 //! before a long one, a tenant that just used a card for a minute goes as if it asked for a minute more, and a tenant of
 //! weight 2 may use twice as much.
 //!
-//! A request that has waited for [`Policy::aging`] is **aged**: it goes before all that are not, the oldest first.
+//! A request that has waited for [`Policy::aging`] is **aged**: it goes before all that are not. Of those, the one whose tenant
+//! used the fewest seconds lately, divided by its weight, goes first (whole seconds count); of two equals the older. So tenants
+//! share by weight also where everybody waits for long. After twice that time it is **old**, and nothing else counts any more: the old
+//! go first, the oldest before the others.
 //!
 //! The order is walked from its head; each request that fits a card now is granted. One that does not fit is passed by,
 //! unless it is aged: then it reserves the card that has room for it soonest, and nothing is granted there until it goes.
@@ -22,9 +25,9 @@
 //!
 //! A lease ends at most `L` = [`Policy::max_seconds`] + [`Policy::grace`] after anyone began to wait for its card:
 //! deadlines are at most `max_seconds` away, and while someone waits a lease is extended only up to `max_seconds` after
-//! its grant. Once a request is aged only older ones go before it, say `k`, each of another Space. The first of them that
-//! has no card holds a reservation, whose card is empty after `L` at the latest. So a request waits at most `aging + (k +
-//! 1) * L`, whatever arrives after it, if the daemon ends the Spaces that [`Action::Kill`] names. Where
+//! its grant. Once a request is old only older ones go before it, say `k`, each of another Space. The first of them that
+//! has no card holds a reservation, whose card is empty after `L` at the latest. So a request waits at most `2 * aging + (k
+//! + 1) * L`, whatever arrives after it, if the daemon ends the Spaces that [`Action::Kill`] names. Where
 //! each of `n` cards would do for all of them, one lease at a time, `k / n` (rounded down) stands for `k`.
 //!
 //! # Which card

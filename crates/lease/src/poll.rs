@@ -162,7 +162,7 @@ impl Scheduler {
                 if !self.any_card_open() {
                     return;
                 }
-            } else if rank.aged && share {
+            } else if rank.is_aged() && share {
                 let card = self.reserve(request, &reserved);
                 reserved.extend(card);
                 if let Some(request) = self.queue.get_mut(&rank.id) {

@@ -21,26 +21,59 @@ pub(crate) struct Request {
     pub reserved: Option<CardId>,
 }
 
+/// How long a request has waited. The last goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Age {
+    Young,
+    Aged,
+    /// So long that nothing counts any more but the time.
+    Old,
+}
+
+impl Age {
+    pub fn of(waited: Duration, aging: Duration) -> Age {
+        match waited {
+            waited if waited < aging => Age::Young,
+            waited if waited < aging.saturating_mul(2) => Age::Aged,
+            _ => Age::Old,
+        }
+    }
+}
+
 /// Where a request stands. The least goes first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rank {
-    pub aged: bool,
+    pub age: Age,
     pub cost: f64,
+    /// Whole seconds that its tenant used lately, by its weight.
+    pub used: f64,
     pub id: RequestId,
+}
+
+impl Rank {
+    pub fn is_aged(&self) -> bool {
+        self.age > Age::Young
+    }
 }
 
 impl Request {
     /// The ordering function, as the crate's documentation states it.
     pub fn rank(&self, id: RequestId, now: Duration, aging: Duration, lately: f64, weight: f64) -> Rank {
-        Rank { aged: now.saturating_sub(self.since) >= aging, cost: (self.length.as_secs_f64() + lately) / weight, id }
+        let age = Age::of(now.saturating_sub(self.since), aging);
+        let cost = (self.length.as_secs_f64() + lately) / weight;
+        Rank { age, cost, used: (lately / weight).floor(), id }
     }
 }
 
 impl Ord for Rank {
     fn cmp(&self, other: &Rank) -> Ordering {
-        // ids grow with time: of two aged requests the lower is the older
-        let cost = if self.aged { Ordering::Equal } else { self.cost.total_cmp(&other.cost) };
-        other.aged.cmp(&self.aged).then(cost).then(self.id.cmp(&other.id))
+        let within = match self.age {
+            Age::Young => self.cost.total_cmp(&other.cost),
+            Age::Aged => self.used.total_cmp(&other.used),
+            Age::Old => Ordering::Equal,
+        };
+        // ids grow with time: of two requests the lower is the older
+        other.age.cmp(&self.age).then(within).then(self.id.cmp(&other.id))
     }
 }
 

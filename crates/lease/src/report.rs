@@ -224,7 +224,7 @@ impl Scheduler {
                 seconds: request.length.as_secs_f64(),
                 bytes: request.bytes,
                 waited: now.saturating_sub(request.since).as_secs_f64(),
-                aged: rank.aged,
+                aged: rank.is_aged(),
                 cost: rank.cost,
                 reserved: request.reserved,
                 estimate: position.estimate,

@@ -106,7 +106,10 @@ pub(crate) struct Lease {
     pub deadline: Duration,
     /// When the daemon was told that the deadline has passed.
     pub overdue: Option<Duration>,
+    /// Whether the daemon was told that the grace time is over, or needs not be told.
     pub killed: bool,
+    /// Whether its holder is being ended.
+    pub condemned: bool,
 }
 
 impl Scheduler {
@@ -148,6 +151,12 @@ impl Scheduler {
         self.held = self.held.max(until);
     }
 
+    /// Whether they can still say so in time.
+    #[must_use]
+    pub fn is_held(&self, now: Duration) -> bool {
+        now < self.held
+    }
+
     /// A Space of `tenant` arrives.
     ///
     /// # Errors
@@ -171,6 +180,14 @@ impl Scheduler {
                 format!("a Space of tenant '{tenant}' may have {limit} of GPU memory, and this one wants {asked}: start it with {limit} or less"),
             ));
         }
+        self.attach_holder(now, tenant, spec)
+    }
+
+    /// The same, for one that holds a card since before: that is a fact, whatever the limits are now.
+    ///
+    /// # Errors
+    /// [`Reason::NoCard`].
+    pub fn attach_holder(&mut self, now: Duration, tenant: &str, spec: SpaceSpec) -> Result<SpaceId, Denial> {
         if !self.cards.iter().any(|card| card.spec.kind == spec.kind) {
             return Err(Denial::no_card(spec.kind, &self.kinds()));
         }

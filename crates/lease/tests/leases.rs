@@ -18,6 +18,24 @@ fn one_lease_a_card_unless_shared() {
 }
 
 #[test]
+fn grace_begins_anew_for_whoever_could_not_let_go() {
+    let mut s = Scheduler::new(policy(), &cards(1));
+    let space = attach(&mut s, "t");
+    let grant = lease(&mut s, 0.0, space, 10.0, 1);
+    let lease = grant.lease;
+    s.respite(at(9.0), lease);
+    assert_eq!(s.poll(at(10.0)), [Action::Overdue { lease, space }], "it has had its time all the same");
+    assert_eq!(s.poll(at(15.0)), [Action::Kill { lease, space }]);
+    s.respite(at(17.0), lease);
+    assert_eq!((s.overdue_since(lease), s.next_wake(at(17.0))), (Some(at(17.0)), Some(at(22.0))));
+    assert_eq!(s.poll(at(22.0)), [Action::Kill { lease, space }]);
+    // whoever is being ended is not given more
+    assert!(s.condemn(at(23.0), lease));
+    s.respite(at(24.0), lease);
+    assert_eq!((s.poll(at(40.0)), s.next_wake(at(40.0))), (vec![], None));
+}
+
+#[test]
 fn contexts_take_room() {
     let mut s = Scheduler::new(Policy { share: true, context_bytes: GIB, ..policy() }, &cards(1));
     let spaces: Vec<_> = (0..2).map(|_| attach(&mut s, "bob")).collect();

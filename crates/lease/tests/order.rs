@@ -160,6 +160,58 @@ fn two_tenants_always_hungry_share_by_weight() {
     assert!((1.9..2.1).contains(&ratio), "weight 2 to 1 gave {ratio}");
 }
 
+/// So they do where all wait for longer than the aging.
+#[test]
+fn tenants_share_by_weight_also_when_all_have_aged() {
+    let mut s = Scheduler::new(Policy { aging: at(30.0), ..policy() }, &cards(1));
+    // 8 Spaces and calls of 5 s: each waits for 35 to 40 s
+    let spaces: Vec<_> = (0..8).map(|n| attach(&mut s, if n < 4 { "alice" } else { "bob" })).collect();
+    let mut now = 0.0;
+    for space in spaces {
+        claim(&mut s, now, space, 5.0, 1);
+    }
+    let mut longest = at(0.0);
+    while now < 20_000.0 {
+        let grant = grants(&mut s, now).remove(0);
+        longest = longest.max(grant.waited);
+        now += 5.0;
+        s.release(at(now), grant.lease, 0);
+        claim(&mut s, now, grant.space, 5.0, 1);
+    }
+    let report = s.report(at(now));
+    let used = |name| report.tenants.iter().find(|t| t.tenant == name).unwrap().used;
+    let ratio = used("alice") / used("bob");
+    // by the time alone it would be 1; the old among bob's keep it from 2
+    assert!((1.25..2.1).contains(&ratio), "weight 2 to 1 gave {ratio}");
+    assert!(longest < at(60.0 + 40.0), "{longest:?}");
+}
+
+/// With what is set where nobody sets anything: a long call gets its card before its program gives up.
+#[test]
+fn a_long_call_among_short_ones_is_served_in_time() {
+    let patience = zerogpu_settings::Settings::default().wait;
+    let defaults = Policy { context_bytes: 0, ..Policy::default() };
+    let longest = defaults.max_seconds;
+    let mut s = Scheduler::new(defaults, &cards(1));
+    // short calls of others, one after the other, two of which always wait
+    let short: Vec<_> = (0..3).map(|n| attach(&mut s, &format!("t{n}"))).collect();
+    let wait = Some(patience);
+    for space in &short {
+        s.claim(at(0.0), *space, Claim { wait, ..wish(5.0, 1) }).unwrap();
+    }
+    let long = attach(&mut s, "long");
+    let mut now = 0.0;
+    let mut running = grants(&mut s, now).remove(0);
+    s.claim(at(1.0), long, Claim { wait, ..wish(longest, 1) }).unwrap();
+    while running.space != long {
+        now += 5.0;
+        s.release(at(now), running.lease, 0);
+        s.claim(at(now), running.space, Claim { wait, ..wish(5.0, 1) }).unwrap();
+        running = grants(&mut s, now).remove(0);
+    }
+    assert!(running.waited < patience, "{:?} of {patience:?}", running.waited);
+}
+
 #[test]
 fn positions_and_estimates() {
     let (mut s, _) = busy();

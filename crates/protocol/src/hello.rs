@@ -19,7 +19,7 @@ use crate::wire::{append, decode, decode_prefix, Malformed};
 pub const MAGIC: [u8; 8] = *b"zerogpu\x01";
 
 /// What this crate speaks.
-pub const VERSIONS: Versions = Versions { lowest: 1, highest: 2 };
+pub const VERSIONS: Versions = Versions { lowest: 1, highest: 3 };
 
 /// A span of protocol versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

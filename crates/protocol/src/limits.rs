@@ -20,6 +20,9 @@ pub const DIRTY_RANGES: usize = 65536;
 pub const CHUNK_BYTES: u64 = 2 << 20;
 /// Bytes of the longest slab: a physical handle of the program's own is one slab, whatever its size.
 pub const SLAB_BYTES: u64 = 128 << 30;
+/// Bytes of the largest backing: twice the addresses of a card's memory. A few larger ones would leave the broker no addresses
+/// for the others.
+pub const BACKING_BYTES: u64 = 256 << 30;
 /// The longest time that can be asked for, in seconds: some thirty years. Longer is refused, so that sums of times and
 /// clocks don't overflow.
 pub const SECONDS: f64 = 1e9;
@@ -44,6 +47,11 @@ pub fn clip(text: &str, bytes: usize) -> &str {
 
 /// A name that a Space may have, as near to `name` as possible: control characters become `?`, what is too long is cut.
 pub fn clean_name(name: &str) -> String {
-    let clean: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    clip(&clean, NAME_BYTES).to_owned()
+    clean(name, NAME_BYTES)
+}
+
+/// A text of at most `bytes` bytes in one line, as near to `text` as possible: control characters become `?`, what is too long is cut.
+pub fn clean(text: &str, bytes: usize) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    clip(&clean, bytes).to_owned()
 }

@@ -78,7 +78,7 @@ byte_enum! {
     Role: "role" {
         /// A program that claims cards. Its hello brings the descriptor of its backing.
         Space = 1,
-        /// A program that only asks for [`ToBroker::Status`].
+        /// A program that only asks for [`ToBroker::Status`], or sends [`ToBroker::TakeBack`].
         Observer = 2,
     }
 }
@@ -166,7 +166,8 @@ pub enum Answer {
     Refused(Refused),
 }
 
-/// From a client to the broker, after the hello. An observer sends [`ToBroker::Status`] only.
+/// From a client to the broker, after the hello. An observer sends [`ToBroker::Status`] and
+/// [`ToBroker::TakeBack`] only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToBroker {
     /// After the grant, in as many packets as needed: what is to be on the card. The client's memory stands still from
@@ -231,9 +232,9 @@ pub enum ToBroker {
         /// The lease.
         lease: u64,
     },
-    /// The client wants to punch this range out of its backing: nothing may be pinned there, slabs inside are dropped.
+    /// The client wants to punch this range out of its backing: nothing may be pinned there, slabs that it touches are dropped.
     Forget {
-        /// The range. A slab that is only in part inside is an error.
+        /// The range. Slabs that it touches are dropped whole: their host copies are complete.
         range: Range,
     },
     /// How much host memory the client's backing will use.
@@ -249,7 +250,7 @@ pub enum ToBroker {
     Bound {
         /// The card.
         card: Uuid,
-        /// What binds it: one sentence or less.
+        /// What binds it: one sentence or less, no control characters.
         by: String,
     },
     /// A region began, and a claim may follow: what would then be on the card. Sent by a client with neither claim nor
@@ -264,6 +265,12 @@ pub enum ToBroker {
         dirty: Vec<Range>,
         /// Whether another packet of this list follows.
         more: bool,
+    },
+    /// An administrator takes the card back from a process: its lease ends as at its deadline. Only root and the broker's own
+    /// user may. The answer is [`ToClient::TakenBack`].
+    TakeBack {
+        /// The process, as [`ToBroker::Status`] tells.
+        pid: u32,
     },
 }
 
@@ -391,6 +398,13 @@ pub enum ToClient {
         /// Why.
         reason: Reason,
         /// One sentence with a remedy.
+        text: String,
+    },
+    /// The answer to [`ToBroker::TakeBack`].
+    TakenBack {
+        /// Whether a lease ends.
+        done: bool,
+        /// One sentence: which, or why not.
         text: String,
     },
 }

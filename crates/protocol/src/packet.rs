@@ -4,11 +4,14 @@ use std::{io, mem, ptr};
 
 use crate::limits::{PACKET_BYTES, PACKET_FDS};
 
-/// Room for the control message that carries [`PACKET_FDS`] descriptors, aligned as the kernel wants it.
-type Control = [u64; 2 + PACKET_FDS / 2];
+/// Descriptors that the kernel lets travel with one packet (SCM_MAX_FD).
+pub(crate) const ALL_FDS: usize = 253;
+
+/// Room for the control message that carries [`ALL_FDS`] descriptors, aligned as the kernel wants it.
+type Control = [u64; 2 + ALL_FDS.div_ceil(2)];
 
 // The header is two words long, and two descriptors fill one.
-const _: () = assert!(mem::size_of::<libc::cmsghdr>() == 16 && PACKET_FDS % 2 == 0);
+const _: () = assert!(mem::size_of::<libc::cmsghdr>() == 16 && PACKET_FDS <= ALL_FDS);
 
 /// Bytes and the descriptors that came, or will go, with them. Can be received into again and again.
 #[derive(Debug, Default)]
@@ -40,15 +43,25 @@ impl Packet {
     /// # Errors
     /// `WouldBlock` or `InvalidData`, as above, else what the system says.
     pub fn recv(&mut self, socket: impl AsFd, room: usize) -> io::Result<bool> {
+        let received = self.recv_any(socket, room.min(PACKET_FDS));
+        if !matches!(received, Ok(true)) {
+            self.fds.clear();
+        }
+        received
+    }
+
+    /// The same, but whatever came of descriptors stays here, also where it is an error: closing those of a stranger may take
+    /// as long as its owner likes.
+    pub(crate) fn recv_any(&mut self, socket: impl AsFd, room: usize) -> io::Result<bool> {
         self.bytes.clear();
         self.fds.clear();
         self.bytes.reserve_exact(PACKET_BYTES);
-        let mut control: Control = [0; 2 + PACKET_FDS / 2];
+        let mut control: Control = [0; 2 + ALL_FDS.div_ceil(2)];
         let mut part = libc::iovec { iov_base: self.bytes.as_mut_ptr().cast(), iov_len: PACKET_BYTES };
         let mut header = header(&mut part);
         if room > 0 {
             header.msg_control = control.as_mut_ptr().cast();
-            header.msg_controllen = control_len(room.min(PACKET_FDS));
+            header.msg_controllen = control_len(room.min(ALL_FDS));
         }
         let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
         // SAFETY: the header names memory of ours that is as long as it says, for the call's duration.
@@ -56,7 +69,6 @@ impl Packet {
         // SAFETY: the kernel has filled the control buffer as far as the header now says. Each descriptor in it is new.
         unsafe { take_fds(&header, &mut self.fds) };
         if header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-            self.fds.clear();
             let what = if header.msg_flags & libc::MSG_TRUNC != 0 {
                 "a packet is longer than 64 KiB"
             } else {
@@ -66,9 +78,6 @@ impl Packet {
         }
         // SAFETY: the kernel has written that many bytes, and there is room for them.
         unsafe { self.bytes.set_len(length.min(PACKET_BYTES)) };
-        if length == 0 {
-            self.fds.clear();
-        }
         Ok(length > 0)
     }
 }
@@ -86,7 +95,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> io::Resu
     }
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut header = header(&mut part);
-    let mut control: Control = [0; 2 + PACKET_FDS / 2];
+    let mut control: Control = [0; 2 + ALL_FDS.div_ceil(2)];
     if !fds.is_empty() {
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = control_len(fds.len());

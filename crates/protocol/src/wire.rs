@@ -108,6 +108,11 @@ fn text(text: &str) -> Result<(), Malformed> {
     check(text.len() <= TEXT_BYTES, "a text is too long")
 }
 
+/// What ends up on terminals and in logs is one line, and no command to them.
+fn plain(text: &str, otherwise: &'static str) -> Result<(), Malformed> {
+    check(!text.chars().any(char::is_control), otherwise)
+}
+
 fn seconds(seconds: f64) -> Result<(), Malformed> {
     check((0.0..=SECONDS).contains(&seconds), "a number of seconds is not from 0 to 1e9")
 }
@@ -139,7 +144,7 @@ fn check(right: bool, otherwise: &'static str) -> Result<(), Malformed> {
 impl Message for Hello {
     fn check(&self) -> Result<(), Malformed> {
         check(self.name.len() <= NAME_BYTES, "the name is too long")?;
-        check(!self.name.chars().any(char::is_control), "the name has control characters")?;
+        plain(&self.name, "the name has control characters")?;
         self.holds.as_ref().map_or(Ok(()), |holds| seconds(holds.seconds_left))
     }
 
@@ -181,8 +186,8 @@ impl Message for ToBroker {
             Grow { slab: new, .. } => slab(new),
             Shrink { slabs: gone, .. } => count(gone.len()).and_then(|()| slabs(gone)),
             Forget { range: gone } => range(gone),
-            Bound { by, .. } => text(by),
-            Cancel { .. } | Drained { .. } | Released { .. } | Reserve { .. } | Status => Ok(()),
+            Bound { by, .. } => text(by).and_then(|()| plain(by, "what binds it has control characters")),
+            Cancel { .. } | Drained { .. } | Released { .. } | Reserve { .. } | Status | TakeBack { .. } => Ok(()),
         }
     }
 
@@ -198,9 +203,10 @@ impl Message for ToClient {
             Queued { seconds: wait, .. } => wait.map_or(Ok(()), seconds),
             Granted { seconds: lease, .. } => seconds(*lease),
             SlabFds { first, .. } => check((*first as usize) < SPACE_SLABS, "too many slabs"),
-            Denied { text: sentence, .. } | Closing { text: sentence, .. } | NotReserved { text: sentence, .. } => {
-                text(sentence)
-            }
+            Denied { text: sentence, .. }
+            | Closing { text: sentence, .. }
+            | NotReserved { text: sentence, .. }
+            | TakenBack { text: sentence, .. } => text(sentence),
             Extended { seconds: lease, .. } => seconds(*lease),
             Grown { slab: new, .. } => slab(new),
             NotGrown { slab: new, text: sentence, .. } => slab(new).and_then(|()| text(sentence)),

@@ -112,7 +112,7 @@ fn the_examples_are_what_is_sent() {
 
 #[test]
 fn the_limits_are_the_code_s() {
-    let limits: [(&str, u64); 10] = [
+    let limits: [(&str, u64); 11] = [
         ("PACKET_BYTES", PACKET_BYTES as u64),
         ("PACKET_FDS", PACKET_FDS as u64),
         ("PACKET_RANGES", PACKET_RANGES as u64),
@@ -123,6 +123,7 @@ fn the_limits_are_the_code_s() {
         ("DIRTY_RANGES", DIRTY_RANGES as u64),
         ("CHUNK_BYTES", CHUNK_BYTES),
         ("SLAB_BYTES", SLAB_BYTES),
+        ("BACKING_BYTES", BACKING_BYTES),
     ];
     for (name, value) in limits {
         assert!(DOCUMENT.contains(&format!("| `{name}` | {value} |")), "{name} is {value}");
@@ -137,6 +138,6 @@ fn reasons_and_roles_have_their_numbers() {
     for role in Role::ALL {
         assert!(DOCUMENT.contains(&format!("| {} | `{role:?}` |", u8::from(*role))), "{role:?}");
     }
-    assert_eq!(VERSIONS.highest, 2);
-    assert!(DOCUMENT.contains("This page is version 2."));
+    assert_eq!(VERSIONS.highest, 3);
+    assert!(DOCUMENT.contains("This page is version 3."));
 }

@@ -60,9 +60,9 @@ fn any_version_reads_the_versions_of_any_other() {
 fn hellos_grow_at_their_end() {
     let hello = hello(Role::Space);
     let mut bytes = Vec::new();
-    encode_hello(&hello, versions(1, 3), &mut bytes).unwrap();
+    encode_hello(&hello, versions(1, 4), &mut bytes).unwrap();
     bytes.extend([1, 2, 3]);
-    assert_eq!(decode_hello(&bytes, VERSIONS).unwrap(), (versions(1, 3), Ok(hello.clone())));
+    assert_eq!(decode_hello(&bytes, VERSIONS).unwrap(), (versions(1, 4), Ok(hello.clone())));
     // But not without a new version.
     encode_hello(&hello, VERSIONS, &mut bytes).unwrap();
     bytes.push(0);

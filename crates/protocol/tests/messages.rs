@@ -58,9 +58,10 @@ fn to_broker() -> impl Strategy<Value = ToBroker> {
         range(1 << 20).prop_map(|range| Forget { range }),
         any::<u64>().prop_map(|bytes| Reserve { bytes }),
         Just(Status),
-        (any::<Uuid>(), text()).prop_map(|(card, by)| Bound { card, by }),
+        (any::<Uuid>(), text()).prop_map(|(card, by)| Bound { card, by: clean(&by, TEXT_BYTES) }),
         (seconds(), collection::vec(slab(), 0..40), collection::vec(range(1 << 20), 0..40), any::<bool>())
             .prop_map(|(seconds, slabs, dirty, more)| Prefetch { seconds, slabs, dirty, more }),
+        any::<u32>().prop_map(|pid| TakeBack { pid }),
     ]
 }
 
@@ -94,6 +95,7 @@ fn to_client() -> impl Strategy<Value = ToClient> {
         (any::<u64>(), text()).prop_map(|(bytes, text)| NotReserved { bytes, text }),
         (any::<String>(), any::<bool>()).prop_map(|(json, more)| Report { json, more }),
         (reason(), text()).prop_map(|(reason, text)| Closing { reason, text }),
+        (any::<bool>(), text()).prop_map(|(done, text)| TakenBack { done, text }),
     ]
 }
 

@@ -180,7 +180,7 @@ fn descriptors_come_with_the_messages_that_have_them() {
 fn a_client_of_another_version_gets_a_sentence() {
     let (client, mut broker) = ends();
     let mut bytes = Vec::new();
-    encode_hello(&hello(Role::Observer), Versions { lowest: 3, highest: 4 }, &mut bytes).unwrap();
+    encode_hello(&hello(Role::Observer), Versions { lowest: 8, highest: 9 }, &mut bytes).unwrap();
     send(client.as_fd(), &bytes, NONE).unwrap();
     let mut buffer = Packet::new();
     assert!(matches!(broker.recv_hello(&mut buffer), Err(Error::Mismatch(..))));
@@ -188,14 +188,14 @@ fn a_client_of_another_version_gets_a_sentence() {
     assert!(buffer.recv(&client, 0).unwrap(), "the answer comes though the broker is gone");
     let answer = decode_answer(&buffer.bytes, VERSIONS).unwrap().unwrap();
     let Answer::Refused(Refused { reason: Reason::Version, text }) = answer else { panic!("{answer:?}") };
-    assert!(text.contains("speaks protocol 3 to 4, the broker speaks 1 to 2"), "{text}");
+    assert!(text.contains("speaks protocol 8 to 9, the broker speaks 1 to 3"), "{text}");
 
     // And a client meets a broker of another version.
     let (client, broker) = ends();
-    encode_answer(&common::answers()[0], Versions { lowest: 3, highest: 4 }, &mut bytes).unwrap();
+    encode_answer(&common::answers()[0], Versions { lowest: 8, highest: 9 }, &mut bytes).unwrap();
     send(broker.as_fd(), &bytes, NONE).unwrap();
     let error = client.hello(&hello(Role::Observer), None, soon()).unwrap_err();
-    assert!(error.to_string().contains("the broker on /path/broker.sock speaks 3 to 4"), "{error}");
+    assert!(error.to_string().contains("the broker on /path/broker.sock speaks 8 to 9"), "{error}");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_refusal_is_read_even_if_the_broker_has_closed() {
 
 #[test]
 fn a_broker_that_answers_nonsense() {
-    for version in [0, 3] {
+    for version in [0, 9] {
         let (client, mut broker) = ends();
         broker.answer(&Answer::Welcome(Welcome { broker: 7, version })).unwrap();
         assert!(matches!(client.hello(&hello(Role::Observer), None, soon()), Err(Error::Malformed(_))));
@@ -218,6 +218,16 @@ fn a_broker_that_answers_nonsense() {
     let (client, broker) = ends();
     send(broker.as_fd(), b"SSH-2.0-OpenSSH_9.6", NONE).unwrap();
     assert!(matches!(client.hello(&hello(Role::Observer), None, soon()), Err(Error::Malformed(_))));
+}
+
+#[test]
+fn what_is_kept_is_bounded_in_bytes() {
+    let (_client, broker) = pair();
+    let mut broker = Endpoint::new(broker, usize::MAX);
+    let report = ToClient::Report { json: "x".repeat(REPORT_BYTES), more: true };
+    let slow = (0..10_000).find_map(|_| broker.send(&report, NONE).err());
+    assert!(matches!(slow, Some(Error::Slow(_))), "{slow:?}");
+    assert!((broker.queued() - 1) * REPORT_BYTES <= Endpoint::BYTES, "{} are kept", broker.queued());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! with memory that is mapped already, and the engine brings the bytes home itself.
 mod link;
 
+use super::engine;
 use crate::report;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_abi::CUresult;
 use zerogpu_device::exec::now;
+use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_protocol::*;
+
+// what the broker takes is what a Space has: the memory of its one device, and as much for handles of its own
+const _: () = assert!(2 * ARENA_BYTES == BACKING_BYTES);
 
 /// How long a broker may take to answer what it can answer at once.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -108,6 +113,9 @@ struct State {
     shape: BTreeMap<u64, u64>,
     /// While parked: the card with a context that this process is bound to, and what binds it.
     bound: Option<(Uuid, String)>,
+    /// A lease that was let go of unheard, its connection being lost: the broker, and its number. That broker keeps the card
+    /// for this process until it hears of it.
+    owed: Option<(u64, u64)>,
 }
 
 /// The broker.
@@ -123,6 +131,8 @@ pub struct Lender {
     /// Bytes of device memory that the app has allocated, and how many of them were reserved.
     used: AtomicU64,
     reserved: AtomicU64,
+    /// Held while that is told, so that what was known first is said first.
+    telling: Mutex<()>,
 }
 
 impl Lender {
@@ -138,6 +148,7 @@ impl Lender {
             socket: AtomicI32::new(-1),
             used: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
+            telling: Mutex::default(),
         }
     }
 
@@ -145,11 +156,11 @@ impl Lender {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a broker ought to know what this process has on a card, and there is none: a lease goes on, or a context is
-    /// bound.
+    /// Whether a broker ought to know what this process has on a card, and there is none: a lease goes on, or ended unheard, or
+    /// a context is bound.
     pub fn is_orphan(&self) -> bool {
         let state = self.locked();
-        (state.lease.is_some() || state.bound.is_some()) && state.link.is_none()
+        (state.lease.is_some() || state.bound.is_some() || state.owed.is_some()) && state.link.is_none()
     }
 
     /// How the backing is cut: what was agreed at the last claim.
@@ -252,7 +263,7 @@ impl Lender {
             match self.receive(&connection, mine, Instant::now() + COPY)? {
                 (ToClient::SlabFds { first, .. }, fds) if first as usize == all.len() => all.extend(fds),
                 (ToClient::Denied { reason, text, .. }, _) => return self.denied(code(reason), text),
-                _ => return Err(self.hang_up(CONFUSED)),
+                _ => return Err(self.hang_up(&connection, CONFUSED)),
             }
         }
         Ok(all)
@@ -268,7 +279,7 @@ impl Lender {
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Ready { bytes, warm, .. } => Ok((bytes, warm)),
             ToClient::Denied { reason, text, .. } => self.denied(code(reason), text),
-            _ => Err(self.hang_up(CONFUSED)),
+            _ => Err(self.hang_up(&connection, CONFUSED)),
         }
     }
 
@@ -291,10 +302,10 @@ impl Lender {
                     lease.bytes += slab.len;
                 }
                 drop(state);
-                fds.pop().ok_or_else(|| self.hang_up(CONFUSED))
+                fds.pop().ok_or_else(|| self.hang_up(&connection, CONFUSED))
             }
             (ToClient::NotGrown { text, .. }, _) => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
-            _ => Err(self.hang_up(CONFUSED)),
+            _ => Err(self.hang_up(&connection, CONFUSED)),
         }
     }
 
@@ -319,7 +330,7 @@ impl Lender {
         let mine = |m: &ToClient| matches!(m, ToClient::Home { lease: of, .. } if *of == lease.number);
         match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
             ToClient::Home { bytes, .. } => Ok(bytes),
-            _ => Err(self.hang_up(CONFUSED)),
+            _ => Err(self.hang_up(&connection, CONFUSED)),
         }
     }
 
@@ -334,16 +345,29 @@ impl Lender {
         let lease = state.lease.take();
         state.granted = None;
         state.bound = bound.clone();
-        let Some(connection) = state.link.as_ref().map(|link| link.connection.clone()) else { return };
+        // until that is heard
+        state.owed = lease.map(|lease| (lease.broker, lease.number)).or(state.owed);
+        let connection = state.link.as_ref().map(|link| link.connection.clone());
         drop(state);
+        let Some(connection) = connection else {
+            return engine().into_iter().for_each(|engine| engine.watch.look_again(engine));
+        };
         let mut news: Vec<ToBroker> = lease.iter().map(|lease| ToBroker::Released { lease: lease.number }).collect();
         if let Some((card, by)) = bound {
             // first, so that the card is not given away before its context has left
             let with_its_lease = lease.is_none_or(|lease| lease.card == card);
             news.insert(if with_its_lease { 0 } else { news.len() }, ToBroker::Bound { card, by });
         }
-        // a broker that is gone sees the end of the connection
-        let _gone_is_as_good = news.iter().try_for_each(|message| self.send(&connection, message));
+        let told = news.iter().try_for_each(|message| self.send(&connection, message));
+        if let (Some(lease), Ok(())) = (lease, told) {
+            self.settle((lease.broker, lease.number));
+        }
+    }
+
+    /// A broker has heard that a lease is over.
+    fn settle(&self, heard: (u64, u64)) {
+        let mut state = self.locked();
+        state.owed = state.owed.filter(|owed| *owed != heard);
     }
 
     /// Asks that the lease last until a moment; what the broker says comes with the other news.
@@ -364,7 +388,7 @@ impl Lender {
             .and_then(|()| self.receive(&connection, mine, Instant::now() + COPY));
         // a broker that is gone, or is hung up on, copies no more
         if let Err(Trouble::Denied(..)) = forgotten {
-            self.hang_up("the broker did not let go of host memory; restart it");
+            self.hang_up(&connection, "the broker did not let go of host memory; restart it");
         }
     }
 
@@ -375,11 +399,14 @@ impl Lender {
         if wanted <= self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let _others_wait = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        // what others have told meanwhile may do, and what they have taken must not be lost
+        let wanted = reservation(self.used.load(Ordering::Relaxed));
+        if wanted <= self.reserved.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match self.connect().and_then(|connection| self.speak_for(&connection, wanted)) {
-            Ok(()) => {
-                self.reserved.fetch_max(wanted, Ordering::Relaxed);
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             // loading a model needs no broker; the claim says so if there is none
             Err(Trouble::Gone(_)) => Ok(()),
             Err(denied) => {
@@ -391,31 +418,45 @@ impl Lender {
 
     /// The app has given bytes of device memory back. Others may have them when they are many.
     pub fn unreserve(&self, less: u64) {
-        let used = self.used.fetch_sub(less, Ordering::Relaxed).saturating_sub(less);
-        let (wanted, reserved) = (reservation(used), self.reserved.load(Ordering::Relaxed));
-        if reserved.saturating_sub(wanted) < GIVEN_BACK.max(reserved / 4) {
+        self.used.fetch_sub(less, Ordering::Relaxed);
+        let much = || {
+            let (wanted, reserved) =
+                (reservation(self.used.load(Ordering::Relaxed)), self.reserved.load(Ordering::Relaxed));
+            (reserved.saturating_sub(wanted) >= GIVEN_BACK.max(reserved / 4)).then_some(wanted)
+        };
+        if much().is_none() {
             return;
         }
+        let _others_wait = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(wanted) = much() else { return };
         let Some(connection) = self.locked().link.as_ref().map(|link| link.connection.clone()) else { return };
-        if self.speak_for(&connection, wanted).is_ok() {
-            self.reserved.store(wanted, Ordering::Relaxed);
-        }
+        let _it_stays_reserved = self.speak_for(&connection, wanted);
     }
 
-    /// Tells the broker how much host memory this process wants, and hears whether it may.
+    /// Tells the broker how much host memory this process wants, and hears whether it may. One at a time.
     fn speak_for(&self, connection: &Arc<Connection>, bytes: u64) -> Result<(), Trouble> {
         self.send(connection, &ToBroker::Reserve { bytes })?;
         let mine = |m: &ToClient| matches!(m, ToClient::Reserved { bytes: of } | ToClient::NotReserved { bytes: of, .. } if *of == bytes);
         match self.receive(connection, mine, Instant::now() + ANSWER)?.0 {
             ToClient::NotReserved { text, .. } => Err(Trouble::Denied(CUresult::OUT_OF_MEMORY, text)),
-            _ => Ok(()),
+            _ => {
+                // a broker that came meanwhile knows nothing of it
+                let state = self.locked();
+                if state.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.connection, connection)) {
+                    self.reserved.store(bytes, Ordering::Relaxed);
+                }
+                Ok(())
+            }
         }
     }
 
-    /// Finds a broker for a lease or a bound context that has lost its own.
-    pub fn reconnect(&self) {
-        if self.is_orphan() {
-            let _tried_again_later = self.connect();
+    /// Finds a broker for a lease or a bound context that has lost its own, or for the news of a lease that is over. What comes
+    /// back is why the broker that is there will not have this process.
+    pub fn reconnect(&self) -> Option<String> {
+        match self.is_orphan().then(|| self.connect()) {
+            Some(Err(Trouble::Denied(_, why))) => Some(why),
+            // tried again later
+            _ => None,
         }
     }
 

@@ -14,7 +14,7 @@ use zerogpu_device::exec::now;
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::{handle, host};
-use zerogpu_protocol::{clip, Range, TEXT_BYTES};
+use zerogpu_protocol::{clean, Range, TEXT_BYTES};
 
 /// How often a park waits with the gate open, at most.
 const ROUNDS: u32 = 4;
@@ -214,7 +214,7 @@ impl Engine {
             // what is left is tried again, which takes driver calls
             live.card.filter(|_| live.kept && locked(&self.left).is_empty())
         };
-        let by = || clip(&locked(&self.bound).join(", "), TEXT_BYTES).to_string();
+        let by = || clean(&locked(&self.bound).join(", "), TEXT_BYTES);
         lender.released(card.map(|card| (card, by())));
     }
 

@@ -200,7 +200,11 @@ impl Engine {
     /// How long to wait until the next look, at most.
     fn keep_lease(&self, until: Option<u64>) -> Option<Duration> {
         let lender = self.lender.as_ref()?;
-        lender.reconnect();
+        if let Some(why) = lender.reconnect() {
+            // it does not know that this process has the card, and gives it to others
+            self.revoked(&why);
+            return None;
+        }
         lender.extend(until.unwrap_or(u64::MAX));
         lender.is_orphan().then_some(RECONNECT)
     }

@@ -4,9 +4,13 @@
 use crate::client::{backing, hello, Client};
 use crate::node::{Node, LONG};
 use anyhow::{bail, ensure, Context, Result};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use zerogpu_bench::driver::{must, Driver};
 use zerogpu_protocol::*;
 
@@ -45,12 +49,37 @@ pub const DEEDS: &[Deed] = &[
     ("a backing of half the address space", |socket| {
         refused(socket, &hello("huge", Role::Space), &backing(1 << 47, true)?)
     }),
+    ("a backing larger than any Space has", |socket| {
+        refused(socket, &hello("large", Role::Space), &backing(BACKING_BYTES + 2 * MIB, true)?)
+    }),
+    ("more host memory than it was shown", |socket| {
+        let mut client = Client::connect(socket)?;
+        let file = backing(BACKING, true)?;
+        client.connection().hello(
+            &Hello { vram: 2 * MIB, ..hello("greedy", Role::Space) },
+            Some(file.as_fd()),
+            None,
+        )?;
+        client.say(&ToBroker::Reserve { bytes: 1 << 30 })?;
+        let answer = client.hear()?;
+        ensure!(matches!(answer, ToClient::NotReserved { .. }), "it was answered {answer:?}");
+        Ok(())
+    }),
     ("a Space of another kind of card", |socket| {
         refused(socket, &Hello { cc: (99, 9), ..hello("alien", Role::Space) }, &backing(BACKING, true)?)
     }),
     ("nonsense for a message", |socket| {
         let mut client = join(socket)?;
         client.say_bytes(&[0xFF; 100])?;
+        dropped(&mut client)
+    }),
+    ("a line of its own for terminals and logs", |socket| {
+        let mut client = join(socket)?;
+        let mut bytes = Vec::new();
+        encode(&ToBroker::Bound { card: [0; 16], by: "xyz".into() }, &mut bytes)?;
+        let at = bytes.len() - 2;
+        bytes[at] = b'\n';
+        client.say_bytes(&bytes)?;
         dropped(&mut client)
     }),
     ("a packet of a megabyte", |socket| {
@@ -63,8 +92,11 @@ pub const DEEDS: &[Deed] = &[
         let mut client = join(socket)?;
         let mut bytes = Vec::new();
         encode(&ToBroker::Status, &mut bytes)?;
-        send(client.connection().as_fd(), &bytes, &[std::io::stderr()])?;
-        dropped(&mut client)
+        match send(client.connection().as_fd(), &bytes, &[std::io::stderr()]) {
+            // from Linux 6.16 on it can't even be sent
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            sent => sent.map_err(Into::into).and_then(|()| dropped(&mut client)),
+        }
     }),
     ("an observer that holds a card", |socket| {
         let holds = Some(Holding { card: [0; 16], broker: 1, lease: 1, seconds_left: 60.0, bytes: 0 });
@@ -169,6 +201,21 @@ pub const CRIMES: &[Deed] = &[
         // it hears that its time is over, and stays
         while !matches!(client.hear()?, ToClient::Revoked { .. }) {}
         dropped(&mut client)
+    }),
+    ("a drain without end", |socket| {
+        let mut client = join(socket)?;
+        let lease = client.claim(0.5, 2 * MIB)?;
+        client.say(&slabs(lease, &[Range::new(0, 2 * MIB)]))?;
+        let end = Instant::now() + LONG;
+        while Instant::now() < end {
+            match client.hear() {
+                // from the first on its bytes are always on their way
+                Ok(ToClient::Ready { .. } | ToClient::Home { .. }) => drop(client.say(&ToBroker::Drained { lease })),
+                Ok(_) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+        bail!("it is never ended")
     }),
     ("a wish while it computes", |socket| {
         let (mut client, _) = ready(socket, &[Range::new(0, 2 * MIB)])?;
@@ -287,6 +334,58 @@ pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
     client.say(&ToBroker::Released { lease })?;
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
+}
+
+/// Says much that the card's worker has to do, without end and without an ear for the answers, until `over`.
+///
+/// # Errors
+/// It could not join.
+pub fn flood(socket: &Path, over: &AtomicBool) -> Result<u64> {
+    let client = join(socket)?;
+    let mut said = 0;
+    while !over.load(Ordering::Relaxed) {
+        let forget = ToBroker::Forget { range: Range::new(0, 2 * MIB) };
+        // who is not listened to waits, and looks again
+        match client.connection().send(&forget, Some(Instant::now() + Duration::from_millis(100))) {
+            Ok(()) => said += 1,
+            Err(Error::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(said)
+}
+
+/// Connects with a descriptor that takes half a minute to be closed by whoever is the last to have it, and another behind it.
+/// What comes back ends that.
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn lingers(socket: &Path) -> Result<(Client, TcpListener, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let stuffed = || -> Result<(TcpStream, TcpStream)> {
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        let (peer, _) = listener.accept()?;
+        let linger = libc::linger { l_onoff: 1, l_linger: 30 };
+        // SAFETY: reads the structure.
+        let set = unsafe {
+            let size = std::mem::size_of::<libc::linger>() as libc::socklen_t;
+            libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
+        };
+        ensure!(set == 0, "{}", std::io::Error::last_os_error());
+        stream.set_nonblocking(true)?;
+        // the peer does not read
+        while stream.write(&[0; 1 << 16]).is_ok() {}
+        Ok((stream, peer))
+    };
+    let (first, peer) = stuffed()?;
+    let client = Client::connect(socket)?;
+    let mut bytes = Vec::new();
+    encode_hello(&hello("lingering", Role::Space), VERSIONS, &mut bytes)?;
+    send(client.connection().as_fd(), &bytes, &[first.as_fd(), first.as_fd()])?;
+    // the broker may be faster
+    let _it_has_closed_already = send(client.connection().as_fd(), &bytes, &[first.as_fd()]);
+    drop(first);
+    Ok((client, listener, peer))
 }
 
 /// Says that this process holds a card since an earlier broker, and waits for what comes of it.

@@ -27,6 +27,19 @@ impl Node {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Has the broker take the card back from a process, as an administrator does: what was said of it, or why not.
+    pub fn revoke(&self, pid: u32) -> Result<String, String> {
+        let mut command = self.command("zerogpu");
+        let output = command.args(["revoke", &pid.to_string(), "--socket"]).arg(self.socket()).output();
+        let output = output.map_err(|e| e.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
+        match output.status.code() {
+            Some(0) => Ok(text(&output.stdout)),
+            Some(1) => Err(text(&output.stderr)),
+            _ => Err(format!("it ended with {}", output.status)),
+        }
+    }
+
     /// The node's first card, as the protocol calls it.
     pub fn card(&self) -> Result<Uuid> {
         let status = self.status()?;

@@ -4,6 +4,7 @@ use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -181,18 +182,24 @@ impl Node {
         for (name, file) in names {
             std::os::unix::fs::symlink(node.built.join(file), node.path("lib").join(name))?;
         }
-        let context = if node.shape.memory.contains("context =") { "" } else { "context = \"1MiB\"" };
-        let config = format!(
-            "{}\n[queue]\naging = \"{}ms\"\n{}\n[memory]\n{context}\n{}\n[default-tenant]\nspaces = {}\n{}\n",
-            node.shape.top,
-            AGING.as_millis(),
-            node.shape.queue,
-            node.shape.memory,
-            node.shape.spaces,
-            node.shape.tenant
-        );
-        std::fs::write(node.path("broker.toml"), config)?;
+        node.configure()?;
         Ok(node)
+    }
+
+    /// The brokers that come from here on have other settings.
+    pub fn change(&mut self, change: impl FnOnce(&mut Shape)) -> Result<()> {
+        change(&mut self.shape);
+        self.configure()
+    }
+
+    fn configure(&self) -> Result<()> {
+        let Shape { top, queue, memory, spaces, tenant, .. } = &self.shape;
+        let context = if memory.contains("context =") { "" } else { "context = \"1MiB\"" };
+        let aging = AGING.as_millis();
+        let config = format!(
+            "{top}\n[queue]\naging = \"{aging}ms\"\n{queue}\n[memory]\n{context}\n{memory}\n[default-tenant]\nspaces = {spaces}\n{tenant}\n",
+        );
+        std::fs::write(self.path("broker.toml"), config).context("no configuration")
     }
 
     /// A node whose brokers log as usual, to be measured.
@@ -387,6 +394,13 @@ impl Broker {
         Usage::of(self.pid())
     }
 
+    /// Bytes of its own memory: neither a Space's nor a card's.
+    pub fn own_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        Ok(line.context("no RssAnon")?.trim().parse::<u64>()? << 10)
+    }
+
     /// The names of its descriptors and mappings, to be read by a human.
     pub fn belongings(&self) -> Result<String> {
         let of = PathBuf::from(format!("/proc/{}", self.pid()));
@@ -478,6 +492,32 @@ impl Space {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends its connection to the broker, as nobody can from outside: its descriptor is borrowed.
+    pub fn cut_off(&self) -> Result<()> {
+        let pid = self.pid();
+        // SAFETY: numbers; makes a descriptor of ours.
+        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        ensure!(process >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+        // SAFETY: new, and nobody else's.
+        let process = unsafe { OwnedFd::from_raw_fd(process as i32) };
+        for file in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let file = file?;
+            if !std::fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:")) {
+                continue;
+            }
+            let number: i32 = file.file_name().to_string_lossy().parse()?;
+            // SAFETY: numbers; makes a descriptor of ours, by which the connection ends.
+            unsafe {
+                let socket = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
+                ensure!(socket >= 0, "pidfd_getfd: {}", std::io::Error::last_os_error());
+                let socket = OwnedFd::from_raw_fd(socket as i32);
+                libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR);
+            }
+            return Ok(());
+        }
+        bail!("it has no socket")
     }
 
     /// Its next line.

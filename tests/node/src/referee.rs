@@ -1,8 +1,8 @@
 //! Reads the broker's log line by line, and finds what breaks its promises.
 //!
-//! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first, the
-//! oldest before the others; then the shortest, the older of two equals. All Spaces here are of one tenant, so what
-//! the tenant has used counts the same for all.
+//! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first; then
+//! the shortest, the older of two equals. All Spaces here are of one tenant, so what the tenant has used counts the same for all, and the
+//! oldest of the aged ones goes before the others.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -150,9 +150,13 @@ impl Referee {
                 let usual = ["its process has ended", "it has closed the connection"];
                 self.dropped += !usual.iter().any(|why| text.ends_with(why)) as u64;
             }
+            text if text.starts_with("lease goes on") => {
+                let before = id("before");
+                self.holders.retain(|_, held| *held != before);
+            }
             text if text.starts_with("lease ended") => {
                 self.released += text.ends_with("released") as u64;
-                let name = fields.get("name").unwrap_or(&"").to_string();
+                let name = fields.get("name").map_or("", |name| name.trim_matches('"')).to_string();
                 self.cards.entry(name).or_default().insert(id("card"));
                 for (sum, name) in self.bytes.iter_mut().zip(["bytes_in", "bytes_warm", "bytes_out", "bytes_unchanged"])
                 {

@@ -66,10 +66,13 @@ fn a_holder_comes_back_twice() {
     let (second, second_number) = come_back(&node, &hello);
     let (mut third, number) = come_back(&node, &hello);
     assert_ne!(number, second_number);
+    assert!(!node.log().look().tail().contains("lease ended"), "it goes on");
     third.drain(number).unwrap();
     third.say(&ToBroker::Released { lease: number }).unwrap();
     node.log().wait("it has let go", |log| log.held() == 0).unwrap();
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
+    let tail = node.log().look().tail();
+    assert!(tail.matches("lease ended").count() == 1 && tail.contains("bytes_in=4194304"), "{tail}");
     drop((first, second, third));
     node.end(broker).unwrap();
 }
@@ -91,6 +94,76 @@ fn a_lease_past_its_time_is_revoked_again() {
     second.say(&ToBroker::Released { lease: number }).unwrap();
     node.log().wait("it has let go", |log| log.held() == 0).unwrap();
     drop((first, second));
+    node.end(broker).unwrap();
+}
+
+/// What a Space holds is a fact: the broker that comes knows it, whatever its tenant's limits are by then.
+#[test]
+fn a_holder_is_known_over_its_limits() {
+    let _alone = alone();
+    let mut node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut first = node.obedient(1, 16 << 20).unwrap();
+    first.tell("take 3000000").unwrap();
+    first.tell("begin 60").unwrap();
+    first.tell("launch").unwrap();
+    broker.kill().unwrap();
+    node.change(|shape| shape.tenant = "vram = \"2MiB\"".into()).unwrap();
+    let broker = node.broker().unwrap();
+    node.log().wait("the lease is taken over", |log| log.adopted == 1).unwrap();
+    // small enough, and it has to wait
+    let small = Hello { vram: MIB, ..hello("small", Role::Space) };
+    let (mut second, _) = Client::introduced(&node.socket(), &small, 64 * MIB).unwrap();
+    let wait_seconds = 600.0;
+    second.say(&ToBroker::Claim { id: 1, seconds: 9.0, wait_seconds, borrowed: false, bytes: 0 }).unwrap();
+    node.log().wait("the other waits", |log| log.waiting() == 1).unwrap();
+    first.tell("steps 20").unwrap();
+    first.tell("end").unwrap();
+    let lease = second.granted().unwrap();
+    second.say(&ToBroker::Released { lease }).unwrap();
+    first.tell("check").unwrap();
+    first.finish().unwrap();
+    drop(second);
+    node.end(broker).unwrap();
+}
+
+/// Whoever says so too late, and is beyond its limits, is ended: it has the card without a lease.
+#[test]
+fn a_late_holder_beyond_its_limits_is_ended() {
+    let _alone = alone();
+    let node = Node::new(Shape { tenant: "vram = \"2MiB\"".into(), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let card = node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap().to_owned();
+    let late = node.villain("late", &card).unwrap().wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&late), Some(libc::SIGKILL), "{late}");
+    let tail = node.log().look().tail();
+    assert!(tail.contains("cause=\"late\"") && tail.contains("may have 2 MiB of GPU memory"), "{tail}");
+    node.log().wait("its lease is over", |log| log.held() == 0).unwrap();
+    node.end(broker).unwrap();
+}
+
+/// A Space that lets go while it can reach no broker says so as soon as it can: the broker has kept the card for it.
+#[test]
+fn a_release_that_was_not_heard_is_said_again() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut space = node.obedient(1, 16 << 20).unwrap();
+    space.tell("take 3000000").unwrap();
+    space.tell("begin 100").unwrap();
+    space.tell("launch").unwrap();
+    let away = node.socket().with_extension("away");
+    std::fs::rename(node.socket(), &away).unwrap();
+    space.cut_off().unwrap();
+    space.tell("end").unwrap();
+    assert_eq!(node.log().look().held(), 1, "the broker keeps the card for it");
+    std::fs::rename(&away, node.socket()).unwrap();
+    node.log().wait("it is said again", |log| log.held() == 0).unwrap();
+    for order in ["begin 60", "launch", "steps 10", "end", "check"] {
+        space.tell(order).unwrap();
+    }
+    space.finish().unwrap();
+    assert_eq!(node.log().look().ended, 0);
     node.end(broker).unwrap();
 }
 

@@ -226,6 +226,46 @@ fn a_second_connection_never_frees_the_card() {
     node.end(broker).unwrap();
 }
 
+/// Nobody is ended for its time while the broker itself brings its bytes home, however long that takes.
+#[test]
+fn a_holder_is_not_ended_while_its_bytes_travel() {
+    let _alone = alone();
+    // 1.3 s each way for 64 MiB, and a fifth of a second of grace
+    let soft = vec![("SOFTCUDA_GBPS", "0.05".to_string())];
+    let queue = "grace = \"200ms\"".into();
+    let node = Node::new(Shape { room: 80 * MIB, vram: 72 * MIB, soft, queue, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let mut space = node.obedient(1, 72 << 20).unwrap();
+    space.tell(&format!("take {}", 64 * MIB)).unwrap();
+    space.tell("begin 3").unwrap();
+    space.tell("change 100").unwrap();
+    // its time ends, and its bytes go home
+    node.log().wait("its time is over", |log| log.held() == 0).unwrap();
+    assert!(!space.has_ended().unwrap(), "{}", node.log().look().tail());
+    space.tell("end").unwrap();
+    space.tell("check").unwrap();
+    let log = node.log().look();
+    assert!(log.tail().contains("revoked=true") && log.ended == 0, "{}", log.tail());
+    drop(log);
+    space.finish().unwrap();
+    // nor while they go to the card, which it can't leave before
+    let mut client = Client::join(&node.socket(), "by hand", 128 * MIB).unwrap();
+    let lease = client.claim(0.5, 64 * MIB).unwrap();
+    client.say(&ToBroker::Slabs { lease, slabs: vec![Range::new(0, 64 * MIB)], dirty: vec![], more: false }).unwrap();
+    while !matches!(client.hear().unwrap(), ToClient::Ready { .. }) {}
+    client.drain(lease).unwrap();
+    client.say(&ToBroker::Released { lease }).unwrap();
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    // but whoever has them brought home again and again is
+    let grants = node.log().look().grants;
+    let mut villain = node.villain("deed", "a drain without end").unwrap();
+    node.log().wait("it has the card", |log| log.grants > grants).unwrap();
+    node.log().wait("it is ended", |log| log.held() == 0).unwrap();
+    assert_eq!(villain.wait().unwrap().signal(), Some(libc::SIGKILL));
+    drop(client);
+    node.end(broker).unwrap();
+}
+
 /// Memory that came after the rest went home is no secret of the worker's: it leaves when others need the room.
 #[test]
 fn memory_that_grows_after_all_is_home_is_counted() {

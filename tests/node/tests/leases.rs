@@ -1,4 +1,7 @@
 //! What a claim can ask of a broker, and what it may not: shares, limits, other cards, second thoughts.
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use zerogpu_node_tests::alone;
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape};
@@ -87,6 +90,72 @@ fn a_space_moves_between_cards_and_does_not_notice() {
         space.finish().unwrap();
     }
     node.end(broker).unwrap();
+}
+
+/// An administrator takes a card back: the bytes come home, and the program's next call has them.
+#[test]
+fn a_card_is_taken_back() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut space = node.obedient(1, 16 << 20).unwrap();
+    space.tell("take 5000000").unwrap();
+    let (pid, nobody) = (space.pid(), std::process::id());
+    let why = node.revoke(pid).unwrap_err();
+    assert_eq!(why, format!("zerogpu: the process {pid} holds no card"));
+    let why = node.revoke(nobody).unwrap_err();
+    assert!(why.contains(&format!("no program of this broker has the process {nobody}")), "{why}");
+    space.tell("begin 60").unwrap();
+    space.tell("steps 10").unwrap();
+    space.tell("launch").unwrap();
+    // whoever is no administrator is told so
+    let socket = node.socket();
+    let stranger = as_a_stranger(&socket, move |client| {
+        client.say(&ToBroker::TakeBack { pid }).unwrap();
+        client.hear().unwrap()
+    });
+    match stranger {
+        Some(ToClient::TakenBack { done: false, text }) => {
+            assert_eq!(text, "only root and the broker's own user may take a card back; ask one of them");
+        }
+        // only root can be somebody else
+        None => println!("not run: a stranger's try"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.log().look().held(), 1);
+    let said = node.revoke(pid).unwrap();
+    assert!(said.starts_with(&format!("the lease of obey-1 (pid {pid}) on card 0 ends now; its process is")), "{said}");
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    space.tell("end").unwrap();
+    space.tell("check").unwrap();
+    let complaints = space.complaints();
+    assert!(complaints.contains("an administrator has taken the card back"), "{complaints}");
+    for order in ["begin 60", "launch", "steps 10", "end", "check"] {
+        space.tell(order).unwrap();
+    }
+    space.finish().unwrap();
+    let log = node.log().look();
+    assert!(log.tail().contains("lease revoked by uid ") && log.ended == 0, "{}", log.tail());
+    drop(log);
+    node.end(broker).unwrap();
+}
+
+/// What a client of another user hears; None: this process can't be one.
+fn as_a_stranger(socket: &Path, talk: impl FnOnce(&mut Client) -> ToClient + Send + 'static) -> Option<ToClient> {
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    std::fs::set_permissions(socket.parent()?, Permissions::from_mode(0o711)).unwrap();
+    std::fs::set_permissions(socket, Permissions::from_mode(0o666)).unwrap();
+    let socket = socket.to_owned();
+    let stranger = std::thread::spawn(move || {
+        // SAFETY: numbers; the user of this thread alone, which ends here.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) }, 0);
+        let mut client = Client::introduced(&socket, &hello("stranger", Role::Observer), 64 * MIB).unwrap().0;
+        talk(&mut client)
+    });
+    Some(stranger.join().unwrap())
 }
 
 /// More Spaces, or larger ones, than a tenant may have are refused with the numbers.

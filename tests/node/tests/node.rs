@@ -1,12 +1,14 @@
 //! The broker with real processes on software cards. Each test has cards of its own.
 //!
 //!     cargo build --workspace && cargo test -p zerogpu-node-tests
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::Client;
 use zerogpu_node_tests::node::{Node, Shape};
 use zerogpu_node_tests::run::{run, settled, Plan};
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_node_tests::{alone, hostile, kills};
+use zerogpu_protocol::{Range, ToBroker};
 
 fn plan(spaces: usize, calls: u64, seconds: f64) -> Plan {
     Plan {
@@ -179,6 +181,59 @@ fn hostile_clients_cost_the_others_nothing() {
     node.end(broker).unwrap();
 }
 
+/// Whoever sends a descriptor that takes its time to be closed has nobody else wait for that.
+#[test]
+fn a_descriptor_that_lingers_keeps_nobody_waiting() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut good = Client::join(&node.socket(), "good", 64 << 20).unwrap();
+    let start = Instant::now();
+    let lingering: Vec<_> = (0..3).map(|_| hostile::lingers(&node.socket()).unwrap()).collect();
+    for _ in 0..5 {
+        good.round(&[Range::new(0, 2 << 20)]).unwrap();
+        drop(Client::join(&node.socket(), "another", 64 << 20).unwrap());
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(lingering);
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop(good);
+    node.end(broker).unwrap();
+}
+
+/// What a worker has not done yet costs the broker little memory, however much of it a client wants.
+#[test]
+fn a_flood_is_not_kept() {
+    const MOST: u64 = 8 << 20;
+    let _alone = alone();
+    // 3.4 s for 64 MiB: so long the worker does nothing else
+    let soft = vec![("SOFTCUDA_GBPS", "0.02".to_string())];
+    let node = Node::new(Shape { room: 80 << 20, vram: 72 << 20, soft, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let mut good = Client::join(&node.socket(), "good", 128 << 20).unwrap();
+    let lease = good.claim(60.0, 64 << 20).unwrap();
+    let before = broker.own_memory().unwrap();
+    let over = AtomicBool::new(false);
+    let said = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| hostile::flood(&node.socket(), &over));
+        good.fill(lease, &[Range::new(0, 64 << 20)]).unwrap();
+        let after = broker.own_memory().unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert!(after < before + MOST, "{before} {after}");
+        flood.join().unwrap().unwrap()
+    });
+    println!("{said} packets of a flood");
+    assert!(said > 1000, "{said}: it was no flood");
+    good.drain(lease).unwrap();
+    good.say(&ToBroker::Released { lease }).unwrap();
+    // and whoever says much is listened to again
+    good.round(&[Range::new(0, 2 << 20)]).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop(good);
+    node.end(broker).unwrap();
+}
+
 /// A thousand leases by hand leave nothing behind.
 #[test]
 fn leases_by_hand_leave_nothing() {
@@ -189,7 +244,7 @@ fn leases_by_hand_leave_nothing() {
     Client::join(&node.socket(), "first", 64 << 20).unwrap().round(&[]).unwrap();
     node.log().wait("it left", |log| log.held() == 0).unwrap();
     let before = settled(&broker, fresh).unwrap();
-    let slab = zerogpu_protocol::Range::new(2 << 20, 4 << 20);
+    let slab = Range::new(2 << 20, 4 << 20);
     for _ in 0..50 {
         let mut client = Client::join(&node.socket(), "by hand", 64 << 20).unwrap();
         for _ in 0..10 {

@@ -387,12 +387,11 @@ impl World {
             return;
         }
         let mut reserved = Vec::new();
-        let aged: Vec<Request> = self.m.queue.iter().filter(|r| self.m.aged(r, now)).cloned().collect();
-        for old in aged {
+        for old in self.m.aged_in_order(now) {
             let request = self.m.queue.iter().find(|r| r.id == old.id).unwrap().clone();
             if let Some(card) = self.m.best(&request, &reserved) {
                 let Some(Action::Grant(grant)) = actions.next() else { panic!("no grant for {request:?}") };
-                assert_eq!(grant.request, request.id, "the oldest first");
+                assert_eq!(grant.request, request.id, "the aged in their order");
                 self.granted(&request, card, &grant);
             } else if self.m.policy.share {
                 let card = self.m.reserve(&request, &reserved);
@@ -464,7 +463,7 @@ impl World {
     /// The bound that the crate's documentation states.
     fn check_wait(&mut self, request: &Request) {
         let longest = Duration::from_secs_f64(self.m.policy.max_seconds) + self.m.policy.grace;
-        let bound = self.held + self.m.policy.aging + longest * (request.ahead + 1);
+        let bound = self.held + self.m.policy.aging * 2 + longest * (request.ahead + 1);
         let waited = self.now - request.since;
         assert!(waited <= bound, "{request:?} has waited {waited:?}, more than {bound:?}");
         self.m.longest = self.m.longest.max(waited);

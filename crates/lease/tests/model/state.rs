@@ -109,6 +109,24 @@ impl Model {
         now - request.since >= self.policy.aging
     }
 
+    /// Whether only the time counts any more.
+    fn old(&self, request: &Request, now: Duration) -> bool {
+        now - request.since >= self.policy.aging * 2
+    }
+
+    /// The aged requests, as they go.
+    pub fn aged_in_order(&self, now: Duration) -> Vec<Request> {
+        let used = |r: &Request| match self.old(r, now) {
+            true => -1.0,
+            // the sum of nothing is -0.0
+            false => (self.lately(&r.tenant, now) / self.policy.tenant(&r.tenant).weight).floor() + 0.0,
+        };
+        let mut aged: Vec<Request> = self.queue.iter().filter(|r| self.aged(r, now)).cloned().collect();
+        // stable: of equals the older
+        aged.sort_by(|a, b| used(a).total_cmp(&used(b)));
+        aged
+    }
+
     pub fn leased(&self, card: usize) -> u64 {
         self.leases.iter().filter(|l| l.card == card).map(|l| l.bytes + l.context).sum()
     }

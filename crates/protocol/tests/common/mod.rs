@@ -26,7 +26,7 @@ pub fn holding_hello() -> Hello {
 
 pub fn answers() -> Vec<Answer> {
     vec![
-        Answer::Welcome(Welcome { broker: 0xfeed_beef_0bad_cafe, version: 2 }),
+        Answer::Welcome(Welcome { broker: 0xfeed_beef_0bad_cafe, version: 3 }),
         Answer::Refused(Refused { reason: Reason::Quota, text: "10 of 10 Spaces are here: end one".into() }),
     ]
 }
@@ -66,6 +66,7 @@ pub fn to_broker() -> Vec<(&'static str, ToBroker)> {
                 more: false,
             },
         ),
+        ("take-back", ToBroker::TakeBack { pid: 4711 }),
     ]
 }
 
@@ -91,6 +92,7 @@ pub fn to_client() -> Vec<(&'static str, ToClient)> {
         ("not-reserved", ToClient::NotReserved { bytes: 16 << 30, text: text() }),
         ("report", ToClient::Report { json: "{\"cards\":[".into(), more: true }),
         ("closing", ToClient::Closing { reason: Reason::Restart, text: text() }),
+        ("taken-back", ToClient::TakenBack { done: true, text: text() }),
     ]
 }
 

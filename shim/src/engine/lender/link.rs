@@ -59,11 +59,12 @@ impl Lender {
             inbox: Vec::new(),
         });
         if let Some(lease) = &mut state.lease {
-            // until the broker says otherwise
-            lease.adopted = true;
+            // until the broker says otherwise; it knows the number that it was told
+            (lease.adopted, lease.broker) = (true, welcome.broker);
         }
-        drop(state);
+        let owed = state.owed;
         self.reserved.store(0, Ordering::Relaxed);
+        drop(state);
         let ours = connection.clone();
         let listen = move || {
             if let Some(lender) = engine().and_then(|e| e.lender.as_ref()) {
@@ -71,7 +72,14 @@ impl Lender {
             }
         };
         if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
-            return Err(self.hang_up("no thread could be made; raise the process limit"));
+            return Err(self.hang_up(&connection, "no thread could be made; raise the process limit"));
+        }
+        if let Some(owed @ (broker, lease)) = owed {
+            // another broker has nothing of it
+            if broker == welcome.broker {
+                self.send(&connection, &ToBroker::Released { lease })?;
+            }
+            self.settle(owed);
         }
         if let Some((card, by)) = bound {
             // an earlier broker may have had the driver checkpoint this process
@@ -148,14 +156,16 @@ impl Lender {
         self.news.notify_all();
     }
 
-    /// Ends a connection that is of no use.
-    pub(super) fn hang_up(&self, why: &str) -> Trouble {
+    /// Ends a connection that is of no use. One that was made since stays.
+    pub(super) fn hang_up(&self, connection: &Connection, why: &str) -> Trouble {
         report::explain(why);
-        if let Some(link) = self.locked().link.take() {
+        let mut state = self.locked();
+        if let Some(link) = state.link.take_if(|link| std::ptr::eq(&*link.connection, connection)) {
             self.socket.store(-1, Ordering::Relaxed);
             // SAFETY: wakes the thread that reads; the descriptor is open as long as the connection.
             unsafe { libc::shutdown(link.connection.as_fd().as_raw_fd(), libc::SHUT_RDWR) };
         }
+        drop(state);
         self.news.notify_all();
         Trouble::Gone(why.into())
     }
@@ -163,7 +173,7 @@ impl Lender {
     pub(super) fn send(&self, connection: &Connection, message: &ToBroker) -> Result<(), Trouble> {
         connection
             .send(message, Some(Instant::now() + ANSWER))
-            .map_err(|e| self.hang_up(&format!("the broker can't be told ({e}); call again")))
+            .map_err(|e| self.hang_up(connection, &format!("the broker can't be told ({e}); call again")))
     }
 
     /// Waits for an answer.
@@ -184,9 +194,79 @@ impl Lender {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(state);
-                return Err(self.hang_up("the broker does not answer; restart it"));
+                return Err(self.hang_up(connection, "the broker does not answer; restart it"));
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// A connection, and the broker's end of it.
+    fn pair() -> (Arc<Connection>, Endpoint) {
+        let mut ends = [-1; 2];
+        // SAFETY: writes two new descriptors.
+        let made =
+            unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) };
+        assert_eq!(made, 0);
+        // SAFETY: new, and nobody else's.
+        let [ours, theirs] = ends.map(|fd| unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) });
+        (Arc::new(Connection::from_socket(ours, Path::new("/nowhere"))), Endpoint::new(theirs, 9))
+    }
+
+    fn lender(connection: &Arc<Connection>) -> Lender {
+        let lender = Lender::new("/nowhere".into(), Duration::from_secs(9), Some("test"));
+        let link = Link { connection: connection.clone(), broker: 1, version: 2, inbox: Vec::new() };
+        lender.locked().link = Some(link);
+        lender
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_not_that_of_the_next() {
+        let ((first, _first_broker), (second, mut broker)) = (pair(), pair());
+        let lender = lender(&second);
+        lender.hang_up(&first, "the first has failed late");
+        let link = lender.locked().link.as_ref().map(|link| link.connection.clone());
+        assert!(link.is_some_and(|link| Arc::ptr_eq(&link, &second)));
+        second.send(&ToBroker::Status, None).unwrap();
+        assert_eq!(broker.recv(&mut Packet::new()).unwrap(), Some(ToBroker::Status));
+        lender.hang_up(&second, "and the second");
+        assert!(lender.locked().link.is_none());
+    }
+
+    /// The broker takes the last word on host memory: what several threads say of it must come in its order.
+    #[test]
+    fn host_memory_is_never_told_out_of_order() {
+        const TAKEN: u64 = 256 << 20;
+        let (connection, mut broker) = pair();
+        let lender = lender(&connection);
+        let said = std::thread::scope(|scope| {
+            scope.spawn(|| lender.listen(&connection));
+            let broker = scope.spawn(move || {
+                let (mut said, mut packet) = (Vec::new(), Packet::new());
+                loop {
+                    match broker.recv(&mut packet) {
+                        Ok(Some(ToBroker::Reserve { bytes })) => {
+                            said.push(bytes);
+                            broker.send(&ToClient::Reserved { bytes }, &[] as &[OwnedFd]).unwrap();
+                        }
+                        Ok(_) => std::thread::yield_now(),
+                        Err(_) => return said,
+                    }
+                }
+            });
+            let takers: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..500).for_each(|_| lender.reserve(TAKEN).ok().unwrap()))).collect();
+            takers.into_iter().for_each(|taker| taker.join().unwrap());
+            lender.hang_up(&connection, "the end");
+            broker.join().unwrap()
+        });
+        assert!(said.is_sorted(), "{said:?}");
+        assert!(said.last().is_some_and(|last| *last >= 2000 * TAKEN), "{said:?}");
     }
 }
