@@ -122,6 +122,9 @@ impl Drop for Undone {
     }
 }
 
+/// What fails where the driver has no memory.
+pub const MAKING: &str = "making memory on the card";
+
 /// What became of a job.
 pub enum Done {
     /// Descriptors of the slabs of a lease: `fds[i]` is that of slab `i`. Their bytes are coming.
@@ -146,6 +149,8 @@ pub enum Done {
     PutAside { space: SpaceId, result: Result<(), String>, took: Duration },
     /// It is as it was before that, or the reason why not.
     BroughtBack { space: SpaceId, lease: LeaseId, result: Result<(), String>, took: Duration },
+    /// The card had no room for all slabs of a lease, though by what this broker knows there is: the job, not done.
+    NoRoom { space: SpaceId, lease: LeaseId, fill: Job },
     /// A job failed. Bytes are where they were.
     Failed { space: SpaceId, lease: Option<LeaseId>, what: &'static str, code: CUresult },
 }
@@ -307,7 +312,7 @@ impl Room {
             // whoever computes has the card and its bus for itself
             Job::Fill { space, backing, lease, slabs, dirty } => {
                 self.end_ahead(shelf, |_| true);
-                self.fill(shelf.spaces.entry(space).or_default(), space, &backing, lease, &slabs, &dirty);
+                self.fill(shelf.spaces.entry(space).or_default(), space, backing, lease, slabs, dirty);
             }
             Job::Stale { space, dirty } => {
                 if let Some(of_space) = shelf.spaces.get_mut(&space) {
@@ -368,23 +373,28 @@ impl Room {
         }
     }
 
+    /// Makes the slabs of a lease, and brings their bytes.
     fn fill(
         &self,
         of_space: &mut Slabs,
         space: SpaceId,
-        backing: &Backing,
+        backing: Arc<Backing>,
         lease: LeaseId,
-        wanted: &[Range],
-        dirty: &[Range],
+        slabs: Vec<Range>,
+        dirty: Vec<Range>,
     ) {
         let start = Instant::now();
         let failed = |what, code| Done::Failed { space, lease: Some(lease), what, code };
-        match of_space.prepare(&self.card, wanted) {
+        match of_space.prepare(&self.card, &slabs) {
             // the Space maps them while their bytes travel
             Ok(fds) => (self.tell)(Done::Slabs { space, lease, fds }),
-            Err(code) => return (self.tell)(failed("making memory on the card", code)),
+            Err(CUresult::OUT_OF_MEMORY) => {
+                let fill = Job::Fill { space, backing, lease, slabs, dirty };
+                return (self.tell)(Done::NoRoom { space, lease, fill });
+            }
+            Err(code) => return (self.tell)(failed(MAKING, code)),
         }
-        let done = match of_space.fill(&self.card, backing, dirty) {
+        let done = match of_space.fill(&self.card, &backing, &dirty) {
             Ok(moved) => Done::Filled { space, lease, moved, took: start.elapsed() },
             Err(code) => failed("copying memory to the card", code),
         };

@@ -159,6 +159,8 @@ pub struct Tally {
     pub revoked: bool,
     /// Whether an administrator took it back.
     pub taken_back: bool,
+    /// Whether all that was warm has left its card, which had less room than it should.
+    pub cleared: bool,
     /// Whether it was given more time to let go since its bytes were on their way home.
     pub spared: bool,
 }
@@ -180,7 +182,7 @@ impl Space {
 impl Lease {
     /// A lease that was granted just now.
     pub fn new(id: LeaseId, card: CardId, claim: u32, stage: Stage, waited: f64) -> Lease {
-        let (revoked, taken_back, spared) = (false, false, false);
+        let (revoked, taken_back, cleared, spared) = (false, false, false, false);
         let tally = Tally {
             granted: Instant::now(),
             waited,
@@ -190,6 +192,7 @@ impl Lease {
             unchanged: 0,
             revoked,
             taken_back,
+            cleared,
             spared,
         };
         Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }

@@ -18,6 +18,11 @@ impl Daemon {
         let (pid, ended) = (client.peer.pid, client.kill());
         match &ended {
             Ok(()) => tracing::warn!(pid, cause = cause.label(), "a process is ended: {why}"),
+            Err(e) if client.pidfd.is_none() => tracing::warn!(
+                pid,
+                cause = cause.label(),
+                "a process should be ended and can't be ({e}): {why}; its card goes to others, since its process can't be watched: run the broker outside of containers"
+            ),
             Err(e) => tracing::warn!(
                 pid,
                 cause = cause.label(),

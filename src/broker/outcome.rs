@@ -1,5 +1,5 @@
 //! What the scheduler decides and the workers have done, carried on to the clients.
-use super::card::{Done, Job};
+use super::card::{Done, Job, MAKING};
 use super::client::{Lease, Role, Space, Stage};
 use super::daemon::Daemon;
 use super::desk::{sentence, Fault};
@@ -217,7 +217,28 @@ impl Daemon {
             Done::Begun { space } => self.begun(space),
             Done::PutAside { space, result, took } => self.is_aside(space, card, result, took),
             Done::BroughtBack { space, lease, result, took } => self.is_back(space, lease, result, took),
+            Done::NoRoom { space, lease, fill } => self.no_room(card, space, lease, fill),
             Done::Failed { space, lease, what, code } => self.failed(space, lease, what, code.0),
+        }
+    }
+
+    /// A card has less room than this broker knows of: somebody else is on it. What is warm there leaves, and it is tried once
+    /// more.
+    fn no_room(&mut self, card: CardId, space: SpaceId, lease: LeaseId, fill: Job) {
+        let held = self.holder(space, lease).and_then(|token| self.space_mut(token)?.lease_mut(lease.0));
+        let Some(held) = held else { return };
+        let again = std::mem::replace(&mut held.tally.cleared, true);
+        let evicts = if again { Vec::new() } else { self.scheduler.clear(card) };
+        if evicts.is_empty() {
+            return self.failed(space, Some(lease), MAKING, zerogpu_abi::CUresult::OUT_OF_MEMORY.0);
+        }
+        tracing::warn!(
+            card = card.0,
+            "a card has less room than its programs leave: others than this broker use it; warm bytes leave for a claim"
+        );
+        self.evict(&evicts);
+        if let Err(Fault::Theirs(why) | Fault::NotTheirs(why)) = self.give(card, fill) {
+            tracing::error!("{why}; restart the broker");
         }
     }
 

@@ -218,6 +218,15 @@ impl Scheduler {
         }
     }
 
+    /// A card has less room than it ought to have: all warm bytes on it must leave.
+    pub fn clear(&mut self, card: CardId) -> Vec<Evict> {
+        let Some(on) = self.card_mut(card) else { return Vec::new() };
+        let warm: Vec<SpaceId> = on.warm.iter().map(|warm| warm.space).collect();
+        let evicts: Vec<Evict> = warm.into_iter().filter_map(|space| on.evict(space)).collect();
+        self.forget_homes(&evicts);
+        evicts
+    }
+
     /// `bytes` of a Space's warm bytes are gone although nobody asked: it has let go of some slabs.
     pub fn shrink_warm(&mut self, space: SpaceId, bytes: u64) {
         let Some(home) = self.spaces.get(&space).and_then(|space| space.home) else { return };

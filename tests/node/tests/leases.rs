@@ -212,6 +212,40 @@ fn a_claim_is_taken_back() {
     node.end(broker).unwrap();
 }
 
+/// A card on which others have memory has less room than the broker knows of: what is warm leaves, and the claim is served.
+#[test]
+fn warm_bytes_leave_for_a_claim_that_finds_the_card_full() {
+    let _alone = alone();
+    // after one of the broker's own the second slab finds no room, and so does the fourth
+    let faults = "cuMemCreate:3=2,cuMemCreate:5=2".into();
+    let node = Node::new(Shape { room: 96 * MIB, vram: 96 * MIB, faults, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let slab = [Range::new(0, 40 * MIB)];
+    let mut first = Client::join(&node.socket(), "first", 128 * MIB).unwrap();
+    first.round(&slab).unwrap();
+    let mut second = Client::join(&node.socket(), "second", 128 * MIB).unwrap();
+    let lease = second.claim(10.0, 40 * MIB).unwrap();
+    assert_eq!(second.fill_with(lease, &slab, &[]).unwrap().0, 40 * MIB);
+    node.log().wait("it is told", |log| log.tail().contains("warm bytes leave for a claim")).unwrap();
+    let status = node.status().unwrap();
+    assert!(status["scheduler"]["cards"][0]["residents"].as_array().unwrap().is_empty(), "{status}");
+    // there is nothing warm that could leave
+    let wanted = [slab[0], Range::new(40 * MIB, 40 * MIB)];
+    second.drain(lease).unwrap();
+    second.say(&ToBroker::Released { lease }).unwrap();
+    let lease = second.claim(10.0, 80 * MIB).unwrap();
+    let refused = second.fill(lease, &wanted).unwrap_err().to_string();
+    assert!(refused.contains("making memory on the card failed (CUDA error 2)"), "{refused}");
+    // and the next claim works
+    second.round(&wanted).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop((first, second));
+    broker.terminate().unwrap();
+    let log = node.log().look();
+    let [fault] = &log.faults[..] else { panic!("{:?}", log.faults) };
+    assert!(fault.contains("making memory on the card failed"), "{fault}");
+}
+
 /// A claim of what the card has is answered without its worker, and none that lacks a byte is.
 #[test]
 fn a_claim_that_lacks_nothing_is_answered_at_once() {
