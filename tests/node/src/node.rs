@@ -2,6 +2,7 @@
 use crate::referee::Referee;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -123,8 +124,8 @@ impl Log {
 pub struct Usage {
     /// Descriptors.
     pub files: usize,
-    /// Mappings.
-    pub maps: usize,
+    /// Files that are mapped. How many mappings there are is the allocator's and the kernel's affair.
+    pub mapped: usize,
     /// Resident bytes.
     pub resident: u64,
     /// Threads.
@@ -136,10 +137,13 @@ impl Usage {
     pub fn of(pid: u32) -> Result<Usage> {
         let count = |what: &str| -> Result<usize> { Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count()) };
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let file = |line: &str| line.split_whitespace().nth(4).filter(|inode| *inode != "0").map(str::to_owned);
+        let mapped: BTreeSet<String> = maps.lines().filter_map(file).collect();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
         Ok(Usage {
             files: count("fd")?,
-            maps: std::fs::read_to_string(format!("/proc/{pid}/maps"))?.lines().count(),
+            mapped: mapped.len(),
             resident: resident.context("no VmRSS")?.trim().parse::<u64>()? << 10,
             threads: count("task")?,
         })
@@ -148,9 +152,9 @@ impl Usage {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Usage { files, maps, resident, threads } = self;
+        let Usage { files, mapped, resident, threads } = self;
         let resident = *resident as f64 / (1 << 20) as f64;
-        write!(f, "{resident:.1} MiB, {files} descriptors, {maps} mappings, {threads} threads")
+        write!(f, "{resident:.1} MiB, {files} descriptors, {mapped} mapped files, {threads} threads")
     }
 }
 

@@ -147,13 +147,12 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
 /// What the broker uses once all Spaces are gone; waits for what it lets go of in its own time.
 ///
 /// # Errors
-/// If it keeps descriptors, threads or mappings of Spaces that are gone, with their names.
+/// If it keeps descriptors, threads or mapped files of Spaces that are gone, with their names.
 pub fn settled(broker: &Broker, before: Usage) -> Result<Usage> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let now = broker.usage()?;
-        // the allocator may have made a few mappings more; a backing that stayed would be one for each Space
-        if now.files <= before.files && now.threads <= before.threads && now.maps <= before.maps + 8 {
+        if now.files <= before.files && now.threads <= before.threads && now.mapped <= before.mapped {
             return Ok(now);
         }
         ensure!(
