@@ -355,7 +355,8 @@ pub fn flood(socket: &Path, over: &AtomicBool) -> Result<u64> {
     Ok(said)
 }
 
-/// Connects with a descriptor that takes half a minute to be closed by whoever is the last to have it, and another behind it.
+/// Connects to a broker that stands still, with a descriptor that takes half a minute to be closed by whoever is the last to have
+/// it, and another behind it.
 /// What comes back ends that.
 ///
 /// # Errors
@@ -382,8 +383,7 @@ pub fn lingers(socket: &Path) -> Result<(Client, TcpListener, TcpStream)> {
     let mut bytes = Vec::new();
     encode_hello(&hello("lingering", Role::Space), VERSIONS, &mut bytes)?;
     send(client.connection().as_fd(), &bytes, &[first.as_fd(), first.as_fd()])?;
-    // the broker may be faster
-    let _it_has_closed_already = send(client.connection().as_fd(), &bytes, &[first.as_fd()]);
+    send(client.connection().as_fd(), &bytes, &[first.as_fd()])?;
     drop(first);
     Ok((client, listener, peer))
 }

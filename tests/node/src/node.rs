@@ -426,10 +426,26 @@ impl Broker {
         self.end().map(|_| ())
     }
 
+    /// Has it stand still.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP)
+    }
+
+    /// After [`Broker::pause`].
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(libc::SIGCONT)
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        // SAFETY: numbers; the process is a child that has not been waited for.
+        let sent = unsafe { libc::kill(self.pid() as i32, signal) };
+        ensure!(sent == 0, "no signal reaches the broker: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
     /// Asks it to end, and waits for that.
     pub fn terminate(mut self) -> Result<()> {
-        // SAFETY: numbers; the process is a child that has not been waited for.
-        ensure!(unsafe { libc::kill(self.pid() as i32, libc::SIGTERM) } == 0, "the broker can't be asked to end");
+        self.signal(libc::SIGTERM)?;
         let status = self.end()?;
         ensure!(status.success(), "the broker ended with {status}");
         Ok(())

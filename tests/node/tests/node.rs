@@ -188,8 +188,11 @@ fn a_descriptor_that_lingers_keeps_nobody_waiting() {
     let node = Node::new(Shape::default()).unwrap();
     let broker = node.broker().unwrap();
     let mut good = Client::join(&node.socket(), "good", 64 << 20).unwrap();
-    let start = Instant::now();
+    // it gets them when nobody else has them: whoever closes them last waits
+    broker.pause().unwrap();
     let lingering: Vec<_> = (0..3).map(|_| hostile::lingers(&node.socket()).unwrap()).collect();
+    broker.go_on().unwrap();
+    let start = Instant::now();
     for _ in 0..5 {
         good.round(&[Range::new(0, 2 << 20)]).unwrap();
         drop(Client::join(&node.socket(), "another", 64 << 20).unwrap());
