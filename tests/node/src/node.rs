@@ -509,6 +509,16 @@ impl Space {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits until it has written this there.
+    pub fn complains(&self, text: &str) -> Result<()> {
+        let end = Instant::now() + LONG;
+        while !self.complaints().contains(text) {
+            ensure!(Instant::now() < end, "a Space does not write '{text}':\n{}", self.complaints());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

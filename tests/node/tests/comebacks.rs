@@ -136,8 +136,8 @@ fn a_late_holder_beyond_its_limits_is_ended() {
     let card = node.status().unwrap()["cards"][0]["uuid"].as_str().unwrap().to_owned();
     let late = node.villain("late", &card).unwrap().wait().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&late), Some(libc::SIGKILL), "{late}");
-    let tail = node.log().look().tail();
-    assert!(tail.contains("cause=\"late\"") && tail.contains("may have 2 MiB of GPU memory"), "{tail}");
+    let told = |tail: String| tail.contains("cause=\"late\"") && tail.contains("may have 2 MiB of GPU memory");
+    node.log().wait("it is said why", |log| told(log.tail())).unwrap();
     node.log().wait("its lease is over", |log| log.held() == 0).unwrap();
     node.end(broker).unwrap();
 }

@@ -240,6 +240,7 @@ fn a_holder_is_not_ended_while_its_bytes_travel() {
     space.tell("begin 3").unwrap();
     space.tell("change 100").unwrap();
     // its time ends, and its bytes go home
+    node.log().wait("it has the card", |log| log.grants == 1).unwrap();
     node.log().wait("its time is over", |log| log.held() == 0).unwrap();
     assert!(!space.has_ended().unwrap(), "{}", node.log().look().tail());
     space.tell("end").unwrap();
