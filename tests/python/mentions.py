@@ -24,6 +24,8 @@ zerogpu soft-smi
 zerogpu run --profile h100-80gb --vram 20GiB -- python -c 'import torch; print(torch.cuda.get_device_properties(0))'
 zerogpu broker --socket $XDG_RUNTIME_DIR/zerogpu/broker.sock --driver soft --cards 4 --vram 8GiB &
 zerogpu top
+if zerogpu revoke $$ 2>refused; then false; fi
+grep "no program of this broker has the process" refused
 zerogpu env --format docker --at /opt/zerogpu --socket /run/zerogpu/broker.sock
 zerogpu run --driver soft --trace 'text,file=trace.txt,only=cuMemAlloc*|cuMemcpy*|cuLaunchKernel' -- python app.py
 grep cuMemcpyHtoD trace.txt

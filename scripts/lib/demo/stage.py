@@ -1,5 +1,6 @@
 """The apps and their broker: started, looked at, called, and ended, whatever happens."""
 
+import contextlib
 import json
 import os
 import signal
@@ -70,11 +71,11 @@ class Stage:
             values.pop(foreign, None)
         values.update(self.card.environment, PYTHONUNBUFFERED="1")
         values.update(settings)
-        with open(self._log(name), "ab") as log:
+        with open(self._log(name), "ab") as log, uninterrupted():
             how = dict(dict(stdout=log, stderr=log, stdin=subprocess.DEVNULL), **how)
             process = subprocess.Popen(list(map(str, command)), env=values, start_new_session=True, cwd=ROOT, **how)
-        process.name = name
-        self._processes.append(process)
+            process.name = name
+            self._processes.append(process)
         return process
 
     def _until(self, condition, name, seconds):
@@ -131,6 +132,23 @@ class Stage:
     def timelines(self):
         """Files of the timelines, if there are any."""
         return [self._timeline(app) for app in self.apps] if self._trace else []
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """A signal that comes meanwhile is heard at the end: a process that has started is known by then, and is ended."""
+    came = []
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = {number: handler for number, handler in heard.items() if callable(handler)}
+    for number in heard:
+        signal.signal(number, lambda *signal: came.append(signal))
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    for number, frame in came:
+        heard[number](number, frame)
 
 
 def end(process):
