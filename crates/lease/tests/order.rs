@@ -2,6 +2,7 @@
 
 mod common;
 use common::*;
+use std::time::Duration;
 use zerogpu_lease::*;
 
 /// One card, held by a Space of its own tenant until released.
@@ -138,39 +139,15 @@ fn a_reservation_ends_with_its_request() {
     assert!(end.iter().any(|action| matches!(action, Action::Grant(grant) if grant.space == b)), "{end:?}");
 }
 
-#[test]
-fn two_tenants_always_hungry_share_by_weight() {
-    let mut p = policy();
-    p.aging = at(1e9);
-    let mut s = Scheduler::new(p, &cards(1));
-    let spaces = [attach(&mut s, "alice"), attach(&mut s, "alice"), attach(&mut s, "bob"), attach(&mut s, "bob")];
-    let mut now = 0.0;
+/// Spaces of alice and bob, so many of each, take one card in turns of 5 s without end: how often alice has as much as bob, and
+/// the longest wait.
+fn hungry(policy: Policy, each: usize) -> (f64, Duration) {
+    let mut s = Scheduler::new(policy, &cards(1));
+    let spaces: Vec<_> = (0..2 * each).map(|n| attach(&mut s, if n < each { "alice" } else { "bob" })).collect();
+    let (mut now, mut longest) = (0.0, at(0.0));
     for space in spaces {
         claim(&mut s, now, space, 5.0, 1);
     }
-    while now < 20_000.0 {
-        let grant = grants(&mut s, now).remove(0);
-        now += 5.0;
-        s.release(at(now), grant.lease, 0);
-        claim(&mut s, now, grant.space, 5.0, 1);
-    }
-    let report = s.report(at(now));
-    let used = |name| report.tenants.iter().find(|t| t.tenant == name).unwrap().used;
-    let ratio = used("alice") / used("bob");
-    assert!((1.9..2.1).contains(&ratio), "weight 2 to 1 gave {ratio}");
-}
-
-/// So they do where all wait for longer than the aging.
-#[test]
-fn tenants_share_by_weight_also_when_all_have_aged() {
-    let mut s = Scheduler::new(Policy { aging: at(30.0), ..policy() }, &cards(1));
-    // 8 Spaces and calls of 5 s: each waits for 35 to 40 s
-    let spaces: Vec<_> = (0..8).map(|n| attach(&mut s, if n < 4 { "alice" } else { "bob" })).collect();
-    let mut now = 0.0;
-    for space in spaces {
-        claim(&mut s, now, space, 5.0, 1);
-    }
-    let mut longest = at(0.0);
     while now < 20_000.0 {
         let grant = grants(&mut s, now).remove(0);
         longest = longest.max(grant.waited);
@@ -180,7 +157,20 @@ fn tenants_share_by_weight_also_when_all_have_aged() {
     }
     let report = s.report(at(now));
     let used = |name| report.tenants.iter().find(|t| t.tenant == name).unwrap().used;
-    let ratio = used("alice") / used("bob");
+    (used("alice") / used("bob"), longest)
+}
+
+#[test]
+fn two_tenants_always_hungry_share_by_weight() {
+    let (ratio, _) = hungry(Policy { aging: at(1e9), ..policy() }, 2);
+    assert!((1.9..2.1).contains(&ratio), "weight 2 to 1 gave {ratio}");
+}
+
+/// So they do where all wait for longer than the aging.
+#[test]
+fn tenants_share_by_weight_also_when_all_have_aged() {
+    // 8 Spaces and calls of 5 s: each waits for 35 to 40 s
+    let (ratio, longest) = hungry(Policy { aging: at(30.0), ..policy() }, 4);
     // by the time alone it would be 1; the old among bob's keep it from 2
     assert!((1.25..2.1).contains(&ratio), "weight 2 to 1 gave {ratio}");
     assert!(longest < at(60.0 + 40.0), "{longest:?}");
