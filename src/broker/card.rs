@@ -34,7 +34,7 @@ pub enum Job {
     Shrink { space: SpaceId, slabs: Vec<Range> },
     /// Make the host copy complete.
     Home { space: SpaceId, backing: Arc<Backing>, lease: LeaseId },
-    /// Unpin a range and, if asked, drop the slabs that touch it.
+    /// Unpin a range, whose host copy is gone after that, and, if asked, drop the slabs that touch it.
     Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
     /// Drop all slabs of a Space. `let_go`: it has said that it uses none of them.
     Evict { space: SpaceId, let_go: bool },
@@ -354,7 +354,11 @@ impl Room {
                 self.end_ahead(shelf, |ahead| ahead.space == space);
                 let dropped = match shelf.spaces.get_mut(&space) {
                     Some(of_space) if drop => of_space.drop_range(&self.card, range),
-                    _ => Ok(0),
+                    Some(of_space) => {
+                        of_space.lose_home(range);
+                        Ok(0)
+                    }
+                    None => Ok(0),
                 };
                 let done = match backing.forget(range).and(dropped) {
                     Ok(dropped) => Done::Forgotten { space, range, dropped },

@@ -264,12 +264,22 @@ impl Slabs {
 
     /// What the host has written is not what the card holds.
     pub fn make_stale(&mut self, range: Range) {
-        for (&off, slab) in self.0.range_mut(..range.end()).rev().take_while(|(&off, slab)| off + slab.len > range.off)
-        {
+        self.chunks_of(range).for_each(|chunk| *chunk = Chunk::STALE);
+    }
+
+    /// The host copy of a range is gone: whatever the card holds there goes home, also what it held before.
+    pub fn lose_home(&mut self, range: Range) {
+        self.chunks_of(range).for_each(|chunk| chunk.hash = None);
+    }
+
+    /// The chunks that a range touches.
+    fn chunks_of(&mut self, range: Range) -> impl Iterator<Item = &mut Chunk> {
+        let touched = self.0.range_mut(..range.end()).rev();
+        touched.take_while(move |(&off, slab)| off + slab.len > range.off).flat_map(move |(&off, slab)| {
             let first = range.off.saturating_sub(off) / CHUNK as u64;
             let last = (range.end().min(off + slab.len) - off).div_ceil(CHUNK as u64);
-            slab.chunks[first as usize..last as usize].fill(Chunk::STALE);
-        }
+            &mut slab.chunks[first as usize..last as usize]
+        })
     }
 
     /// Chunks that have just been brought in.

@@ -94,14 +94,15 @@ impl Program {
 
     /// Does something, with or without a region.
     pub fn step(&mut self) -> Result<()> {
-        match self.random.below(12) {
+        match self.random.below(13) {
             _ if self.pieces.is_empty() => self.take(),
             0 | 1 => self.take(),
             2 => self.drop_one(),
-            3 => self.upload(),
-            4 => self.fill(),
-            5 => self.copy(),
-            6 => self.check_one(),
+            3 => self.load_again(),
+            4 => self.upload(),
+            5 => self.fill(),
+            6 => self.copy(),
+            7 => self.check_one(),
             // deferred outside a region
             _ => self.launch(),
         }
@@ -219,9 +220,26 @@ impl Program {
         Ok(piece)
     }
 
-    /// Gives a piece back, and looks at its bytes before.
+    /// Gives some piece back.
     pub fn drop_one(&mut self) -> Result<()> {
         let which = self.random.below(self.pieces.len());
+        self.drop(which)
+    }
+
+    /// Gives some piece back and takes its like, often at the same address, with the same bytes: a model that is loaded again.
+    fn load_again(&mut self) -> Result<()> {
+        let which = self.random.below(self.pieces.len());
+        let Piece { handle, bytes, .. } = &self.pieces[which];
+        let (own, bytes) = (handle.is_some(), bytes.clone());
+        self.drop(which)?;
+        let piece = if own { self.create(bytes.len())? } else { self.alloc(bytes.len())? };
+        let len = bytes.len();
+        self.pieces.push(Piece { bytes, ..piece });
+        self.send(self.pieces.len() - 1, 0..len)
+    }
+
+    /// Gives a piece back, and looks at its bytes before.
+    fn drop(&mut self, which: usize) -> Result<()> {
         let piece = self.pieces.swap_remove(which);
         self.compare(&piece)?;
         let len = piece.bytes.len();
@@ -252,8 +270,15 @@ impl Program {
         for word in part.chunks_mut(8) {
             word.copy_from_slice(&seed.word().to_le_bytes()[..word.len()]);
         }
+        self.send(which, from..from + len)
+    }
+
+    /// Sends bytes that a piece should have to the card.
+    fn send(&self, which: usize, part: std::ops::Range<usize>) -> Result<()> {
+        let piece = &self.pieces[which];
+        let (at, bytes) = (piece.at + part.start as u64, &piece.bytes[part]);
         // SAFETY: as many bytes on both sides.
-        must("cuMemcpyHtoD", unsafe { (self.d.cuMemcpyHtoD_v2)(piece.at + from as u64, part.as_ptr().cast(), len) })
+        must("cuMemcpyHtoD", unsafe { (self.d.cuMemcpyHtoD_v2)(at, bytes.as_ptr().cast(), bytes.len()) })
     }
 
     fn upload(&mut self) -> Result<()> {

@@ -318,6 +318,34 @@ def what_is_freed_inside_is_there_for_others():
 
 
 @check
+def what_is_loaded_again_inside_lives_on():
+    """A model that is freed and loaded again has the same bytes at the same addresses; only the host's copy is new."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    size = 30 << 20
+    model = torch.arange(size // 4, dtype=torch.int32)
+    # between others: the memory is the middle of something larger
+    parts = [model.to("cuda") for _ in range(3)]
+    spaces.GPU(kernel)()
+
+    @spaces.GPU
+    def load_again():
+        kernel()
+        address, parts[1] = parts[1].data_ptr(), None
+        torch.cuda.empty_cache()
+        parts[1] = torch.empty(size // 4, dtype=torch.int32, device="cuda")
+        assert parts[1].data_ptr() == address
+        parts[1].copy_(model)
+
+    for _ in range(2):
+        load_again()
+        assert all(torch.equal(part.cpu(), model) for part in parts)
+    del parts
+    torch.cuda.empty_cache()
+    require_parked()
+
+
+@check
 def streams_and_events_live_on():
     stream, start, end = torch.cuda.Stream(priority=-1), *[torch.cuda.Event(enable_timing=True) for _ in range(2)]
     handle = stream.cuda_stream

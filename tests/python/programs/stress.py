@@ -36,6 +36,15 @@ def steady(function):
     return run
 
 
+def require_all(tensor, value, *where):
+    """The tensor, on the host, has this value everywhere. Fails with what else it has, and where."""
+    wrong = (tensor != value).nonzero().flatten()
+    if len(wrong):
+        found = tensor[wrong].unique()[:8].tolist()
+        spans = f"{len(wrong)} of {len(tensor)}, from {wrong[0].item()} to {wrong[-1].item()}"
+        raise AssertionError(f"{where}: {value} expected, {found} found in {spans}")
+
+
 weights = [torch.full((2 * MIB,), number, dtype=torch.uint8).to("cuda") for number in range(4)]
 
 
@@ -47,20 +56,25 @@ def serve(number, dice, count):
         if dice.random() < 0.3:
             time.sleep(dice.random() * 0.01)
         data = torch.full((1000,), count).to("cuda")
-        assert (data.cpu() == count).all()
+        require_all(data.cpu(), count, "call", number)
         return result
 
     call()
     # so that there are moments in which no region is open
     time.sleep(dice.random() * 0.05)
     if dice.random() < 0.5:
-        assert (weights[number].cpu() == number).all()
+        require_all(weights[number].cpu(), number, "weights", count)
+
+
+def pick(dice, own):
+    """A value for all of a tensor: often the one that others have too, so that memory gets again what it had before."""
+    return dice.choice((own, 77))
 
 
 @steady
 def copy(number, dice, count):
     size = dice.randrange(1, 4 * MIB)
-    value = (number * 50 + count) % 251
+    value = pick(dice, (number * 50 + count) % 251)
     original = torch.full((size,), value, dtype=torch.uint8)
     if dice.random() < 0.3:
         original = original.pin_memory()
@@ -69,19 +83,20 @@ def copy(number, dice, count):
     if dice.random() < 0.2:
         torch.cuda.empty_cache()
     del there
-    assert (twin.cpu() == value).all(), (number, count)
+    require_all(twin.cpu(), value, "copy", number, count)
 
 
 @steady
 def use_streams(number, dice, count):
     stream, event = torch.cuda.Stream(), torch.cuda.Event(enable_timing=True)
+    value = pick(dice, count)
     with torch.cuda.stream(stream):
-        there = torch.full((dice.randrange(1, MIB),), count).to("cuda", non_blocking=True)
+        there = torch.full((dice.randrange(1, MIB),), value).to("cuda", non_blocking=True)
         event.record()
     torch.cuda.current_stream().wait_event(event)
     there.record_stream(torch.cuda.current_stream())
     event.synchronize()
-    assert (there.cpu() == count).all(), (number, count)
+    require_all(there.cpu(), value, "stream", number, count)
 
 
 threads = [threading.Thread(target=serve, args=(number,)) for number in range(4)]
@@ -95,7 +110,7 @@ assert not any(thread.is_alive() for thread in threads), f"a thread hangs; turns
 assert not problems, problems
 assert all(turns.values()), turns
 for number, tensor in enumerate(weights):
-    assert (tensor.cpu() == number).all(), number
+    require_all(tensor.cpu(), number, "at the end")
 checks.until(shim.parked, "parked")
 shim.require_empty()
 checks.tell("turns", state=shim.state(), turns=turns)
