@@ -41,12 +41,15 @@ extern "C" {
 uint64_t zerogpu_region_begin(double seconds);
 
 /*
- * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns.
+ * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns; a thread
+ * that waits in a broker's queue for a GPU to use in it waits no longer: its call is answered with
+ * CUDA_ERROR_DEVICE_UNAVAILABLE (46).
  *
  * Returns 0, or nonzero if no such region is open (it has ended, its thread has ended, or the process is a fork of the
  * one that opened it); then nothing has changed. After 0, zerogpu_reason() says why the last attempt to claim a GPU in
- * the regions open until now failed, if it did: what to tell the user whose call ended with a CUDA error. A park that fails is not an error of this call: bytes are kept, and
- * zerogpu_state() and the trace say what is left on the card and why.
+ * the regions open until now failed, if it did: what to tell the user whose call ended with a CUDA error. A park that
+ * fails is not an error of this call: bytes are kept, and zerogpu_state() and the trace say what is left on the card
+ * and why.
  */
 int zerogpu_region_end(uint64_t region);
 

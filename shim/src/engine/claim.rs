@@ -39,6 +39,8 @@ pub(super) enum End {
     Gone,
     /// It asks for more time than there is; the remedy is what the program's user reads.
     TooLong,
+    /// The regions that it was for have ended while it waited.
+    CalledOff,
 }
 
 /// What to do where a driver has no card.
@@ -61,6 +63,7 @@ impl Failed {
         match trouble {
             Trouble::Denied(code, text) => Failed { end: End::Failed, step, code, remedy: text.into() },
             Trouble::TooLong(text) => Failed { end: End::TooLong, step, code, remedy: text.into() },
+            Trouble::CalledOff => Failed { end: End::CalledOff, step, code, remedy: "".into() },
             Trouble::Gone(text) => Failed { end: End::Gone, step, code, remedy: text.into() },
         }
     }
@@ -106,6 +109,11 @@ impl Engine {
                 self.unload_ended();
                 // an error of deferred work is the first call's after it
                 self.owed()
+            }
+            // whoever ended them knows
+            Err(f) if f.end == End::CalledOff => {
+                report::explain(&format!("{why} waited for a GPU, and its call has ended: it does not run"));
+                Err(f.code)
             }
             Err(f) => {
                 let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
@@ -189,7 +197,8 @@ impl Engine {
         };
         let start = now();
         self.regions.pause();
-        let leased = lender.claim(&Ask { seconds, bytes, borrowed });
+        let wanted = || borrowed || self.regions.any();
+        let leased = lender.claim(&Ask { seconds, bytes, borrowed, wanted: &wanted });
         self.regions.resume();
         let (lease, waited) = leased.map_err(|trouble| match trouble {
             Trouble::TooLong(text) => Failed::by(Trouble::TooLong(in_full(&text, self.regions.requested()))),

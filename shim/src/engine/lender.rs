@@ -10,7 +10,7 @@ use crate::report;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{fence, AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zerogpu_abi::CUresult;
@@ -42,18 +42,22 @@ pub enum Trouble {
     Denied(CUresult, String),
     /// The claim asks for more seconds than any lease may last; what to tell the user.
     TooLong(String),
+    /// Nobody wants the card any more.
+    CalledOff,
     /// It is gone, or was never there.
     Gone(String),
 }
 
 /// A wish for a card.
-pub struct Ask {
+pub struct Ask<'a> {
     /// The lease lasts this long at most.
     pub seconds: f64,
     /// Bytes of all slabs.
     pub bytes: u64,
     /// Whether it is for work outside every region.
     pub borrowed: bool,
+    /// Whether it is a wish still. Whoever makes this false calls [`Lender::call_off`] afterwards.
+    pub wanted: &'a dyn Fn() -> bool,
 }
 
 /// A lease.
@@ -126,6 +130,8 @@ pub struct Lender {
     name: String,
     state: Mutex<State>,
     news: Condvar,
+    /// Whether there is a claim, from before its first look at whether it is wanted to its answer.
+    asks: AtomicBool,
     /// The socket, for a forked child to close; -1: none.
     socket: AtomicI32,
     /// Bytes of device memory that the app has allocated, and how many of them were reserved.
@@ -145,6 +151,7 @@ impl Lender {
             name,
             state: Mutex::default(),
             news: Condvar::new(),
+            asks: AtomicBool::new(false),
             socket: AtomicI32::new(-1),
             used: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
@@ -172,8 +179,16 @@ impl Lender {
     pub fn claim(&self, ask: &Ask) -> Result<(Lease, Duration), Trouble> {
         let start = Instant::now();
         let deadline = start + self.patience;
+        self.asks.store(true, Ordering::Relaxed);
+        // with that in `call_off`: either this sees that the wish has ended, or that sees that there is a claim
+        fence(Ordering::SeqCst);
         let claimed = loop {
+            // also each time that one was taken back: somebody else may wish the same
+            if !(ask.wanted)() {
+                break Err(Trouble::CalledOff);
+            }
             match self.claim_once(ask, deadline) {
+                Err(Trouble::CalledOff) => {}
                 // another broker may come
                 Err(Trouble::Gone(_)) if Instant::now() + AGAIN < deadline => {
                     self.locked().waiting = Some(Waiting::default());
@@ -182,8 +197,23 @@ impl Lender {
                 claimed => break claimed,
             }
         };
+        self.asks.store(false, Ordering::Relaxed);
         self.locked().waiting = None;
         claimed.map(|lease| (lease, start.elapsed()))
+    }
+
+    /// Somebody has no use for a card any more: a claim that waits looks whether it is a wish still.
+    pub fn call_off(&self) {
+        fence(Ordering::SeqCst);
+        if !self.asks.load(Ordering::Relaxed) {
+            return;
+        }
+        let state = self.locked();
+        let Some(link) = &state.link else { return };
+        let (connection, id) = (link.connection.clone(), state.claims);
+        drop(state);
+        // one that is answered already is none
+        let _who_waits_meets_the_same = self.send(&connection, &ToBroker::Cancel { id });
     }
 
     /// What the claim that waits knows, if one does.
@@ -206,6 +236,10 @@ impl Lender {
         let wait_seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64().max(0.001);
         let (seconds, borrowed, bytes) = (clamp_seconds(ask.seconds), ask.borrowed, ask.bytes);
         self.send(&connection, &ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes })?;
+        // what called it off before this could not name it to the broker
+        if !(ask.wanted)() {
+            self.send(&connection, &ToBroker::Cancel { id })?;
+        }
         // the broker keeps the time; beyond it something is wrong there
         let patience = deadline + ANSWER;
         loop {
@@ -224,6 +258,7 @@ impl Lender {
                     state.lease = Some(lease);
                     return Ok(lease);
                 }
+                ToClient::Denied { reason: Reason::Cancelled, .. } => return Err(Trouble::CalledOff),
                 ToClient::Denied { reason: Reason::TooLong, text, .. } => return Err(Trouble::TooLong(text)),
                 ToClient::Denied { reason, text, .. } => return Err(Trouble::Denied(code(reason), text)),
                 _ => {}

@@ -144,7 +144,7 @@ impl Live {
                     return Err(code);
                 }
                 // the lease goes on without its broker
-                Err(Trouble::Gone(_) | Trouble::TooLong(_)) => {}
+                Err(Trouble::Gone(_) | Trouble::TooLong(_) | Trouble::CalledOff) => {}
             }
         }
         physical::create(d, self.device, slab.len)

@@ -164,6 +164,7 @@ impl Engine {
     pub fn end_region(&self, id: u64) -> bool {
         let Some(last) = self.regions.end(id) else { return false };
         if last {
+            self.call_off();
             // what could not be parked stays claimed, is told, and is tried again by the watcher
             if let Err(e) = self.park() {
                 report::error(&e);
@@ -173,6 +174,13 @@ impl Engine {
             self.earlier_deadline();
         }
         true
+    }
+
+    /// The last region has ended, maybe while another thread waits for a GPU in it: nobody waits for that.
+    fn call_off(&self) {
+        if let Some(lender) = &self.lender {
+            lender.call_off();
+        }
     }
 
     /// A region ended and others are still open: the watcher may be waiting for a deadline that is gone.

@@ -222,7 +222,10 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
         let Some(e) = super::engine().filter(|_| !runtime::forked()) else { return };
         for id in e.regions.end_of_thread(thread as u64) {
             match e.regions.end(id) {
-                Some(true) => e.watch.park_now(e),
+                Some(true) => {
+                    e.call_off();
+                    e.watch.park_now(e);
+                }
                 Some(false) => e.earlier_deadline(),
                 None => {}
             }

@@ -125,6 +125,38 @@ def the_state_tells_of_the_wait():
 
 
 @check
+def a_call_that_has_ended_does_not_wait():
+    """Whoever ends it: an asynchronous one that was cancelled is ended while a thread of it waits for a GPU."""
+    interface = spaces._shim.find()
+    rival = Rival()
+    for by_its_thread in (False, True):
+        begun, end, errors = [], threading.Event(), []
+
+        def own():
+            begun.append(interface.begin(60.0))
+            end.wait()
+            if not by_its_thread:
+                assert interface.end(begun[0]) == 0
+
+        owner = threading.Thread(target=own)
+        owner.start()
+        checks.until(lambda: begun, "the region is open")
+        waits = threading.Thread(target=lambda: errors.append(raises(RuntimeError, "busy or unavailable", kernel)))
+        waits.start()
+        checks.until(waiting, "it waits")
+        end.set()
+        owner.join()
+        waits.join()
+        assert errors and not waiting() and holders()
+    # it was not the end of its patience, of which people are told
+    assert shim.state()["last_error"] is None, shim.state()
+    rival.release()
+    rival.end()
+    spaces.GPU(kernel)()
+    settled()
+
+
+@check
 def a_call_that_waits_too_long_says_so():
     rival = Rival()
     started = time.monotonic()
