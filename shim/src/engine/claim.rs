@@ -12,7 +12,7 @@ use zerogpu_abi::*;
 use zerogpu_below::{ok, physical, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::handle;
-use zerogpu_device::memory::{Region, RegionKind, ARENA_BYTES};
+use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
 use zerogpu_device::objects::LIMITS;
 use zerogpu_device::runtime::{config, lock, State};
 use zerogpu_protocol::{Range, Uuid};
@@ -309,7 +309,13 @@ impl Engine {
         let pinned = pinned(st);
         live.unpin_others(d, &pinned);
         for (at, len, flags) in pinned {
-            live.pin(d, at, len, flags).map_err(Failed::at("page-locking host memory"))?;
+            match live.pin(d, at, len, flags) {
+                // no copy can use it, and the app may never end its registration
+                Err(_) if !backing::is_there(at, len) => report::explain(&format!(
+                    "{len} bytes of host memory at {at:#x} are registered, and unmapped by the app: they are not page-locked"
+                )),
+                pinned => pinned.map_err(Failed::at("page-locking host memory"))?,
+            }
         }
         if live.clock.is_none() {
             live.clock = Some(Clock::start(d).map_err(Failed::at("recording the first event"))?);

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import gc
+import mmap
 import threading
 
 import checks
@@ -401,6 +402,23 @@ def pinned_memory_is_used_inside_and_outside():
         there = copy(value)
         assert (back == value).all() and (there.cpu() == value).all()
         require_parked()
+
+
+@check
+def registered_memory_that_is_unmapped_spoils_no_claim():
+    size = 1 << 20
+    memory = mmap.mmap(-1, size)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    driver.call("cuMemHostRegister_v2", address, size, 0)
+    spaces.GPU(kernel)()
+    gc.collect()
+    memory.close()
+    before = claims()
+    for _ in range(2):
+        spaces.GPU(kernel)()
+    assert claims() == before + 2
+    driver.call("cuMemHostUnregister", address)
+    require_parked()
 
 
 @check

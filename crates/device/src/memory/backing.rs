@@ -17,8 +17,8 @@ pub fn file() -> Option<BorrowedFd<'static>> {
     (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// Whether memory is mapped at all of `[at, at + len)`.
-pub(super) fn is_there(at: u64, len: u64) -> bool {
+/// Whether memory of the process is mapped at all of `[at, at + len)`.
+pub fn is_there(at: u64, len: u64) -> bool {
     let page = 4096;
     let start = at / page * page;
     let Some(end) = (at + len).checked_next_multiple_of(page) else { return false };
