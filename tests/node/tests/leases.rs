@@ -53,40 +53,44 @@ fn a_space_moves_between_cards_and_does_not_notice() {
     let _alone = alone();
     let node = Node::new(Shape { cards: 2, ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
-    let (mut mover, mut other) = (node.obedient(1, 24 << 20).unwrap(), node.obedient(2, 24 << 20).unwrap());
+    let holder = |card: usize| node.status().unwrap()["scheduler"]["cards"][card]["holders"][0]["space"].as_u64();
+    let mut mover = node.obedient(1, 24 << 20).unwrap();
     let known = mover.tell("take 20000000").unwrap()["card"].clone();
-    other.tell("take 20000000").unwrap();
-    let holder = |node: &Node, number: usize| {
-        let status = node.status().unwrap();
-        let holders = status["scheduler"]["cards"][number]["holders"].as_array().unwrap();
-        holders.first().map(|holder| holder["space"].clone())
-    };
-    let mut cards = Vec::new();
-    for round in 0..4 {
-        // by turns it finds its own card free, or held by another
-        if round % 2 == 1 {
+    mover.tell("begin 60").unwrap();
+    mover.tell("launch").unwrap();
+    let mut home = usize::from(holder(0).is_none());
+    mover.tell("end").unwrap();
+    let mut others = [2, 3].map(|seed| node.obedient(seed, 24 << 20).unwrap());
+    for other in &mut others {
+        other.tell("take 20000000").unwrap();
+    }
+    for _ in 0..4 {
+        let mut theirs = [0; 2];
+        for (other, card) in others.iter_mut().zip(&mut theirs) {
+            let before = [0, 1].map(holder);
             other.tell("begin 60").unwrap();
             other.tell("launch").unwrap();
+            *card = (0..2).find(|&card| before[card].is_none() && holder(card).is_some()).unwrap();
         }
+        // it finds its own card held, and gets the one that is let go of
         mover.tell("begin 60").unwrap();
-        let during = mover.tell("launch").unwrap();
+        mover.begin("launch").unwrap();
+        node.log().wait("it waits", |log| log.waiting() == 1).unwrap();
+        let (first, last) = if theirs[0] == home { (1, 0) } else { (0, 1) };
+        others[first].tell("end").unwrap();
+        let during = mover.line().unwrap();
         assert_eq!((&during["card"], &during["state"]["level"]), (&known, &"claimed".into()), "{during}");
-        let of_other = (round % 2 == 1).then(|| (0..2).find(|&card| holder(&node, card).is_some()).unwrap());
-        cards.push((0..2).filter(|&card| holder(&node, card).is_some()).collect::<Vec<_>>());
         mover.tell("steps 10").unwrap();
         mover.tell("end").unwrap();
+        others[last].tell("end").unwrap();
         assert_eq!(mover.tell("check").unwrap()["card"], known);
-        if of_other.is_some() {
-            other.tell("end").unwrap();
-            // it leaves its bytes where it was: the next round has the mover go elsewhere
-            other.tell("check").unwrap();
-        }
+        home = theirs[first];
     }
-    assert!(cards.iter().any(|held| held.len() == 2), "{cards:?}");
     let log = node.log().look();
     assert!(log.cards["obey-1"].len() == 2, "it stayed on one card: {}", log.tail());
     drop(log);
-    for space in [mover, other] {
+    for mut space in others.into_iter().chain([mover]) {
+        space.tell("check").unwrap();
         space.finish().unwrap();
     }
     node.end(broker).unwrap();
