@@ -130,6 +130,7 @@ impl Daemon {
             home: None,
             wish: Request::default(),
             ahead: None,
+            ahead_last: None,
             bound: None,
             backlog: Backlog::new(self.waker()),
         })
@@ -137,13 +138,22 @@ impl Daemon {
 
     /// The connection of the same process that has the lease which a client names.
     pub(super) fn holder_before(&self, token: usize, number: u64) -> Option<usize> {
-        let peer = self.clients.get(&token)?.peer;
         // by its number of before, if it has not heard yet of the one that it has now
-        let has_it = |lease: &Lease| lease.id.0 == number || lease.before == Some(number);
+        self.before(token, |_, lease| lease.id.0 == number || lease.before == Some(number))
+    }
+
+    /// A lost connection of the same process, with a lease.
+    pub(super) fn lost_before(&self, token: usize) -> Option<usize> {
+        self.before(token, |client, _| client.parting.is_some())
+    }
+
+    fn before(&self, token: usize, is_meant: impl Fn(&Client, &Lease) -> bool) -> Option<usize> {
+        let peer = self.clients.get(&token)?.peer;
         let is_it = |client: &Client| {
             // processes that can't be seen from here all have the number 0
             let same = peer.pid != 0 && client.peer.pid == peer.pid && client.peer.uid == peer.uid;
-            same && client.role.space().and_then(|space| space.lease.as_ref()).is_some_and(has_it)
+            let lease = client.role.space().and_then(|space| space.lease.as_ref());
+            same && lease.is_some_and(|lease| is_meant(client, lease))
         };
         self.clients.iter().find(|(&other, client)| other != token && is_it(client)).map(|(&before, _)| before)
     }

@@ -331,7 +331,9 @@ impl Room {
             Job::Grow { space, lease, slab } => {
                 self.end_ahead(shelf, |_| true);
                 let of_space = shelf.spaces.entry(space).or_default();
-                let fd = of_space.make(&self.card, slab).and_then(|()| of_space.share(slab.off));
+                let made = of_space.make(&self.card, slab).and_then(|()| of_space.share(slab.off));
+                // it is no slab of the lease then, and its bytes must not go home
+                let fd = made.or_else(|e| of_space.drop_range(&self.card, slab).and(Err(e)));
                 (self.tell)(Done::Grown { space, lease, slab, fd });
             }
             Job::Shrink { space, slabs } => {

@@ -92,6 +92,8 @@ pub struct Space {
     pub wish: Request,
     /// Ends what is brought ahead of its claim.
     pub ahead: Option<Stop>,
+    /// Which of those was begun last: what is said of an earlier one is out of date.
+    pub ahead_last: Option<Stop>,
     /// What binds it to its context.
     pub bound: Option<Bound>,
     /// What it wants of the cards' workers that is not done.

@@ -151,6 +151,10 @@ impl Daemon {
 
     fn claim(&mut self, token: usize, id: u32, claim: Claim) -> Dropped {
         let now = self.now();
+        // who claims has no card: the connection was lost before it heard of its lease
+        if let Some(before) = self.lost_before(token) {
+            self.leave(before, "its process claims anew");
+        }
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (number, vram) = (space.id, space.vram);
         let (seconds, bytes) = (claim.seconds, claim.bytes);
@@ -263,7 +267,7 @@ impl Daemon {
         self.evict(&found.evict);
         let stop = Stop::default();
         if let Some(space) = self.space_mut(token) {
-            (space.home, space.ahead) = (Some(found.card), Some(stop.clone()));
+            (space.home, space.ahead, space.ahead_last) = (Some(found.card), Some(stop.clone()), Some(stop.clone()));
         }
         tracing::debug!(space = id.0, card = found.card.0, bytes, "a region began: bytes are brought ahead");
         self.give(found.card, Job::Ahead { space: id, backing, slabs, stop })

@@ -1,6 +1,6 @@
 //! How clients go: dropped, gone, or ended. A card that a process holds is leased on only when it has let go, or has ended.
 use super::card::Job;
-use super::client::{Client, Role};
+use super::client::{Client, Role, Stage};
 use super::daemon::Daemon;
 use super::metrics::Cause;
 use super::space::Backing;
@@ -45,16 +45,33 @@ impl Daemon {
     /// A connection is over. A card that its process holds stays its until the process has ended, or connects again: nobody
     /// else can say that it has let go.
     pub(super) fn lose(&mut self, token: usize, why: &str) {
-        let holds = self.holds_card(token);
+        // one that was never told of its lease holds nothing
+        let told =
+            |client: &Client| client.role.space().and_then(|space| space.lease.as_ref()).map(|lease| lease.stage);
+        let returning = self.clients.get(&token).and_then(told) == Some(Stage::Returning);
+        let holds = self.holds_card(token) && !returning;
         let Some(client) = self.clients.get_mut(&token).filter(|client| holds && client.pidfd.is_some()) else {
             return self.leave(token, why);
         };
         if client.parting.is_none() {
+            let Role::Space(space) = &client.role else { return };
+            // its process goes on by itself, and the host copy is its alone
+            space.backing.leave();
+            let served =
+                space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Stage::Filling | Stage::Homing));
             let socket = client.endpoint.as_fd().as_raw_fd();
             let _a_socket_that_was_watched = self.poll.registry().deregister(&mut SourceFd(&socket));
             client.endpoint.hang_up();
             client.parting = Some(why.into());
+            if served {
+                self.spare(token);
+            }
         }
+    }
+
+    /// Whether a connection is over although its process still holds a card.
+    pub(super) fn is_parting(&self, token: usize) -> bool {
+        self.clients.get(&token).is_some_and(|client| client.parting.is_some())
     }
 
     /// A client is gone: so is all that it held.

@@ -75,7 +75,7 @@ impl Daemon {
     /// Whether the bytes of a Space are on their way, so that it can't let go of its card. Past its time it is spared for it
     /// once each way: whoever asked for its bytes again and again would stay for ever.
     fn is_served(&mut self, space: SpaceId) -> bool {
-        let token = self.spaces.get(&space).copied();
+        let token = self.spaces.get(&space).copied().filter(|&token| !self.is_parting(token));
         let lease = token.and_then(|token| self.space_mut(token)?.lease.as_ref());
         lease.is_some_and(|lease| match lease.stage {
             Stage::Filling => true,
@@ -151,13 +151,10 @@ impl Daemon {
                 tracing::debug!(space = space.0, card = card.0, bytes, moved, "brought ahead");
                 let Some(&token) = self.spaces.get(&space) else { return };
                 let Some(space) = self.space_mut(token) else { return };
-                // what was begun since goes on
-                if space.ahead.take_if(|ahead| stop.is(ahead)).is_none() && space.ahead.is_some() {
+                if !space.ahead_last.as_ref().is_some_and(|last| stop.is(last)) {
                     return;
                 }
-                if bytes == 0 && space.lease.is_none() {
-                    space.home = space.home.filter(|&home| home != card);
-                }
+                space.ahead = None;
                 let id = space.id;
                 self.scheduler.settle_warm(id, card, bytes);
             }
@@ -248,6 +245,10 @@ impl Daemon {
         // one that is gone, or has another connection now, has its copies broken off
         let Some(&token) = self.spaces.get(&space) else { return };
         if lease.is_some_and(|lease| self.holder(space, lease).is_none()) {
+            return;
+        }
+        if self.is_parting(token) {
+            // broken off: its process is at it by itself
             return;
         }
         tracing::error!(space = space.0, code, "{what} failed");

@@ -114,11 +114,12 @@ impl Slabs {
         wanted.iter().map(|range| self.share(range.off)).collect()
     }
 
-    /// Makes one slab, zeroed, unless it is there.
+    /// Makes one slab, zeroed, unless it is there. Others that it overlaps are nobody's any more.
     pub fn make(&mut self, card: &Card, range: Range) -> Res {
-        if self.0.contains_key(&range.off) {
+        if self.has(range) {
             return Ok(());
         }
+        self.drop_range(card, range)?;
         let (d, device, len) = (card.driver, card.device, range.len);
         let handle = physical::create_exportable(d, device, len)?;
         let made = physical::open_window(d, device, handle, len).and_then(|va| {

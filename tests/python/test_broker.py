@@ -137,6 +137,25 @@ def test_ten_threads_in_and_out_of_regions(node, quick):
     assert state["claims"] == state["parks"] > 3, state
 
 
+# What the driver refuses a program that has lent memory: a descriptor of a slab, and to map, or to unmap, what was lent before.
+UNMAPS = [f"cuMemUnmap:{nth}=999" for nth in range(1, 10)]
+REFUSALS = {
+    "an import": ["cuMemImportFromShareableHandle:3=2"],
+    "an unmap at a park": ["cuMemUnmap:1=999", "cuMemUnmap:2=999", *UNMAPS[4:]],
+    "access in a call": ["cuMemSetAccess:2=999", "cuMemUnmap:1=999", "cuMemUnmap:2=999"],
+    "access and its park": ["cuMemSetAccess:2=999", "cuMemUnmap:1=999", "cuMemUnmap:2=999", *UNMAPS[3:7]],
+    "access and its parks": ["cuMemSetAccess:2=999", "cuMemUnmap:1=999", "cuMemUnmap:2=999", *UNMAPS[3:9]],
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_lent_memory_that_is_refused(node, refusal):
+    outcome = node("regrown", '[queue]\ngrace = "5s"\n').run("regrown.py", SOFTCUDA_FAULT=",".join(REFUSALS[refusal]))
+    assert outcome.code == 0, outcome.err
+    assert outcome.told["refused"]["refused"] or refusal == "an unmap at a park", "nothing was refused"
+    assert not outcome.violations and not outcome.left, outcome.err
+
+
 def test_two_programs_share_a_card_that_holds_one_of_them(node):
     # room for 160 MiB beside the contexts; a model has 120 MiB
     vram, calls = (640 + 600 + 160) << 20, 15

@@ -101,7 +101,7 @@ impl Engine {
                 report::error(&text);
                 code
             }
-            Trouble::Gone(_) | Trouble::TooLong(_) | Trouble::CalledOff => CUresult::DEVICE_UNAVAILABLE,
+            _ => CUresult::DEVICE_UNAVAILABLE,
         })
     }
 

@@ -152,9 +152,9 @@ impl Engine {
     /// The card of the claim. A process that something binds to a context on another can't move, nor one that could not give
     /// back what it had there.
     fn settle_on(&self, d: &Driver, device: CUdevice, card: Option<Uuid>) -> Result<(), Failed> {
-        let stays = |why: &'static str| Failed {
+        let stays = |step: &'static str, why: &'static str| Failed {
             end: End::Failed,
-            step: "moving to another card",
+            step,
             code: CUresult::DEVICE_UNAVAILABLE,
             remedy: why.into(),
         };
@@ -164,13 +164,16 @@ impl Engine {
         };
         if had != device && kept {
             return Err(stays(
+                "moving to another card",
                 "something binds the program to the card that it had (zerogpu_state names it): call it again",
             ));
         }
-        if had != device && !locked(&self.left).is_empty() {
+        if (had != device || self.lender.is_some()) && !locked(&self.left).is_empty() {
             let _st = lock().map_err(Failed::at("locking"))?;
-            if !self.give_back(d) {
+            // a broker knows nothing of the memory of an earlier lease, and would not bring it home
+            if !self.give_back(d) && (had != device || locked(&self.live).has_memory()) {
                 return Err(stays(
+                    "giving back memory of an earlier call",
                     "what an earlier call left on the card that it had can't be given back yet (zerogpu_state names it): call it \
                      again, and end the program if it stays",
                 ));

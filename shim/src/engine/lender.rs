@@ -127,6 +127,8 @@ pub struct Lender {
     path: PathBuf,
     /// How long a claim waits.
     patience: Duration,
+    /// How often people are told that a broker is slow.
+    tells: Duration,
     name: String,
     state: Mutex<State>,
     news: Condvar,
@@ -148,6 +150,7 @@ impl Lender {
         Lender {
             path,
             patience,
+            tells: COPY,
             name,
             state: Mutex::default(),
             news: Condvar::new(),
@@ -359,21 +362,30 @@ impl Lender {
     }
 
     /// The streams are idle: has the host copy made complete. How many bytes were copied.
+    ///
+    /// However slow a broker is, it is not hung up on: it would go on writing the host copy, under one that is newer. Its end
+    /// is the end of that.
     pub fn home(&self) -> Result<u64, Trouble> {
         let (connection, lease) = self.leased()?;
         self.send(&connection, &ToBroker::Drained { lease: lease.number })?;
         let mine = |m: &ToClient| matches!(m, ToClient::Home { lease: of, .. } if *of == lease.number);
-        match self.receive(&connection, mine, Instant::now() + COPY)?.0 {
-            ToClient::Home { bytes, .. } => Ok(bytes),
-            _ => Err(self.hang_up(&connection, CONFUSED)),
+        loop {
+            match self.receive_until(&connection, mine, Instant::now() + self.tells)? {
+                Some((ToClient::Home { bytes, .. }, _)) => return Ok(bytes),
+                Some(_) => return Err(self.hang_up(&connection, CONFUSED)),
+                None => report::error(
+                    "the broker has not brought the bytes of a call home yet, which waits for that: see whether it runs (zerogpu \
+                     status), and restart it if it does not; the bytes are kept on the card",
+                ),
+            }
         }
     }
 
     /// Nothing of this process is on the card any more, but for a context that it is `bound` to: that card, and what binds
     /// it. From here to the next grant no call reaches the driver, which may be checkpointing this process.
     pub fn released(&self, bound: Option<(Uuid, String)>) {
-        if self.locked().lease.is_some() {
-            // a broker that lives and has lost this process keeps the card for it, until it is back and says that it has let go
+        if bound.is_some() && self.locked().lease.is_some() {
+            // one that has lost this process hears of the context that stays before it gives the card away
             self.reconnect();
         }
         let mut state = self.locked();
@@ -385,6 +397,9 @@ impl Lender {
         let connection = state.link.as_ref().map(|link| link.connection.clone());
         drop(state);
         let Some(connection) = connection else {
+            // a broker that lives and has lost this process keeps the card for it, until it hears that it has let go: as soon as
+            // there is a connection again. Of a card that it has not any more nobody is told
+            self.reconnect();
             return engine().into_iter().for_each(|engine| engine.watch.look_again(engine));
         };
         let mut news: Vec<ToBroker> = lease.iter().map(|lease| ToBroker::Released { lease: lease.number }).collect();

@@ -113,6 +113,7 @@ impl Live {
             }
             let va = base + slab.off;
             if let Err(e) = physical::map(d, va, slab.len, handle, 0) {
+                self.lent.remove(&handle);
                 self.unmapped.push(handle);
                 return Err(e);
             }
@@ -135,7 +136,8 @@ impl Live {
         if let Some(lender) = self.lender {
             match lender.grow(slab) {
                 Ok(fd) => {
-                    let handle = physical::import(d, fd.as_fd())?;
+                    // one that can't be used is given back: the broker counts it as this process's
+                    let handle = physical::import(d, fd.as_fd()).inspect_err(|_| self.returned.push(slab))?;
                     self.lent.insert(handle, slab);
                     return Ok(handle);
                 }
@@ -144,7 +146,7 @@ impl Live {
                     return Err(code);
                 }
                 // the lease goes on without its broker
-                Err(Trouble::Gone(_) | Trouble::TooLong(_) | Trouble::CalledOff) => {}
+                Err(_) => {}
             }
         }
         physical::create(d, self.device, slab.len)
@@ -174,6 +176,8 @@ impl Live {
     /// Who lends, while claimed.
     pub(super) fn lent_by(&mut self, lender: Option<&'static Lender>) {
         self.lender = lender;
+        // of an earlier lease
+        self.returned.clear();
     }
 }
 

@@ -358,11 +358,21 @@ impl Engine {
 }
 
 impl Live {
+    /// Ranges of the card's memory that the process has.
+    fn ranges(&self) -> usize {
+        let mapped = self.extents.len() + self.mappings.len() + self.windows.len() + self.stuck.len();
+        mapped + self.physical.len() + self.unmapped.len()
+    }
+
+    /// Whether the process has any memory of a card.
+    pub(super) fn has_memory(&self) -> bool {
+        self.ranges() > 0
+    }
+
     /// What a park could not give back, in words.
     fn left(&self) -> Option<String> {
-        let mapped = self.extents.len() + self.mappings.len() + self.windows.len() + self.stuck.len();
         // page-locked memory went with its context, unless that stayed
-        let ranges = mapped + self.physical.len() + self.unmapped.len() + self.pins.len();
+        let ranges = self.ranges() + self.pins.len();
         (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }

@@ -64,7 +64,12 @@ impl Live {
 
     fn add_extent(&mut self, d: &Driver, at: u64, len: u64) -> Res {
         if !self.stuck.is_empty() {
-            let _the_map_tells = self.unmap_stuck(d);
+            // a broker lends no memory twice
+            let unmapped = self.unmap_stuck(d);
+            self.give_back();
+            if self.stuck.range(..at + len).next_back().is_some_and(|(&start, (n, _))| start + n > at) {
+                return unmapped.and(Err(CUresult::OUT_OF_MEMORY));
+            }
         }
         let handle = self.obtain(d, Range::new(at - crate::start::ARENA, len))?;
         if let Err(e) = physical::map(d, at, len, handle, 0) {

@@ -56,6 +56,25 @@ fn what_was_under_way_ends_with_the_connection() {
     node.end(broker).unwrap();
 }
 
+/// Who claims anew has no card, whatever was granted on a connection that it has lost: it waits for no time of its own to end.
+#[test]
+fn a_lease_that_was_never_heard_of_ends_with_the_next_claim() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut first = Client::join(&node.socket(), "holder", 64 * MIB).unwrap();
+    first.claim(60.0, 2 * MIB).unwrap();
+    drop(first);
+    let mut second = Client::join(&node.socket(), "holder", 64 * MIB).unwrap();
+    let start = Instant::now();
+    second.round(&[Range::new(0, 2 * MIB)]).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    assert_eq!(node.log().look().ended, 0);
+    drop(second);
+    node.end(broker).unwrap();
+}
+
 /// One that hangs up before it has heard its new number comes back by the old one.
 #[test]
 fn a_holder_comes_back_twice() {

@@ -160,6 +160,41 @@ fn brokers_killed_while_bytes_go_home() {
     node.end(broker).unwrap();
 }
 
+/// A new broker leases nothing for a while, and hears in that time also of a card whose holder is in the middle of a park that
+/// takes longer.
+#[test]
+fn a_park_that_outlasts_its_broker_keeps_the_card() {
+    let _alone = alone();
+    // alone it brings 48 MiB home in 2.5 s
+    let soft = vec![("SOFTCUDA_GBPS", "0.02".to_string())];
+    let queue = "reconnect = \"1s\"".into();
+    let node = Node::new(Shape { room: 80 << 20, vram: 72 << 20, soft, queue, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let (mut first, mut second) = (node.obedient(1, 64 << 20).unwrap(), node.obedient(2, 64 << 20).unwrap());
+    first.tell(&format!("take {}", 48 << 20)).unwrap();
+    first.tell("begin 60").unwrap();
+    first.tell("change 100").unwrap();
+    second.tell("begin 60").unwrap();
+    second.begin("launch").unwrap();
+    node.log().wait("the other waits", |log| log.waiting() == 1).unwrap();
+    first.begin("end").unwrap();
+    // while its bytes are on their way
+    std::thread::sleep(Duration::from_millis(300));
+    broker.kill().unwrap();
+    let broker = node.broker().unwrap();
+    assert_eq!(second.line().unwrap()["state"]["level"], "claimed");
+    first.line().unwrap();
+    second.tell("end").unwrap();
+    for mut space in [first, second] {
+        space.tell("check").unwrap();
+        space.finish().unwrap();
+    }
+    let log = node.log().look();
+    assert_eq!((log.adopted, log.ended), (1, 0), "{}", log.tail());
+    drop(log);
+    node.end(broker).unwrap();
+}
+
 /// Whoever breaks the rules is dropped, and others hardly notice.
 #[test]
 fn hostile_clients_cost_the_others_nothing() {

@@ -1,6 +1,6 @@
 //! The connection to the broker: made when it is needed, read by a thread of ours, given up when it is of no use.
 use super::super::engine;
-use super::{code, Lender, Link, Trouble, ANSWER};
+use super::{code, Lender, Link, Trouble, AGAIN, ANSWER};
 use crate::report;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -143,6 +143,13 @@ impl Lender {
                 );
             }
             engine.watch.look_again(engine);
+            // a new broker leases nothing for a while, so that it hears of what is held. The watcher may be in a long park
+            while self.is_orphan() {
+                match self.connect() {
+                    Err(Trouble::Denied(_, why)) => return engine.revoked(&why),
+                    _ => std::thread::sleep(AGAIN),
+                }
+            }
         }
     }
 
@@ -183,18 +190,30 @@ impl Lender {
         wanted: impl Fn(&ToClient) -> bool,
         deadline: Instant,
     ) -> Result<(ToClient, Vec<OwnedFd>), Trouble> {
+        match self.receive_until(connection, wanted, deadline)? {
+            Some(answer) => Ok(answer),
+            None => Err(self.hang_up(connection, "the broker does not answer; restart it")),
+        }
+    }
+
+    /// The same; None: there was none in time.
+    pub(super) fn receive_until(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: impl Fn(&ToClient) -> bool,
+        deadline: Instant,
+    ) -> Result<Option<(ToClient, Vec<OwnedFd>)>, Trouble> {
         let mut state = self.locked();
         loop {
             let Some(link) = state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) else {
                 return Err(Trouble::Gone("the broker has ended; call again".into()));
             };
             if let Some(at) = link.inbox.iter().position(|(message, _)| wanted(message)) {
-                return Ok(link.inbox.remove(at));
+                return Ok(Some(link.inbox.remove(at)));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                drop(state);
-                return Err(self.hang_up(connection, "the broker does not answer; restart it"));
+                return Ok(None);
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -203,6 +222,7 @@ impl Lender {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Lease;
     use super::*;
     use std::path::Path;
     use std::time::Duration;
@@ -237,6 +257,30 @@ mod tests {
         assert_eq!(broker.recv(&mut Packet::new()).unwrap(), Some(ToBroker::Status));
         lender.hang_up(&second, "and the second");
         assert!(lender.locked().link.is_none());
+    }
+
+    /// A broker that is hung up on while it copies home would write over what comes later.
+    #[test]
+    fn a_slow_broker_is_waited_for() {
+        let (connection, mut broker) = pair();
+        let mut lender = lender(&connection);
+        lender.tells = Duration::from_millis(1);
+        let lease = Lease { number: 5, card: [0; 16], until: u64::MAX, adopted: false, broker: 1, bytes: 0 };
+        lender.locked().lease = Some(lease);
+        std::thread::scope(|scope| {
+            scope.spawn(|| lender.listen(&connection));
+            let home = scope.spawn(|| lender.home());
+            let mut packet = Packet::new();
+            while broker.recv(&mut packet).unwrap() != Some(ToBroker::Drained { lease: 5 }) {
+                std::thread::yield_now();
+            }
+            // many times as long as it takes to be told of
+            std::thread::sleep(Duration::from_millis(50));
+            let answer = ToClient::Home { lease: 5, bytes: 7, unchanged: 0, micros: 0 };
+            broker.send(&answer, &[] as &[OwnedFd]).unwrap();
+            assert!(matches!(home.join().unwrap(), Ok(7)));
+            lender.hang_up(&connection, "the end");
+        });
     }
 
     /// The broker takes the last word on host memory: what several threads say of it must come in its order.
