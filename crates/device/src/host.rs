@@ -106,6 +106,13 @@ fn own(st: &mut State, op: &Op) -> Option<Owned> {
 }
 
 impl State {
+    /// What the legacy stream of a context waits for: the last host functions, and commands behind them, of all its
+    /// blocking streams.
+    pub fn ticket_of_blocking_streams(&self, ctx: CUcontext) -> u64 {
+        let blocking = self.streams.values().filter(|s| s.ctx == ctx && s.flags & 1 == 0);
+        blocking.map(|s| s.host_ticket).fold(0, both)
+    }
+
     /// The legacy stream waits for the blocking streams of its context, and they for it.
     fn join_default_streams(&mut self, stream: usize) -> Res {
         let s = find(self, stream)?;
@@ -255,8 +262,14 @@ pub fn both(a: u64, b: u64) -> u64 {
 }
 
 /// Whether host functions, or commands behind them, have not ended.
+#[inline]
 pub fn pending() -> bool {
-    !worker::is_done(worker::last())
+    worker::any()
+}
+
+/// Whether the caller is a host function that was queued here: it waits for nothing that may wait for it.
+pub fn is_inside() -> bool {
+    worker::is_this_thread()
 }
 
 /// Waits until they have; a host function does not wait for itself.

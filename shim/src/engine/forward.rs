@@ -58,7 +58,7 @@ impl Engine {
     }
 
     #[inline]
-    fn forward_real(&self, s: CUstream, epoch: u32, op: &Op) -> Res {
+    pub(super) fn forward_real(&self, s: CUstream, epoch: u32, op: &Op) -> Res {
         let d = self.driver()?;
         match op {
             Op::Launch(l) => self.launch(l, s, epoch),

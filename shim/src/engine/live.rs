@@ -11,6 +11,7 @@ use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, twice, Driver};
 use zerogpu_device::handle::{self, Kind};
+use zerogpu_device::host;
 use zerogpu_device::memory::Change;
 use zerogpu_device::objects::StreamKind;
 use zerogpu_device::runtime::{lock, State};
@@ -139,6 +140,9 @@ impl Engine {
     #[inline]
     pub(super) fn live_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
         if stream.0 <= 2 {
+            if stream != CU_STREAM_PER_THREAD && host::pending() {
+                self.hold_back_legacy(stream)?;
+            }
             return Ok(stream);
         }
         match handle::twin(stream.0, Kind::Stream, epoch) {
@@ -153,7 +157,11 @@ impl Engine {
         let s = st.streams.get(&stream.0).ok_or(CUresult::INVALID_HANDLE)?;
         // a default stream's own handle stands for its name
         let real = match s.kind {
-            StreamKind::Legacy => CU_STREAM_LEGACY,
+            StreamKind::Legacy => {
+                drop(st);
+                self.hold_back_legacy(stream)?;
+                CU_STREAM_LEGACY
+            }
             StreamKind::PerThread => CU_STREAM_PER_THREAD,
             StreamKind::Created => {
                 if let Some(twin) = handle::twin(stream.0, Kind::Stream, epoch) {
@@ -181,12 +189,28 @@ impl Engine {
         Ok(real)
     }
 
+    /// What is late on any blocking stream goes before what comes on the legacy stream. At its use and not at the claim, since
+    /// the blocking streams wait for the legacy one in turn, and have no need to before.
+    #[cold]
+    fn hold_back_legacy(&self, stream: CUstream) -> Res {
+        if host::is_inside() {
+            return Ok(());
+        }
+        let ticket = {
+            let mut st = lock()?;
+            let h = st.stream(stream)?;
+            let ctx = st.streams.get(&h).ok_or(CUresult::INVALID_HANDLE)?.ctx;
+            st.ticket_of_blocking_streams(ctx)
+        };
+        self.hold_back(CU_STREAM_LEGACY, ticket)
+    }
+
     /// Lets a real stream wait for host functions that were queued while parked, and for the commands behind them.
     pub(super) fn hold_back(&self, real: CUstream, ticket: u64) -> Res {
         unsafe extern "C" fn pass(ticket: *mut c_void) {
-            contained(|| zerogpu_device::host::pass(ticket as u64));
+            contained(|| host::pass(ticket as u64));
         }
-        if zerogpu_device::host::passed(ticket) {
+        if host::passed(ticket) {
             return Ok(());
         }
         // SAFETY: a function of ours whose argument is a number.

@@ -199,7 +199,8 @@ impl Engine {
                 report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
                 continue;
             }
-            if let Err(e) = self.forward_to(CU_STREAM_LEGACY, &op) {
+            // not held back for what is late: that came after it, and waits for the end of this claim
+            if let Err(e) = self.bind().and_then(|epoch| self.forward_real(CU_STREAM_LEGACY, epoch, &op)) {
                 // the app was told that all of it succeeded: one refusal takes nothing else with it
                 outcome = outcome.and(Err((e, Some(op))));
                 if super::park::is_sticky(e) {

@@ -36,6 +36,8 @@ pub const ALL: u64 = 1 << 63;
 /// Tickets given out, and up to which all are done: written under the queue's lock, read without it.
 static QUEUED: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
+/// How many of them are not done: one load tells who uses a stream of a claimed GPU whether to look further.
+static LEFT: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: the pointers inside are the app's, for its own functions and commands, which run on another thread than
 // the caller's with any driver.
@@ -55,6 +57,7 @@ pub fn queue(job: Job, after: u64) -> Res<u64> {
         crate::thread::spawn("zerogpu-host", serve).map_err(|_| CUresult::OUT_OF_MEMORY)?;
         q.running = true;
     }
+    LEFT.fetch_add(1, Ordering::AcqRel);
     let ticket = QUEUED.fetch_add(1, Ordering::AcqRel) + 1;
     q.jobs.push(Waiting { ticket, after, job });
     CHANGED.notify_all();
@@ -64,6 +67,12 @@ pub fn queue(job: Job, after: u64) -> Res<u64> {
 /// What stands for all jobs so far.
 pub fn last() -> u64 {
     QUEUED.load(Ordering::Acquire) | ALL
+}
+
+/// Whether any job is not done.
+#[inline]
+pub fn any() -> bool {
+    LEFT.load(Ordering::Acquire) != 0
 }
 
 /// Whether the job of a ticket is done.
@@ -89,6 +98,8 @@ pub fn wait(ticket: u64) {
 
 fn end(ticket: u64) {
     let mut q = locked();
+    // first: who has waited for all tickets finds none left
+    LEFT.fetch_sub(1, Ordering::AcqRel);
     q.done.insert(ticket);
     while q.done.remove(&(DONE.load(Ordering::Acquire) + 1)) {
         DONE.fetch_add(1, Ordering::AcqRel);

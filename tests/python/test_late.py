@@ -1,0 +1,78 @@
+"""Work that is late: queued while parked behind a host function, or behind a value that is waited for, and still there at
+the claim. What comes after it in the order of the streams runs after it. By the driver API alone."""
+
+import sys
+
+import pytest
+from world import PROGRAMS
+
+pytestmark = pytest.mark.once
+
+START = """
+import ctypes, os, threading
+import checks, driver, shim, spaces._shim
+from driver import answer, call, made
+interface = spaces._shim.find()
+context = driver.start()
+empty = made("cuModuleGetFunction", driver.image(), b"empty")
+BLOCKING, NON_BLOCKING, PER_THREAD, NOT_READY = 0, 1, 2, 600
+SIZE = 4 << 20
+one, other, free = made("cuStreamCreate", BLOCKING), made("cuStreamCreate", BLOCKING), made("cuStreamCreate", NON_BLOCKING)
+memory, copied = made("cuMemAlloc_v2", SIZE), made("cuMemAlloc_v2", SIZE)
+driver.upload(memory, b"old!" * 16)
+pinned = made("cuMemHostAlloc", 4096, 0)
+ctypes.memmove(pinned, b"new!" * 16, 64)
+gate = threading.Event()
+wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: gate.wait() and None)
+def late(stream, to=memory):
+    "New bytes, behind a host function that returns when the gate opens."
+    call("cuLaunchHostFunc", stream, wait, 0)
+    call("cuMemcpyHtoDAsync_v2", to, pinned, 64, stream)
+def soon():
+    "Opens the gate while the main thread is in a call that may wait for it."
+    threading.Timer(0.3, gate.set).start()
+def claim():
+    region = interface.begin(60.0)
+    driver.launch(empty, free)
+    assert shim.state()["level"] == "claimed"
+    return region
+"""
+
+
+def run(world, script, timeout=60, **environment):
+    """A script of driver calls."""
+    return world.run([sys.executable, "-c", START + script], PYTHONPATH=PROGRAMS, timeout=timeout, **environment)
+
+
+@pytest.mark.parametrize("legacy", [0, 1])
+def test_the_legacy_stream_waits_for_late_work_of_blocking_streams(world, legacy):
+    script = f"""
+late(one)
+region = claim()
+driver.launch(empty, other)
+call("cuStreamSynchronize", other)  # has nothing to do with the late work
+assert answer("cuStreamQuery", {legacy}) == NOT_READY
+call("cuMemcpyDtoDAsync_v2", copied, memory, 64, {legacy})
+gate.set()
+call("cuStreamSynchronize", {legacy})
+assert driver.download(copied, 4) == b"new!"
+interface.end(region)
+"""
+    run(world, script).require_end()
+
+
+def test_memory_freed_in_the_order_of_the_legacy_stream_is_not_written_late(world):
+    script = """
+freed = made("cuMemAllocAsync", 8 << 20, one)
+late(one, freed)
+region = claim()
+soon()
+call("cuMemFreeAsync", freed, 0)
+again = made("cuMemAllocAsync", 8 << 20, 0)
+driver.upload(again, b"mine" * 16)
+gate.set()
+call("cuCtxSynchronize")
+assert again == freed and driver.download(again, 4) == b"mine"
+interface.end(region)
+"""
+    run(world, script).require_end()
