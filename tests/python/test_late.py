@@ -76,3 +76,22 @@ assert again == freed and driver.download(again, 4) == b"mine"
 interface.end(region)
 """
     run(world, script).require_end()
+
+
+def test_nothing_is_deferred_behind_a_wait_for_a_value(world):
+    """Who replays it could not tell what comes first."""
+    script = """
+driver.launch(empty)
+value, source = made("cuMemAlloc_v2", SIZE), made("cuMemAlloc_v2", SIZE)
+call("cuMemsetD32_v2", value, 0, 1)
+driver.upload(source, b"its!" * 16)
+call("cuStreamWaitValue32_v2", free, value, 1, 1)
+call("cuMemcpyHtoDAsync_v2", source, b"new!" * 16, 64, free)  # both are late, and no recorded kernel can know this memory
+call("cuMemcpyDtoDAsync_v2", memory, source, 64, other)  # one may know this memory
+state = shim.state()
+assert (state["level"], state["deferred"], state["claims"]) == ("claimed", 0, 1), state
+call("cuStreamWriteValue32_v2", other, value, 1, 0)
+call("cuCtxSynchronize")
+assert driver.download(memory, 4) == b"its!" and driver.download(source, 4) == b"new!"
+"""
+    run(world, script).require_end()

@@ -59,7 +59,8 @@ impl Engine {
         }
         let mut record = locked(&self.record);
         if !record.is_empty() && !record.is_free_of(&st, op) {
-            if record.defer(&mut st, op, self.settings.record_limit) {
+            // what waits behind a host function or for a value may come first, and is in no record
+            if !host::pending() && record.defer(&mut st, op, self.settings.record_limit) {
                 return Run::Done(Ok(()));
             }
             let first = record.first().map_or_else(|| "deferred work".into(), |first| what(&mut st, &first.as_op()));
