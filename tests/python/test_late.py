@@ -95,3 +95,43 @@ call("cuCtxSynchronize")
 assert driver.download(memory, 4) == b"its!" and driver.download(source, 4) == b"new!"
 """
     run(world, script).require_end()
+
+
+LATE = """
+call("cuLaunchHostFunc", one, wait, 0)
+call("cuMemsetD32Async", memory, 7, 16, one)
+region = claim()
+"""
+
+
+def test_a_late_command_that_fails_is_tried_again(world):
+    script = """
+gate.set()
+call("cuStreamSynchronize", one)
+assert driver.download(memory, 64) == (7).to_bytes(4, "little") * 16
+interface.end(region)
+"""
+    run(world, LATE + script, SOFTCUDA_FAULT="cuMemsetD32Async:1=999").require_end()
+
+
+@pytest.mark.parametrize("wait", ['"cuStreamSynchronize", one', '"cuStreamSynchronize", 0', '"cuCtxSynchronize"'])
+def test_a_late_command_that_fails_again_is_the_next_waits_error(world, wait):
+    script = f"""
+gate.set()
+assert answer({wait}) == 999 and answer({wait}) == 0
+interface.end(region)
+assert "failed when its turn came" in shim.state()["last_error"]
+"""
+    outcome = run(world, LATE + script, SOFTCUDA_FAULT="cuMemsetD32Async=999")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "a command behind a host function failed" in message
+
+
+def test_a_late_command_that_fails_is_heard_after_the_call_too(world):
+    script = """
+gate.set()
+interface.end(region)
+assert answer("cuCtxSynchronize") == 999 and answer("cuCtxSynchronize") == 0
+"""
+    run(world, LATE + script, SOFTCUDA_FAULT="cuMemsetD32Async=999").require_end(messages=True)

@@ -167,6 +167,11 @@ pub trait Backend: Sync {
     fn readdress_tensor(&self, _map: &mut TensorMap, _address: u64) -> Res {
         Err(CUresult::NOT_SUPPORTED)
     }
+    /// A command failed whose turn came after its call had returned: the app is to hear of it. Called without the state's
+    /// lock.
+    fn failed_late(&self, code: CUresult) {
+        self.tell(&format!("a command behind a host function failed with CUDA error {}", code.0));
+    }
     /// Tells the human something once.
     fn tell(&self, _message: &str) {}
     /// Tells the human, where they see it, about something that they can mend. May be called with the state's lock held.

@@ -1,4 +1,5 @@
 //! The engine as the device's backend: what becomes of each command, change and wait, parked or claimed.
+use super::claim::name;
 use super::lender::Trouble;
 use super::{engine, locked, what, Engine, OVER};
 use crate::report;
@@ -158,7 +159,9 @@ impl Backend for Engine {
             return Err(OVER);
         }
         self.owed()?;
-        host::wait(scope, wait)
+        host::wait(scope, wait)?;
+        // of what was waited for
+        self.owed()
     }
 
     fn elapsed(&self, start: usize, end: usize) -> Option<Res<f32>> {
@@ -284,6 +287,15 @@ impl Backend for Engine {
     fn slot_refused(&self, table: usize, slot: usize) {
         let name = super::slots::name(table, slot);
         report::explain_once(&format!("{name} was called before cuInit: answered NOT_INITIALIZED"));
+    }
+
+    fn failed_late(&self, code: CUresult) {
+        report::error(&format!(
+            "a command behind a host function failed when its turn came ({}); synchronize before the marked call to see the \
+             error where it happens",
+            name(code)
+        ));
+        self.owe(code);
     }
 
     fn complain(&self, message: &str) {

@@ -226,10 +226,12 @@ impl Engine {
         if wait && self.regions.is_over() {
             return Err(super::OVER);
         }
-        self.sync_live(scope, wait)
+        self.sync_live(scope, wait)?;
+        // late work has failed, maybe just now
+        self.owed()
     }
 
-    /// The same, whatever the time.
+    /// The same, whatever the time and what is owed.
     pub(super) fn sync_live(&self, scope: Scope, wait: bool) -> Res {
         let epoch = self.bind()?;
         let d = self.driver()?;

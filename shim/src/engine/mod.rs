@@ -88,8 +88,9 @@ pub struct Engine {
     /// What binds the process to its context, in words: objects in it that can't be made anew. It stays at a park.
     bound: Mutex<Vec<String>>,
     record: Mutex<Record>,
-    /// Error of a replayed command, due at the next call.
-    owed: Mutex<Option<CUresult>>,
+    /// Error of a command whose call was told that it succeeds (a replayed or a late one), due at the next call that can
+    /// answer it; 0: none.
+    owed: AtomicU32,
     tally: Tally,
     watch: watch::Watch,
     /// Whether there can be a card, once that was asked.
@@ -116,7 +117,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         left: Mutex::default(),
         bound: Mutex::default(),
         record: Mutex::new(Record::default()),
-        owed: Mutex::new(None),
+        owed: AtomicU32::new(0),
         tally: Tally::default(),
         watch: watch::Watch::default(),
         cards: OnceLock::new(),
@@ -304,9 +305,18 @@ impl Engine {
         }
     }
 
-    /// An error that deferred work left behind, told once.
+    /// An error that deferred or late work left behind, told once.
     fn owed(&self) -> Res {
-        locked(&self.owed).take().map_or(Ok(()), Err)
+        match self.owed.load(Ordering::Acquire) {
+            0 => Ok(()),
+            // another thread may have taken it meanwhile
+            _ => zerogpu_below::ok(CUresult(self.owed.swap(0, Ordering::AcqRel))),
+        }
+    }
+
+    /// Leaves an error behind for [`Engine::owed`].
+    fn owe(&self, code: CUresult) {
+        self.owed.store(code.0, Ordering::Release);
     }
 }
 

@@ -223,7 +223,7 @@ impl Engine {
                  ZEROGPU_OUTSIDE=borrow to see the error where it happens",
                 super::claim::name(code)
             ));
-            *locked(&self.owed) = Some(code);
+            self.owe(code);
         }
         let end = zerogpu_device::exec::now();
         zerogpu_trace::span(

@@ -162,10 +162,10 @@ pub fn call_host(call: HostCall) {
     }
 }
 
-/// Nobody waits for the answer to a command whose turn has come late.
+/// Nobody waits for the answer to a command whose turn has come late: the backend has the app hear of an error.
 fn tell(done: Res) {
     if let (Err(e), Ok(b)) = (done, crate::runtime::backend()) {
-        b.tell(&format!("a command behind a host function failed with CUDA error {}", e.0));
+        b.failed_late(e);
     }
 }
 
@@ -186,7 +186,9 @@ fn serve() {
             Job::Graph(stream, launch, card) => {
                 let each = |op: &Owned| run_now(lock()?, stream, &op.as_op(), card);
                 tell(launch.ops.iter().try_for_each(each));
-                tell(crate::api::end_launch(&launch));
+                if let (Err(e), Ok(b)) = (crate::api::end_launch(&launch), crate::runtime::backend()) {
+                    b.tell(&format!("user objects of a graph live on (CUDA error {})", e.0));
+                }
             }
         }));
         if let (Err(_), Ok(b)) = (ran, crate::runtime::backend()) {
