@@ -135,3 +135,27 @@ interface.end(region)
 assert answer("cuCtxSynchronize") == 999 and answer("cuCtxSynchronize") == 0
 """
     run(world, LATE + script, SOFTCUDA_FAULT="cuMemsetD32Async=999").require_end(messages=True)
+
+
+@pytest.mark.parametrize("attribute", [7, 12])
+def test_an_event_of_a_launch_attribute_is_recorded(world, attribute):
+    """CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT and _LAUNCH_COMPLETION_EVENT."""
+    script = f"""
+event = made("cuEventCreate", 2)
+region = claim()
+attributes = (ctypes.c_uint64 * 9)({attribute}, event)
+# CUlaunchConfig: grid, block, shared memory, stream, attributes and how many
+config = (ctypes.c_uint32 * 14)(1, 1, 1, 1, 1, 1)
+words = ctypes.cast(config, ctypes.POINTER(ctypes.c_uint64))
+words[4], words[5], config[12] = one, ctypes.addressof(attributes), 1
+call("cuLaunchKernelEx", config, empty, None, None)
+def waits():
+    with open(os.environ["SOFTCUDA_CALL_LOG"]) as log:
+        return log.read().split().count("cuStreamWaitEvent")
+before = waits()
+call("cuStreamWaitEvent", free, event, 0)
+assert waits() == before + 1, "the event counts as recorded before the claim"
+interface.end(region)
+call("cuStreamWaitEvent", free, event, 0)
+"""
+    run(world, script, SOFTCUDA_CALL_LOG=world.folder / "calls").require_end()

@@ -68,11 +68,7 @@ impl Engine {
                 let real = self.live_event(*e, epoch)?;
                 // SAFETY: live twins of this claim.
                 ok(unsafe { (d.cuEventRecord)(real, s) })?;
-                let before = handle::slot(e.0).map_or(0, |slot| slot.aux.swap(epoch as u64, Ordering::AcqRel));
-                if before & CAPTURED != 0 {
-                    lock()?.event(*e)?.captured = None;
-                }
-                Ok(())
+                recorded(*e, epoch)
             }
             Op::Wait(e) => {
                 if !recorded_now(e.0, epoch) {
@@ -312,6 +308,15 @@ impl Engine {
         lock()?.event(CUevent(e))?.done_at = Some(at);
         Ok(())
     }
+}
+
+/// An event was recorded in this claim, and stands for no capture any more.
+pub(super) fn recorded(e: CUevent, epoch: u32) -> Res {
+    let before = handle::slot(e.0).map_or(0, |slot| slot.aux.swap(epoch as u64, Ordering::AcqRel));
+    if before & CAPTURED != 0 {
+        lock()?.event(e)?.captured = None;
+    }
+    Ok(())
 }
 
 /// Whether an event's last record was in this claim.

@@ -1,6 +1,6 @@
 //! Launches on a claimed GPU: what the app gave goes to the driver as it is, but for module variables, whose addresses
 //! differ there, and for events in attributes.
-use super::forward::is_global;
+use super::forward::{is_global, recorded};
 use super::live::LiveFunction;
 use super::Engine;
 use std::ffi::c_void;
@@ -110,8 +110,10 @@ impl Engine {
         };
         // behind the app's own stands the cooperative one, if there is one more
         attrs[..l.attrs.len()].copy_from_slice(l.attrs);
-        for a in attrs.iter_mut().filter(|a| WITH_EVENT.contains(&a.id)) {
-            a.value.words[0] = self.live_event(CUevent(a.value.words[0] as usize), epoch)?.0 as u64;
+        for a in attrs.iter_mut() {
+            if let Some(event) = event_of(a) {
+                a.value.words[0] = self.live_event(event, epoch)?.0 as u64;
+            }
         }
         let ([gx, gy, gz], [bx, by, bz]) = (l.grid, l.block);
         let config = CUlaunchConfig {
@@ -127,8 +129,14 @@ impl Engine {
             numAttrs: count as u32,
         };
         // SAFETY: live twins of this claim, the parameters, and the attributes above.
-        ok(unsafe { (self.driver()?.cuLaunchKernelEx)(&config, f.real(), pointers, extra) })
+        ok(unsafe { (self.driver()?.cuLaunchKernelEx)(&config, f.real(), pointers, extra) })?;
+        l.attrs.iter().filter_map(event_of).try_for_each(|e| recorded(e, epoch))
     }
+}
+
+/// The event that a launch with this attribute records.
+fn event_of(a: &CUlaunchAttribute) -> Option<CUevent> {
+    WITH_EVENT.contains(&a.id).then_some(CUevent(a.value.words[0] as usize))
 }
 
 /// Pointers to the parameters and the `extra` list: one of them, or none.
