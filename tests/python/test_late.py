@@ -159,3 +159,19 @@ interface.end(region)
 call("cuStreamWaitEvent", free, event, 0)
 """
     run(world, script, SOFTCUDA_CALL_LOG=world.folder / "calls").require_end()
+
+
+def test_memory_is_freed_in_stream_order_while_another_stream_is_held_back(world):
+    script = """
+freed = made("cuMemAllocAsync", 8 << 20, free)
+event = made("cuEventCreate", 2)
+late(one)
+region = claim()
+call("cuEventRecord", event, one)  # holds the stream back on the card
+soon()
+call("cuMemFreeAsync", freed, free)
+call("cuCtxSynchronize")
+assert driver.download(memory, 4) == b"new!"
+interface.end(region)
+"""
+    run(world, script, timeout=20).require_end()

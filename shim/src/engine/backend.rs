@@ -212,7 +212,14 @@ impl Backend for Engine {
     }
 
     fn drain(&self, scope: Scope) -> Res {
-        match self.if_claimed(|| self.sync_live(scope, true))? {
+        let live = || {
+            self.sync_live(scope, true)?;
+            // what is given back is unmapped under the state's lock, for which a driver may wait for all streams: none may
+            // be held back then for late work, which wants that lock
+            host::drain();
+            Ok(())
+        };
+        match self.if_claimed(live)? {
             Some(answer) => answer,
             None => host::wait(scope, true),
         }
