@@ -175,3 +175,46 @@ assert driver.download(memory, 4) == b"new!"
 interface.end(region)
 """
     run(world, script, timeout=20).require_end()
+
+
+HELD = """
+late(0)
+region = interface.begin(60.0)
+def launch(stream=free):
+    return answer("cuLaunchKernel", empty, 1, 1, 1, 1, 1, 1, 0, stream, None, None)
+"""
+
+
+@pytest.mark.parametrize("refusals, failures", [(1, 0), (2, 0), (4, 1)])
+def test_a_stream_that_can_not_be_held_back_at_once(world, refusals, failures):
+    """It is tried twice, and so again at each command, which fails if it is refused still."""
+    script = f"""
+assert [launch() for _ in range({failures} + 1)] == [999] * {failures} + [0]
+call("cuMemcpyDtoDAsync_v2", copied, memory, 64, other)
+gate.set()
+call("cuCtxSynchronize")
+assert driver.download(copied, 4) == b"new!"
+interface.end(region)
+"""
+    faults = ",".join(f"cuLaunchHostFunc:{nth}=999" for nth in range(1, refusals + 1))
+    outcome = run(world, HELD + script, SOFTCUDA_FAULT=faults)
+    outcome.require_end(messages=True)
+    assert len(outcome.messages()) == (refusals > 1)
+
+
+def test_a_stream_that_can_not_be_held_back_runs_nothing_early(world):
+    script = """
+assert launch() == 999 and shim.state()["level"] == "claimed"
+copies = [answer("cuMemcpyDtoDAsync_v2", copied, memory, 64, stream) for stream in (0, 1, one, other, free, PER_THREAD)]
+assert copies == [999] * 6, copies
+gate.set()
+call("cuCtxSynchronize")
+call("cuMemcpyDtoDAsync_v2", copied, memory, 64, other)
+call("cuCtxSynchronize")
+assert driver.download(copied, 4) == b"new!"
+interface.end(region)
+"""
+    outcome = run(world, HELD + script, SOFTCUDA_FAULT="cuLaunchHostFunc=999")
+    outcome.require_end(messages=True)
+    (message,) = outcome.messages()
+    assert "can't be held back" in message

@@ -102,7 +102,13 @@ impl Engine {
                 zerogpu_trace::span(zerogpu_trace::Span::Claim, why, start, start + took, bytes);
                 locked(&self.live).note_bytes();
                 self.replay();
-                self.hold_back_default_streams();
+                if let Err(e) = self.hold_back_streams() {
+                    report::error(&format!(
+                        "work behind a host function can't be put before later work: its stream can't be held back ({}), and \
+                         GPU commands fail until it can or that work is done; synchronize before the marked call",
+                        name(e)
+                    ));
+                }
                 self.gate.open();
                 self.watch.look_again(self);
                 drop(phase);
@@ -334,11 +340,12 @@ impl Engine {
 
     /// Host functions that were queued while parked, and the commands behind them, go before later work of their streams:
     /// each such stream starts its life in this claim with a wait for them (created ones: see `make_stream`). The claim
-    /// itself does not wait: its caller may hold a lock that a host function wants.
-    fn hold_back_default_streams(&self) {
+    /// itself does not wait: its caller may hold a lock that a host function wants. Nor does it fail, since the bytes are on
+    /// the card: with an error, commands come here again and fail, see `behind_late_work`.
+    pub(super) fn hold_back_streams(&self) -> Res {
         use zerogpu_device::objects::StreamKind::Created;
         let epoch = self.epoch.load(Ordering::Acquire);
-        let Ok(st) = lock() else { return };
+        let st = lock()?;
         let tickets = st.streams.values().filter(|s| s.kind != Created).map(|s| s.host_ticket);
         let ticket = tickets.fold(0, zerogpu_device::host::both);
         // in a context that stayed, created ones have their twins already
@@ -346,13 +353,14 @@ impl Engine {
         let mut held: Vec<_> = st.streams.iter().filter_map(|(&h, s)| Some((twin(h)?, s.host_ticket))).collect();
         drop(st);
         held.push((CU_STREAM_LEGACY, ticket));
-        if let Err(e) = held.into_iter().try_for_each(|(stream, ticket)| self.hold_back(stream, ticket)) {
-            report::error(&format!(
-                "work behind a host function may run before it: its stream can't be held back ({}); \
-                 synchronize before the marked call",
-                name(e)
-            ));
+        // one that is refused keeps no other from being held back
+        let mut all = Ok(());
+        for (stream, ticket) in held {
+            let one = self.hold_back(stream, ticket);
+            all = all.and(one);
         }
+        self.unheld.store(all.is_err(), Ordering::Release);
+        all
     }
 
     /// Waits for a park in progress to end.

@@ -139,10 +139,10 @@ impl Engine {
     /// The real stream of a stream as the app names it.
     #[inline]
     pub(super) fn live_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
+        if host::pending() {
+            self.behind_late_work(stream, epoch)?;
+        }
         if stream.0 <= 2 {
-            if stream != CU_STREAM_PER_THREAD && host::pending() {
-                self.hold_back_legacy(stream)?;
-            }
             return Ok(stream);
         }
         match handle::twin(stream.0, Kind::Stream, epoch) {
@@ -157,11 +157,7 @@ impl Engine {
         let s = st.streams.get(&stream.0).ok_or(CUresult::INVALID_HANDLE)?;
         // a default stream's own handle stands for its name
         let real = match s.kind {
-            StreamKind::Legacy => {
-                drop(st);
-                self.hold_back_legacy(stream)?;
-                CU_STREAM_LEGACY
-            }
+            StreamKind::Legacy => CU_STREAM_LEGACY,
             StreamKind::PerThread => CU_STREAM_PER_THREAD,
             StreamKind::Created => {
                 if let Some(twin) = handle::twin(stream.0, Kind::Stream, epoch) {
@@ -189,18 +185,28 @@ impl Engine {
         Ok(real)
     }
 
-    /// What is late on any blocking stream goes before what comes on the legacy stream. At its use and not at the claim, since
-    /// the blocking streams wait for the legacy one in turn, and have no need to before.
+    /// Before a stream is used while something is late: nothing runs until the streams are held back that the claim could
+    /// not hold back. And what is late on any blocking stream goes before what comes on the legacy stream: at its use and
+    /// not at the claim, since the blocking streams wait for the legacy one in turn, and have no need to before.
     #[cold]
-    fn hold_back_legacy(&self, stream: CUstream) -> Res {
+    fn behind_late_work(&self, stream: CUstream, epoch: u32) -> Res {
         if host::is_inside() {
+            return Ok(());
+        }
+        if self.unheld.load(Ordering::Acquire) {
+            self.hold_back_streams()?;
+        }
+        if stream == CU_STREAM_PER_THREAD || handle::twin(stream.0, Kind::Stream, epoch).is_some() {
             return Ok(());
         }
         let ticket = {
             let mut st = lock()?;
             let h = st.stream(stream)?;
-            let ctx = st.streams.get(&h).ok_or(CUresult::INVALID_HANDLE)?.ctx;
-            st.ticket_of_blocking_streams(ctx)
+            let s = st.streams.get(&h).ok_or(CUresult::INVALID_HANDLE)?;
+            if s.kind != StreamKind::Legacy {
+                return Ok(());
+            }
+            st.ticket_of_blocking_streams(s.ctx)
         };
         self.hold_back(CU_STREAM_LEGACY, ticket)
     }
@@ -213,8 +219,9 @@ impl Engine {
         if host::passed(ticket) {
             return Ok(());
         }
+        let d = self.driver()?;
         // SAFETY: a function of ours whose argument is a number.
-        ok(unsafe { (self.driver()?.cuLaunchHostFunc)(real, Some(pass), ticket as *mut c_void) })
+        twice(|| unsafe { (d.cuLaunchHostFunc)(real, Some(pass), ticket as *mut c_void) })
     }
 
     /// The real event of an event.

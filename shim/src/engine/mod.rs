@@ -91,6 +91,8 @@ pub struct Engine {
     /// Error of a command whose call was told that it succeeds (a replayed or a late one), due at the next call that can
     /// answer it; 0: none.
     owed: AtomicU32,
+    /// Whether this claim could not hold a stream back for what is late: its commands fail until it can.
+    unheld: AtomicBool,
     tally: Tally,
     watch: watch::Watch,
     /// Whether there can be a card, once that was asked.
@@ -118,6 +120,7 @@ pub fn start(settings: Settings, below: Below) -> &'static Engine {
         bound: Mutex::default(),
         record: Mutex::new(Record::default()),
         owed: AtomicU32::new(0),
+        unheld: AtomicBool::new(false),
         tally: Tally::default(),
         watch: watch::Watch::default(),
         cards: OnceLock::new(),
