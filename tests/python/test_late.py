@@ -218,3 +218,33 @@ interface.end(region)
     outcome.require_end(messages=True)
     (message,) = outcome.messages()
     assert "can't be held back" in message
+
+
+def test_the_legacy_stream_waits_for_late_work_of_a_stream_that_was_destroyed(world):
+    script = """
+late(one)
+call("cuStreamDestroy_v2", one)
+soon()
+assert driver.download(memory, 4) == b"new!"
+"""
+    run(world, script).require_end()
+
+
+def test_the_legacy_stream_waits_for_late_work_of_a_thread_that_has_ended(world):
+    script = """
+def work():
+    call("cuCtxSetCurrent", context)
+    late(PER_THREAD)
+thread = threading.Thread(target=work)
+thread.start()
+task = f"/proc/self/task/{thread.native_id}"
+checks.until(lambda: not os.path.exists(task), "the thread has ended")
+call("cuMemcpyDtoDAsync_v2", copied, memory, 64, 0)
+region = claim()
+call("cuMemcpyDtoDAsync_v2", copied + 64, memory, 64, 0)
+gate.set()
+call("cuCtxSynchronize")
+assert driver.download(copied, 4) == driver.download(copied + 64, 4) == b"new!"
+interface.end(region)
+"""
+    run(world, script).require_end()

@@ -127,10 +127,21 @@ impl State {
 
     /// Ends a stream, and with it the capture that it takes part in.
     pub(super) fn end_stream(&mut self, h: usize) {
-        if let Some(capture) = self.streams.remove(&h).and_then(|s| s.capture) {
-            self.graphs.invalidate(capture);
+        if let Some(s) = self.streams.remove(&h) {
+            if let Some(capture) = s.capture {
+                self.graphs.invalidate(capture);
+            }
+            self.leave_to_legacy(&s);
         }
         self.end(Kind::Stream, h);
+    }
+
+    /// The legacy stream waits for the work of a blocking stream that has ended, too.
+    fn leave_to_legacy(&mut self, ended: &Stream) {
+        let legacy = self.contexts.get(&ended.ctx.0).map(|c| c.legacy).filter(|_| ended.flags & 1 == 0);
+        if let Some(legacy) = legacy.and_then(|h| self.streams.get_mut(&h)) {
+            legacy.host_ticket = crate::host::both(legacy.host_ticket, ended.host_ticket);
+        }
     }
 
     /// Marks whether a stream captures, where lock-free readers see it.
