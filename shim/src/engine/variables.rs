@@ -32,7 +32,7 @@ impl Variable {
             CUresult::NOT_FOUND => return Ok(None),
             answer => ok(answer)?,
         }
-        let relocated = st.module_image(module)?.global(name).is_some_and(|g| g.relocated && !g.managed);
+        let relocated = st.module_image(module)?.global(name).is_some_and(|g| g.relocated);
         let (ours, size) = st.global(module, name)?;
         let (host, size) = (st.memory.arena_host(ours)?, size.min(bytes as u64));
         Ok(Some(Self { name: name.clone(), relocated, ours, real: address, size, host }))
@@ -62,7 +62,7 @@ impl Engine {
         let asked = &st.modules.modules.get(&module.0).ok_or(CUresult::INVALID_HANDLE)?.globals;
         let mut names: Vec<Arc<str>> = asked.keys().cloned().collect();
         let image = st.module_image(module)?;
-        let linked = image.globals().iter().filter(|g| g.relocated && !g.managed && !names.contains(&g.name));
+        let linked = image.globals().iter().filter(|g| g.relocated && !names.contains(&g.name));
         names.extend(linked.map(|g| g.name.clone()).collect::<Vec<_>>());
         let mut found = Vec::new();
         for name in names {
@@ -120,7 +120,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Brings home the variables of every module that was live, also those that nobody asked for: kernels change them.
+    /// Brings home the variables of every module that was live, also those that nobody asked for: kernels change them. Managed
+    /// ones too: below us they are the context's, and go with it.
     pub(super) fn save_variables(&self, d: &Driver, st: &mut State) -> Res {
         let modules = locked(&self.live).modules.clone();
         let mut found = Vec::new();
@@ -129,7 +130,7 @@ impl Engine {
                 continue;
             }
             let image = st.module_image(ours)?;
-            for global in image.globals().iter().filter(|g| !g.managed) {
+            for global in image.globals() {
                 // a driver that can't say where it is now is asked again at the next try: bytes are not left behind
                 found.extend(Variable::find(d, st, ours, real, &global.name)?.map(|v| (ours, v)));
             }

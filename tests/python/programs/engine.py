@@ -76,6 +76,40 @@ def a_variable_with_an_address_in_it_keeps_what_is_written():
 
 
 @check
+def managed_variables_keep_what_a_claim_wrote():
+    """Below us they end with the context, as all variables do."""
+    source = b"""
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .global .attribute(.managed) .align 8 .b8 asked_for[8];
+.visible .global .attribute(.managed) .align 8 .b8 asked_for_later[8];
+.visible .entry uses_both() { ret; }
+\0"""
+    module = driver.made("cuModuleLoadData", source)
+    kernel = driver.made("cuModuleGetFunction", module, b"uses_both")
+    early, size = variable(b"asked_for", module)
+    driver.upload(early, b"before..")
+    region = INTERFACE.begin(60.0)
+    driver.launch(kernel)
+    assert driver.download(early, size) == b"before.."
+    late, _ = variable(b"asked_for_later", module)
+    for address in (early, late):
+        driver.upload(address, b"inside..")
+    INTERFACE.end(region)
+    require_parked()
+    for address in (early, late):
+        assert driver.download(address, size) == b"inside.."
+    region = INTERFACE.begin(60.0)
+    driver.launch(kernel)
+    for address in (early, late):
+        assert driver.download(address, size) == b"inside.."
+    INTERFACE.end(region)
+    require_parked()
+    driver.call("cuModuleUnload", module)
+
+
+@check
 def a_deadline_counts_once_the_later_ones_have_ended():
     for later in (60.0, float("inf")):
         early = INTERFACE.begin(1.0)
