@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from world import PROGRAMS, each_check
+from world import PROGRAMS, ROOT, each_check
 
 pytestmark = pytest.mark.once
 
@@ -52,6 +52,52 @@ assert driver.download(old, 16) == b"B" * 16
     outcome.require_end(messages=True)
     (message,) = outcome.messages()
     assert "deferred work failed at kernel empty" in message
+
+
+MAPPED = """
+GRAIN = 2 << 20
+access = lambda flags: (ctypes.c_uint32 * 3)(1, 0, flags)
+mapped = driver.made("cuMemAddressReserve", 2 * GRAIN, 0, 0, 0)
+handles = [driver.made("cuMemCreate", GRAIN, (ctypes.c_uint32 * 12)(1, 0, 1, 0), 0) for _ in range(2)]
+for at, handle in enumerate(handles):
+    driver.call("cuMemMap", mapped + at * GRAIN, GRAIN, 0, handle, 0)
+driver.call("cuMemSetAccess", mapped, 2 * GRAIN, access(3), 1)
+driver.upload(mapped, b"old!" * 16)
+driver.upload(mapped + GRAIN, b"OLD!" * 16)
+"""
+
+# a kernel that softcuda executes: bytes to write, how many, and where they begin
+WRITE = """
+import pathlib
+code = pathlib.Path(KERNELS).read_bytes() + bytes(1)
+writes = driver.made("cuModuleGetFunction", driver.made("cuModuleLoadData", code), b"zerogpu_write_bytes")
+def write(at, size, seed):
+    values = [ctypes.c_uint64(value) for value in (at, size, seed)]
+    parameters = (ctypes.c_void_p * 3)(*map(ctypes.addressof, values))
+    driver.call("cuLaunchKernel", writes, 1, 1, 1, 1, 1, 1, 0, 0, parameters, None)
+""".replace("KERNELS", repr(str(ROOT / "crates" / "hash" / "src" / "kernels.ptx")))
+
+
+def test_recorded_work_runs_before_access_is_taken_from_it(world):
+    script = """
+old = driver.made("cuMemAlloc_v2", 4096)
+driver.upload(old, b"mine")
+write(mapped, 64, 7)
+driver.call("cuMemsetD8_v2", mapped + GRAIN, ord("N"), 64)
+assert shim.state()["deferred"] == 2
+# to give access ends nothing
+driver.call("cuMemSetAccess", mapped, 2 * GRAIN, access(3), 1)
+assert shim.state()["deferred"] == 2 and shim.state()["claims"] == 0
+driver.call("cuMemSetAccess", mapped, 2 * GRAIN, access(1), 1)
+assert shim.state()["deferred"] == 0
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+assert driver.download(mapped, 4) not in (b"old!", bytes(4))
+assert driver.download(mapped + GRAIN, 4) == b"NNNN"
+assert driver.download(old, 4) == b"mine"
+"""
+    run(world, MAPPED + WRITE + script).require_end()
 
 
 def test_a_limit_that_the_card_refuses_is_not_kept(world):

@@ -74,11 +74,11 @@ pub trait Backend: Sync {
     fn drain(&self, scope: Scope) -> Res {
         self.wait(scope, true)
     }
-    /// A mapping is about to end or to change. Called without the state's lock.
+    /// Something that recorded work may use is about to end: `what` names that. Called without the state's lock.
     ///
     /// # Errors
-    /// Why work that may use the mapping could not be run: nothing is unmapped then.
-    fn before_unmap(&self) -> Res {
+    /// Why work that may use it could not be run: nothing ends then.
+    fn before_end(&self, _what: &str) -> Res {
         Ok(())
     }
     /// A limit of the primary context was set; called with the state's lock held.

@@ -225,10 +225,10 @@ impl Backend for Engine {
         }
     }
 
-    fn before_unmap(&self) -> Res {
+    fn before_end(&self, what: &str) -> Res {
         let Some(engine) = engine().filter(|_| locked(&self.record).holds()) else { return Ok(()) };
-        // recorded work may name what is mapped there, also while it is replayed: it runs first
-        engine.claim(!self.regions.any(), "unmapping memory that deferred work may use")
+        // recorded work may name what ends, also while it is replayed: it runs first
+        engine.claim(!self.regions.any(), &format!("the end of {what} that deferred work may use"))
     }
 
     fn limit(&self, limit: u32, value: usize) -> Res {

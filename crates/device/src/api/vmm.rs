@@ -157,14 +157,19 @@ pub unsafe fn cuMemMap(
     })
 }
 
+/// Work that may use what is about to be taken away ends first, as on a driver.
+fn end_work_with(what: &str) -> Res {
+    let backend = backend()?;
+    if crate::thread::current().0 != 0 {
+        backend.drain(runtime::Scope::Context)?;
+    }
+    backend.before_end(what)
+}
+
 pub unsafe fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
     answer(|| {
         let backend = backend()?;
-        // work that may use the mapping ends first, as on a driver
-        if crate::thread::current().0 != 0 {
-            backend.drain(runtime::Scope::Context)?;
-        }
-        backend.before_unmap()?;
+        end_work_with("a mapping")?;
         let mut st = lock()?;
         for h in st.memory.unmap(ptr, size as u64, &mut |c| backend.change(c))? {
             st.end(Kind::Physical, h as usize);
@@ -180,6 +185,15 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
             return Err(CUresult::INVALID_VALUE);
         }
         let (backend, size) = (backend()?, size as u64);
+        // only where access is taken away: programs that grow their memory set it all the time
+        let of_device = |d: &&CUmemAccessDesc| d.location.kind == LOCATION_DEVICE;
+        let takes = {
+            let st = lock()?;
+            descs.iter().filter(of_device).any(|d| st.memory.takes_access(ptr, size, d.flags))
+        };
+        if takes {
+            end_work_with("access")?;
+        }
         let mut st = lock()?;
         // all are looked at before the first one counts
         for d in descs {
@@ -193,7 +207,7 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
                 _ => return Err(CUresult::INVALID_VALUE),
             }
         }
-        for d in descs.iter().filter(|d| d.location.kind == LOCATION_DEVICE) {
+        for d in descs.iter().filter(of_device) {
             st.memory.set_access(ptr, size, d.location.id, d.flags, &mut |c| backend.change(c))?;
         }
         Ok(())

@@ -340,6 +340,13 @@ impl Memory {
         self.accessible_mappings(at, len, device).map(|_| ())
     }
 
+    /// Whether setting access would take some away from a mapping in a range.
+    pub fn takes_access(&self, at: u64, len: u64, flags: u32) -> bool {
+        let mut inside = self.regions.range(at..at.saturating_add(len));
+        // the flags are bits: read, write
+        inside.any(|(_, r)| matches!(r.kind, RegionKind::Mapped { access, .. } if access & !flags != 0))
+    }
+
     /// Sets a device's access to whole mappings.
     ///
     /// # Errors
