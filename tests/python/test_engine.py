@@ -54,6 +54,51 @@ assert driver.download(old, 16) == b"B" * 16
     assert "deferred work failed at kernel empty" in message
 
 
+COPIES = {
+    "cuMemcpyHtoD_v2": 'driver.upload(old, b"NEW!" * 16)',
+    "cuMemsetD32Async": 'driver.call("cuMemsetD32_v2", old, 0x4E4E4E4E, 16)',
+    "cuMemcpyDtoDAsync_v2": 'driver.call("cuMemcpyDtoD_v2", old, old + 8192, 64)',
+    "cuStreamWriteValue32_v2": 'driver.call("cuStreamWriteValue32_v2", 0, old, 0x4E4E4E4E, 0)',
+}
+
+
+@pytest.mark.parametrize("function", COPIES)
+def test_a_recorded_copy_that_is_refused_once_is_made(world, function):
+    script = f"""
+old = driver.made("cuMemAlloc_v2", 4 << 20)
+driver.upload(old, b"old!" * 16)
+driver.upload(old + 8192, b"Next" * 16)
+assert launch() == 0
+{COPIES[function]}
+assert shim.state()["deferred"] == 2
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+assert driver.download(old, 1) == b"N"
+"""
+    run(world, script, SOFTCUDA_FAULT=f"{function}:1=999").require_end()
+
+
+def test_memory_that_a_replay_may_still_use_is_not_given_to_others(world):
+    """The wait for the replay is refused twice."""
+    script = """
+old = driver.made("cuMemAlloc_v2", 4 << 20)
+assert launch() == 0
+driver.upload(old, b"NEW!")
+driver.call("cuMemFree_v2", old)
+region = interface.begin(60.0)
+assert launch() == 999 and launch() == 0
+assert driver.made("cuMemAlloc_v2", 4 << 20) != old
+interface.end(region)
+region = interface.begin(60.0)
+assert launch() == 0
+assert driver.made("cuMemAlloc_v2", 4 << 20) == old
+interface.end(region)
+"""
+    faults = "cuCtxSynchronize:1=999,cuCtxSynchronize:2=999"
+    run(world, script, SOFTCUDA_FAULT=faults).require_end(messages=True)
+
+
 MAPPED = """
 GRAIN = 2 << 20
 access = lambda flags: (ctypes.c_uint32 * 3)(1, 0, flags)

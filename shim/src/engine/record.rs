@@ -185,9 +185,10 @@ fn own_copy(st: &State, c: &Copy, room: u64) -> Option<Owned> {
 }
 
 impl Engine {
-    /// Runs what was recorded, in order, before anyone else uses the claimed GPU.
+    /// Runs what was recorded, in order, before anyone else uses the claimed GPU. Where an earlier replay could not be waited
+    /// for, the work of that has ended by now: what was kept for it is given back.
     pub(super) fn replay(&self) {
-        if locked(&self.record).is_empty() {
+        if !locked(&self.record).holds() {
             return;
         }
         let (ops, weight) = locked(&self.record).begin();
@@ -199,8 +200,7 @@ impl Engine {
                 report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
                 continue;
             }
-            // not held back for what is late: that came after it, and waits for the end of this claim
-            if let Err(e) = self.bind().and_then(|epoch| self.forward_real(CU_STREAM_LEGACY, epoch, &op)) {
+            if let Err(e) = self.run_recorded(&op) {
                 // the app was told that all of it succeeded: one refusal takes nothing else with it
                 outcome = outcome.and(Err((e, Some(op))));
                 if super::park::is_sticky(e) {
@@ -210,7 +210,7 @@ impl Engine {
         }
         let drained = match self.driver() {
             // SAFETY: the context is current in this thread.
-            Ok(d) => zerogpu_below::ok(unsafe { (d.cuCtxSynchronize)() }),
+            Ok(d) => zerogpu_below::twice(|| unsafe { (d.cuCtxSynchronize)() }),
             Err(e) => Err(e),
         };
         if let Err((code, op)) = outcome.and(drained.map_err(|e| (e, None))) {
@@ -233,7 +233,22 @@ impl Engine {
             end,
             weight,
         );
-        self.release_kept();
+        // what may still run uses what is kept: all of that stays until the next claim. In a lost context nothing runs
+        if drained.map_or_else(super::park::is_sticky, |()| true) {
+            self.release_kept();
+        }
+    }
+
+    /// Runs a recorded command. One that only puts bytes somewhere is run again if it is refused: the app was told that
+    /// they are there, and twice is as good as once.
+    fn run_recorded(&self, op: &Op) -> Res {
+        let again = |e: &CUresult| !matches!(op, Op::Launch(_)) && !super::park::is_sticky(*e);
+        // not held back for what is late: that came after it, and waits for the end of this claim
+        let run = || self.bind().and_then(|epoch| self.forward_real(CU_STREAM_LEGACY, epoch, op));
+        match run() {
+            Err(e) if again(&e) => run(),
+            answer => answer,
+        }
     }
 
     /// Whether a launch's function ended with its context: nobody can see what it would have done.
