@@ -145,6 +145,58 @@ assert driver.download(old, 4) == b"mine"
     run(world, MAPPED + WRITE + script).require_end()
 
 
+RESET = """
+driver.call("cuDevicePrimaryCtxReset_v2", 0)
+driver.call("cuCtxSetCurrent", driver.made("cuDevicePrimaryCtxRetain", 0))
+empty = driver.made("cuModuleGetFunction", driver.image(), b"empty")
+"""
+
+
+def test_recorded_kernels_run_before_their_context_ends_if_their_memory_stays(world):
+    script = """
+write(mapped, 64, 7)
+assert shim.state()["deferred"] == 1
+"""
+    after = """
+assert shim.state()["deferred"] == 0
+assert driver.download(mapped, 4) not in (b"old!", bytes(4))
+region = interface.begin(60.0)
+assert launch() == 0
+interface.end(region)
+assert driver.download(mapped, 4) not in (b"old!", bytes(4))
+"""
+    run(world, MAPPED + WRITE + script + RESET + after).require_end()
+
+
+def test_recorded_work_of_a_context_that_has_ended_touches_nothing_else(world):
+    """What it names is nobody's before the replay, which leaves it out; no GPU is claimed for that."""
+    script = """
+def table():
+    address, size = ctypes.c_uint64(), ctypes.c_size_t()
+    module = driver.image()
+    driver.call("cuModuleGetGlobal_v2", ctypes.byref(address), ctypes.byref(size), module, b"table")
+    return address.value
+old, memory = table(), driver.made("cuMemAlloc_v2", 4096)
+first = driver.download(old, 64)
+assert launch() == 0
+driver.call("cuMemsetD8_v2", old, 0x58, 64)
+driver.call("cuMemcpyDtoD_v2", memory, old, 64)
+driver.call("cuStreamWriteValue32_v2", 0, old, 5, 0)
+assert shim.state()["deferred"] == 4
+"""
+    after = """
+assert shim.state()["claims"] == 0
+new = table()
+assert new != old and driver.download(new, 64) == first
+region = interface.begin(60.0)
+assert launch() == 0
+assert driver.download(new, 64) == first
+interface.end(region)
+assert driver.download(new, 64) == first
+"""
+    run(world, script + RESET + after).require_end()
+
+
 def test_a_limit_that_the_card_refuses_is_not_kept(world):
     script = """
 usual = limit(0)

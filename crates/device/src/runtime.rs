@@ -81,6 +81,13 @@ pub trait Backend: Sync {
     fn before_end(&self, _what: &str) -> Res {
         Ok(())
     }
+    /// A context is about to end, and all code in it. Called without the state's lock.
+    ///
+    /// # Errors
+    /// Why recorded work whose effect outlives the context could not be run: nothing ends then.
+    fn before_context_ends(&self, _ctx: CUcontext) -> Res {
+        Ok(())
+    }
     /// A limit of the primary context was set; called with the state's lock held.
     ///
     /// # Errors

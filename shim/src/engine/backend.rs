@@ -10,7 +10,7 @@ use zerogpu_device::host;
 use zerogpu_device::link::Recipe;
 use zerogpu_device::memory::{Change, Region};
 use zerogpu_device::op::{Launch, Op};
-use zerogpu_device::runtime::{Guard, Scope, State};
+use zerogpu_device::runtime::{lock, Guard, Scope, State};
 use zerogpu_device::tensor::{Tensor, TensorMap};
 use zerogpu_device::{Backend, Run};
 use zerogpu_protocol::Range;
@@ -229,6 +229,18 @@ impl Backend for Engine {
         let Some(engine) = engine().filter(|_| locked(&self.record).holds()) else { return Ok(()) };
         // recorded work may name what ends, also while it is replayed: it runs first
         engine.claim(!self.regions.any(), &format!("the end of {what} that deferred work may use"))
+    }
+
+    fn before_context_ends(&self, ctx: CUcontext) -> Res {
+        let outlives = {
+            let st = lock()?;
+            locked(&self.record).outlives(&st, ctx)
+        };
+        if outlives {
+            self.before_end("a context")
+        } else {
+            Ok(())
+        }
     }
 
     fn limit(&self, limit: u32, value: usize) -> Res {

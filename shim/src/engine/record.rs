@@ -119,6 +119,21 @@ impl Record {
         self.replaying || !self.is_empty()
     }
 
+    /// Whether something can be seen, after a context has ended, of recorded work that can't run without it: there is memory
+    /// that stays, which its kernels may write, and to which its variables may be copied.
+    pub fn outlives(&self, st: &State, ctx: CUcontext) -> bool {
+        let needs = |op: &Owned| match op.as_op() {
+            Op::Launch(l) => {
+                let module = st.modules.recorded(l.func).and_then(|f| st.modules.modules.get(&f.module.0));
+                module.is_some_and(|m| m.ctx == ctx)
+            }
+            Op::Copy(c) => st.memory.find(c.src.at).is_some_and(|r| r.kind == RegionKind::Global && r.ctx == ctx),
+            _ => false,
+        };
+        let stays = |r: &Region| r.is_device() && r.kind != RegionKind::Global && r.ctx != ctx;
+        (self.replaying || self.ops.iter().any(needs)) && st.memory.regions().any(stays)
+    }
+
     /// Hands out the commands and their weight; what they name is held until [`Record::end`].
     fn begin(&mut self) -> (Vec<Owned>, u64) {
         self.replaying = true;
@@ -197,7 +212,9 @@ impl Engine {
         let mut outcome = Ok(());
         for op in ops.iter().map(Owned::as_op) {
             if self.is_gone(&op) {
-                report::explain("a deferred launch was dropped: the app has ended the context of its kernel");
+                report::explain(
+                    "a deferred command was dropped: the app has ended the context of its kernel or variable",
+                );
                 continue;
             }
             if let Err(e) = self.run_recorded(&op) {
@@ -251,10 +268,18 @@ impl Engine {
         }
     }
 
-    /// Whether a launch's function ended with its context: nobody can see what it would have done.
+    /// Whether a launch's function, or a variable that a command names, ended with its context: nobody can see what it would
+    /// have done, see [`Record::outlives`].
     fn is_gone(&self, op: &Op) -> bool {
-        let Op::Launch(l) = op else { return false };
-        lock().is_ok_and(|st| st.modules.recorded(l.func).is_none())
+        let Ok(st) = lock() else { return false };
+        let gone = |at| st.memory.is_global(at) && st.memory.find(at).is_none();
+        match op {
+            Op::Launch(l) => st.modules.recorded(l.func).is_none(),
+            Op::Copy(c) => gone(c.dst.at) || gone(c.src.at),
+            Op::Fill(f) => gone(f.dst),
+            Op::Write(v) => gone(v.at),
+            _ => false,
+        }
     }
 
     /// What the app freed while recorded work could name it is free now.

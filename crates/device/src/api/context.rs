@@ -34,8 +34,15 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> C
 pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     answer(|| {
         the_device(dev)?;
-        let primary = lock()?.primary(dev)?;
+        let (primary, last) = {
+            let st = lock()?;
+            let primary = st.primary(dev)?;
+            (primary, st.contexts.get(&primary.0).is_some_and(|c| c.retained == 1))
+        };
         end_work_of(primary)?;
+        if last {
+            runtime::backend()?.before_context_ends(primary)?;
+        }
         let farewells = lock()?.release_primary(dev)?;
         farewells.run()
     })
@@ -50,6 +57,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
         the_device(dev)?;
         let primary = lock()?.primary(dev)?;
         end_work_of(primary)?;
+        runtime::backend()?.before_context_ends(primary)?;
         let farewells = lock()?.reset_primary(dev)?;
         farewells.run()
     })
@@ -152,6 +160,7 @@ pub unsafe fn cuCtxCreate_v4(
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     answer(|| {
         end_work_of(ctx)?;
+        runtime::backend()?.before_context_ends(ctx)?;
         let farewells = lock()?.destroy_context(ctx)?;
         if thread::current() == ctx {
             thread::pop()?;

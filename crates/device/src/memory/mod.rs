@@ -320,7 +320,9 @@ impl Memory {
     /// INVALID_VALUE: none begins there.
     pub fn hide(&mut self, at: u64) -> Res {
         let region = self.regions.remove(&at).ok_or(CUresult::INVALID_VALUE)?;
-        self.hidden += heap::own_granules(region.size);
+        if region.kind != RegionKind::Global {
+            self.hidden += heap::own_granules(region.size);
+        }
         Ok(())
     }
 
@@ -334,16 +336,11 @@ impl Memory {
     /// # Errors
     /// None for what was hidden. INVALID_DEVICE: the address is outside of the arena.
     pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
-        let region = Region {
-            base: at,
-            size,
-            kind: RegionKind::Device,
-            device: 0,
-            ctx: CUcontext::NULL,
-            id: 0,
-            sync_memops: false,
-        };
-        self.hidden = self.hidden.saturating_sub(heap::own_granules(size));
+        let kind = if self.is_global(at) { RegionKind::Global } else { RegionKind::Device };
+        let region = Region { base: at, size, kind, device: 0, ctx: CUcontext::NULL, id: 0, sync_memops: false };
+        if kind != RegionKind::Global {
+            self.hidden = self.hidden.saturating_sub(heap::own_granules(size));
+        }
         self.regions.insert(at, region);
         self.free(at, shrink)
     }
@@ -446,5 +443,24 @@ impl Memory {
     /// Whether a range touches any region.
     pub fn overlaps(&self, at: u64, len: u64) -> bool {
         self.regions.range(..at.saturating_add(len)).next_back().is_some_and(|(_, r)| r.end() > at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_variable_is_nobody_elses_until_it_is_reclaimed() {
+        let mut m = Memory::new(Layout::default(), 1);
+        let old = m.alloc_global(0, 64, CUcontext::NULL).unwrap();
+        m.hide(old).unwrap();
+        assert!(m.is_global(old) && m.find(old).is_none());
+        // it takes nothing of the card that a free would give back
+        assert_eq!(m.hidden(), 0);
+        let new = m.alloc_global(0, 64, CUcontext::NULL).unwrap();
+        assert_ne!(old, new);
+        m.reclaim(old, 64, &mut |_| panic!("it is on no card")).unwrap();
+        assert_eq!(m.alloc_global(0, 64, CUcontext::NULL), Ok(old));
     }
 }

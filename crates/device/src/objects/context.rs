@@ -297,9 +297,8 @@ impl State {
                 Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),
                 Host { .. } => self.memory.host_free(base, &mut told),
                 Managed => self.memory.managed_free(base, &mut told),
-                Device | Pool(_) => self.free(base),
+                Device | Pool(_) | Global => self.free(base),
                 Mapped { .. } => Ok(()),
-                Global => self.memory.free(base, &mut told),
             };
         }
     }

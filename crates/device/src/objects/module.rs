@@ -273,7 +273,7 @@ impl State {
         self.end(Kind::Module, module.0);
         handle::set_has_been_module(module.0);
         for (at, _) in m.globals.into_values() {
-            self.memory.free(at, &mut |_| {})?;
+            self.free(at)?;
         }
         Ok(())
     }
