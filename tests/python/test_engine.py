@@ -355,3 +355,70 @@ interface.end(region)
 """
     # softcuda has no such slot and notes each call of it
     run(world, script, SOFTCUDA_STRICT_LOG="").require_end()
+
+
+PAGE_LOCKED = """
+import mmap, os
+size = 1 << 20
+def registrations():
+    with open(os.environ["SOFTCUDA_CALL_LOG"]) as log:
+        return log.read().split().count("cuMemHostRegister_v2")
+"""
+
+
+def run_with_kept_pins(world, script, times, **environment):
+    """A script whose driver does not end the first registrations."""
+    faults = ",".join(f"cuMemHostUnregister:{nth}=999" for nth in range(1, times + 1))
+    environment.update(SOFTCUDA_FAULT=faults, SOFTCUDA_CALL_LOG=world.folder / "calls")
+    run(world, PAGE_LOCKED + script, **environment).require_end(messages=True)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+@pytest.mark.parametrize("registered", [False, True])
+def test_page_locked_memory_that_the_driver_does_not_let_go(world, times, registered):
+    """New memory at its address has other pages: the driver has to let go of the old ones before it locks them, or it is not
+    given out."""
+    script = f"""
+region = interface.begin(60.0)
+assert launch() == 0
+if {registered}:
+    own = mmap.mmap(-1, size)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(own))
+    lock = lambda: driver.answer("cuMemHostRegister_v2", at, size, 0)
+    let_go = lambda: driver.answer("cuMemHostUnregister", at)
+else:
+    made = ctypes.c_uint64()
+    lock = lambda: driver.answer("cuMemHostAlloc", ctypes.byref(made), size, 0)
+    let_go = lambda: driver.answer("cuMemFreeHost", made)
+assert lock() == 0 and let_go() == 999
+before = registrations()
+code = lock()
+assert code == (0 if {times} == 2 else 999), code
+assert registrations() == before + (code == 0), "its pages are not those that the driver knows"
+interface.end(region)
+checks.until(shim.parked, "parked")
+"""
+    run_with_kept_pins(world, script, times)
+
+
+def test_page_locked_memory_that_ends_while_a_context_stays_with_its_pins(world):
+    script = """
+table = ctypes.c_void_p()
+driver.call("cuGetExportTable", ctypes.byref(table), bytes.fromhex("1734DC26800D47458726C0F1E7DD8BCA"))
+bind = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))[5])
+old = driver.made("cuMemHostAlloc", size, 0)
+region = interface.begin(60.0)
+assert launch() == 0
+bind(None, None, None, 16)
+interface.end(region)
+assert shim.state()["level"] == "parked" and shim.state()["bound_by"]
+driver.call("cuMemFreeHost", old)
+new = driver.made("cuMemHostAlloc", size, 0)
+before = registrations()
+region = interface.begin(60.0)
+assert launch() == 0
+assert registrations() == before + 1, "its pages are not those that the driver knows"
+interface.end(region)
+"""
+    # softcuda has no such slot and notes the call of it
+    run_with_kept_pins(world, script, 2, SOFTCUDA_STRICT_LOG="")

@@ -83,7 +83,13 @@ impl Engine {
     fn change_card(&self, change: Change) -> Res {
         match self.lost.load(Ordering::Acquire) {
             0 if self.claimed.load(Ordering::Acquire) => self.change_live(change),
-            0 => Ok(()),
+            0 => {
+                // a context that stayed may still have it page-locked
+                if let Change::Unpin { at, .. } = change {
+                    locked(&self.live).outdate_pin(at);
+                }
+                Ok(())
+            }
             // nothing is on the card any more, and nothing comes to it
             code => match change {
                 Change::Give { .. } | Change::Destroy { .. } | Change::Unmap { .. } | Change::Unpin { .. } => Ok(()),

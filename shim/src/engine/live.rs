@@ -4,7 +4,7 @@ use super::lender::Lender;
 use super::{locked, Engine};
 use crate::fault::contained;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -64,6 +64,8 @@ pub struct Live {
     pub mappings: BTreeMap<u64, u64>,
     /// Page-locked host memory: address to bytes.
     pub pins: BTreeMap<u64, u64>,
+    /// Those of them whose memory the app has given back: whatever is there next has other pages than the card knows.
+    pub(super) stale_pins: BTreeSet<u64>,
     /// Real modules by ours, in the order in which they were loaded.
     pub modules: Vec<(CUmodule, CUmodule)>,
     /// Real modules whose own the app has ended, to be unloaded without a lock.
@@ -456,7 +458,7 @@ impl Engine {
             Change::Unmap { va, len } => live.unmap(d, va, len),
             Change::Access { va, len, flags } => live.access(d, va, len, flags),
             Change::Pin { at, len, flags } => live.pin(d, at, len, flags),
-            Change::Unpin { at, .. } => live.unpin(d, at),
+            Change::Unpin { at, .. } => live.end_pin(d, at),
             // the virtual device shares nothing
             Change::Share { .. } | Change::Unshare { .. } => Err(CUresult::NOT_SUPPORTED),
         };

@@ -341,6 +341,7 @@ impl Engine {
             Ok(()) if active == 0 => {
                 // they went with it
                 live.pins.clear();
+                live.stale_pins.clear();
                 Ok(())
             }
             Ok(()) => {

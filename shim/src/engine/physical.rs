@@ -197,7 +197,9 @@ impl Live {
 
     /// Ends what an earlier claim could not end of a context that stayed, but for memory that is still page-locked.
     pub(super) fn unpin_others(&mut self, d: &Driver, wanted: &[(u64, u64, u32)]) {
-        let stays = |(&at, &len): (&u64, &u64)| wanted.iter().any(|want| (want.0, want.1) == (at, len));
+        let stays = |(&at, &len): (&u64, &u64)| {
+            !self.stale_pins.contains(&at) && wanted.iter().any(|want| (want.0, want.1) == (at, len))
+        };
         let others: Vec<u64> = self.pins.iter().filter(|pin| !stays(*pin)).map(|(&at, _)| at).collect();
         for at in others {
             let _tried_again_at_the_park = self.unpin(d, at);
@@ -206,6 +208,10 @@ impl Live {
 
     /// Page-locks host memory, unless an earlier claim did and could not end that.
     pub(super) fn pin(&mut self, d: &Driver, at: u64, len: u64, flags: u32) -> Res {
+        for stale in self.stale_within(at, len) {
+            // the card would go on using the pages that were there
+            self.unpin(d, stale)?;
+        }
         if self.pins.get(&at) == Some(&len) {
             return Ok(());
         }
@@ -215,6 +221,26 @@ impl Live {
         Ok(())
     }
 
+    /// The stale registrations that have a byte of a range.
+    fn stale_within(&self, at: u64, len: u64) -> Vec<u64> {
+        let end = at.saturating_add(len);
+        let reaches = |&&stale: &&u64| self.pins.get(&stale).is_some_and(|n| stale.saturating_add(*n) > at);
+        self.stale_pins.range(..end).filter(reaches).copied().collect()
+    }
+
+    /// The app gives back memory that is page-locked: if the driver keeps it, it is stale.
+    pub(super) fn end_pin(&mut self, d: &Driver, at: u64) -> Res {
+        self.outdate_pin(at);
+        self.unpin(d, at)
+    }
+
+    /// Notes that the app gave back the memory of a registration, which is in place as long as the driver keeps it.
+    pub(super) fn outdate_pin(&mut self, at: u64) {
+        if self.pins.contains_key(&at) {
+            self.stale_pins.insert(at);
+        }
+    }
+
     pub(super) fn unpin(&mut self, d: &Driver, at: u64) -> Res {
         if !self.pins.contains_key(&at) {
             return Ok(());
@@ -222,6 +248,7 @@ impl Live {
         // SAFETY: registered by `pin`.
         unsafe { twice(|| (d.cuMemHostUnregister)(at as *mut _)) }?;
         self.pins.remove(&at);
+        self.stale_pins.remove(&at);
         Ok(())
     }
 }
