@@ -422,3 +422,29 @@ interface.end(region)
 """
     # softcuda has no such slot and notes the call of it
     run_with_kept_pins(world, script, 2, SOFTCUDA_STRICT_LOG="")
+
+
+@pytest.mark.parametrize("faults", ["", ",cuMemMap:3=999", ",cuMemSetAccess:3=999"])
+def test_an_unmap_that_the_driver_makes_in_part(world, faults):
+    """It is taken back, as the program is told that nothing has ended; or else its bytes come home by another way."""
+    script = f"""
+region = interface.begin(60.0)
+assert launch() == 0
+driver.upload(mapped, b"new!")
+assert driver.answer("cuMemUnmap", mapped, 2 * GRAIN) == 999
+if not {faults!r}:
+    driver.upload(mapped + 4, b"too!")
+interface.end(region)
+checks.until(shim.parked, "parked")
+shim.require_empty()
+assert driver.download(mapped, 8) == b"new!" + (b"old!" if {faults!r} else b"too!")
+assert driver.download(mapped + GRAIN, 4) == b"OLD!"
+region = interface.begin(60.0)
+assert launch() == 0
+assert driver.download(mapped, 4) == b"new!"
+driver.call("cuMemUnmap", mapped, 2 * GRAIN)
+interface.end(region)
+"""
+    # the driver is asked twice for what gives something back
+    unmaps = "cuMemUnmap:2=999,cuMemUnmap:3=999"
+    run(world, MAPPED + script, SOFTCUDA_FAULT=unmaps + faults).require_end()

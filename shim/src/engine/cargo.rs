@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::READ_WRITE;
 use zerogpu_below::{copy, ok, Driver, Pinning, Trip, Way};
-use zerogpu_device::memory::RegionKind;
+use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::runtime::State;
 
 /// Whose bytes travel.
@@ -63,11 +63,13 @@ fn bring_in(d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
 
 /// The app's physical handles, each once, however often it is mapped.
 fn own_memory(live: &mut Live, d: &Driver, st: &mut State, whose: Whose, trips: &mut Vec<Trip>) -> Res {
+    // below us a mapping of the app may be missing, where the driver has unmapped only a part of what it was asked for
+    let there = |r: &Region| live.mappings.get(&r.base).is_some_and(|m| (m.len, m.access) == (r.size, READ_WRITE));
     let whole: HashMap<(u64, u64), u64> = st
         .memory
         .regions()
         .filter_map(|r| match r.kind {
-            RegionKind::Mapped { off, access: READ_WRITE, .. } => Some(((off, r.size), r.base)),
+            RegionKind::Mapped { off, access: READ_WRITE, .. } if there(r) => Some(((off, r.size), r.base)),
             _ => None,
         })
         .collect();

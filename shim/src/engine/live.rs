@@ -1,6 +1,7 @@
 //! Live twins: the real objects behind our handles, made at their first use in a claim and gone with it.
 use super::clock::Clock;
 use super::lender::Lender;
+use super::physical::Mapping;
 use super::{locked, Engine};
 use crate::fault::contained;
 use std::cell::Cell;
@@ -60,8 +61,8 @@ pub struct Live {
     pub(super) windows: BTreeMap<u64, u64>,
     /// Real handles of the app's physical handles, and their bytes.
     pub physical: HashMap<u64, (u64, u64)>,
-    /// The app's mappings that exist for real: address to bytes.
-    pub mappings: BTreeMap<u64, u64>,
+    /// The app's mappings that exist for real, by address.
+    pub(super) mappings: BTreeMap<u64, Mapping>,
     /// Page-locked host memory: address to bytes.
     pub pins: BTreeMap<u64, u64>,
     /// Those of them whose memory the app has given back: whatever is there next has other pages than the card knows.

@@ -293,8 +293,8 @@ impl Engine {
         for at in live.pins.keys().copied().collect::<Vec<_>>() {
             note(live.unpin(d, at));
         }
-        for (at, len) in live.mappings.clone() {
-            note(live.unmap(d, at, len));
+        for (at, mapping) in live.mappings.clone() {
+            note(live.unmap(d, at, mapping.len));
         }
         note(live.close_windows(d));
         for h in live.physical.keys().copied().collect::<Vec<_>>() {

@@ -8,6 +8,17 @@ use zerogpu_protocol::Range;
 /// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
 const LARGEST: u64 = 256 << 20;
 
+/// A mapping of the app that exists for real, with what it takes to make it again.
+#[derive(Clone, Copy)]
+pub(super) struct Mapping {
+    pub(super) len: u64,
+    /// The driver's handle, and where in it the mapping begins.
+    handle: u64,
+    offset: u64,
+    /// 0 none, 1 read, 3 read and write.
+    pub(super) access: u32,
+}
+
 impl Live {
     /// Bytes of physical memory that the process holds.
     pub(super) fn bytes(&self) -> u64 {
@@ -177,22 +188,39 @@ impl Live {
     pub(super) fn map(&mut self, d: &Driver, va: u64, len: u64, physical: u64, offset: u64) -> Res {
         let &(handle, _) = self.physical.get(&physical).ok_or(CUresult::INVALID_VALUE)?;
         physical::map(d, va, len, handle, offset)?;
-        self.mappings.insert(va, len);
+        self.mappings.insert(va, Mapping { len, handle, offset, access: 0 });
         Ok(())
     }
 
+    /// Unmaps the app's mappings in a range: all, or as far as the driver lets them be made again none.
     pub(super) fn unmap(&mut self, d: &Driver, va: u64, len: u64) -> Res {
-        let inside: Vec<u64> = self.mappings.range(va..va + len).map(|(&at, _)| at).collect();
-        for at in inside {
-            let n = self.mappings[&at];
-            physical::unmap(d, at, n)?;
+        let inside: Vec<(u64, Mapping)> = self.mappings.range(va..va + len).map(|(&at, &m)| (at, m)).collect();
+        for (n, &(at, m)) in inside.iter().enumerate() {
+            if let Err(e) = physical::unmap(d, at, m.len) {
+                // the app is told that nothing has ended
+                inside[..n].iter().for_each(|&(at, m)| self.map_again(d, at, m));
+                return Err(e);
+            }
             self.mappings.remove(&at);
         }
         Ok(())
     }
 
-    pub(super) fn access(&self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
-        physical::set_access(d, self.device, va, len, flags)
+    /// Makes a mapping again that has just ended. One that the driver refuses is missing until the next claim; its bytes are
+    /// brought home all the same, see `cargo`.
+    fn map_again(&mut self, d: &Driver, at: u64, m: Mapping) {
+        let access = |&access: &u32| access != 0 && physical::set_access(d, self.device, at, m.len, access).is_ok();
+        if physical::map(d, at, m.len, m.handle, m.offset).is_ok() {
+            let access = Some(m.access).filter(access).unwrap_or(0);
+            self.mappings.insert(at, Mapping { access, ..m });
+        }
+    }
+
+    /// Sets the access of the mappings that fill a range.
+    pub(super) fn access(&mut self, d: &Driver, va: u64, len: u64, flags: u32) -> Res {
+        physical::set_access(d, self.device, va, len, flags)?;
+        self.mappings.range_mut(va..va + len).for_each(|(_, m)| m.access = flags);
+        Ok(())
     }
 
     /// Ends what an earlier claim could not end of a context that stayed, but for memory that is still page-locked.
