@@ -448,3 +448,34 @@ interface.end(region)
     # the driver is asked twice for what gives something back
     unmaps = "cuMemUnmap:2=999,cuMemUnmap:3=999"
     run(world, MAPPED + script, SOFTCUDA_FAULT=unmaps + faults).require_end()
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_memory_is_not_copied_through_a_registration_of_what_was_there_before(world, times):
+    """The driver does not end the registration of a park's copy, so that the park fails; then the memory is freed, and other
+    memory has its place."""
+    script = """
+size = 4 << 20
+old = driver.made("cuMemAlloc_v2", size)
+region = interface.begin(60.0)
+assert launch() == 0
+driver.upload(old, b"one!")
+interface.end(region)
+assert shim.state()["level"] != "parked"
+region = interface.begin(60.0)
+driver.call("cuMemFree_v2", old)
+new = driver.made("cuMemAlloc_v2", size)
+assert new == old
+driver.upload(new, b"two!")
+interface.end(region)
+checks.until(shim.parked, "parked")
+shim.require_empty()
+assert driver.download(new, 4) == b"two!"
+"""
+    faults = ",".join(f"cuMemHostUnregister:{nth}=999" for nth in range(1, times + 1))
+    notes = world.folder / "notes"
+    run(world, script, SOFTCUDA_FAULT=faults, SOFTCUDA_STRICT_PINS=1, SOFTCUDA_STRICT_LOG=notes).require_end(messages=True)
+    # softcuda notes pages that were registered and are there no more: where the driver keeps the registration for longer than
+    # the memory, it ends before the next copy
+    assert notes.read_text().count("cuMemHostUnregister found") == (times > 2)
+    assert "a copy" not in notes.read_text()

@@ -31,10 +31,42 @@ pub struct Trip {
 
 /// How host memory is page-locked for a copy.
 pub enum Pinning<'a> {
-    /// For the time of its copy. The host ranges must not be registered already.
-    Transient,
+    /// For the time of its copy. The host ranges must not be registered already, but for what the list has: registrations
+    /// of earlier copies that the driver did not end. They are ended before anything is copied, since what was punched
+    /// meanwhile has other pages; those of this copy that it does not end are added.
+    Transient(&'a mut Leaked),
     /// For good: what a table lacks is added to it.
     Kept(&'a mut Pins),
+}
+
+/// Registrations that have done their work, and that the driver did not end.
+#[derive(Default, Debug)]
+pub struct Leaked(Vec<u64>);
+
+impl Leaked {
+    /// Tries to end them. The context that they were made in, or one of the same card, must be current.
+    ///
+    /// # Errors
+    /// The driver's first refusal to end one: it stays in the list.
+    pub fn end(&mut self, d: &Driver) -> Res {
+        let mut result = Ok(());
+        self.0.retain(|&host| {
+            let ended = unregister(d, host);
+            result = result.and(ended);
+            ended.is_err()
+        });
+        result
+    }
+
+    /// Their context has ended, and they with it.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// What was copied.
@@ -64,17 +96,23 @@ const AHEAD: usize = 3;
 ///
 /// # Errors
 /// The driver's answer to the first call that failed. A refusal to page-lock is none: see [`Copied::refused`].
-pub fn copy(d: &Driver, way: Way, trips: &[Trip], pinning: Pinning) -> Res<Copied> {
+pub fn copy(d: &Driver, way: Way, trips: &[Trip], mut pinning: Pinning) -> Res<Copied> {
+    if let Pinning::Transient(leaked) = &mut pinning {
+        leaked.end(d)?;
+    }
     let mut stream = CUstream::NULL;
     // SAFETY: writes the new stream; 1 is CU_STREAM_NON_BLOCKING.
     ok(unsafe { (d.cuStreamCreateWithPriority)(&mut stream, 1, 0) })?;
     let mut pipe = Pipe { d, way, stream, pinned: VecDeque::new(), copied: Copied::default() };
-    let queued = match pinning {
-        Pinning::Transient => pipe.transient(trips),
+    let queued = match &mut pinning {
+        Pinning::Transient(_) => pipe.transient(trips),
         Pinning::Kept(pins) => pipe.kept(trips, pins),
     };
     let copied = pipe.copied;
     let done = pipe.finish();
+    if let Pinning::Transient(leaked) = pinning {
+        leaked.0.extend(pipe.pinned.iter().filter_map(|piece| piece.host));
+    }
     queued.and(done).map(|()| copied)
 }
 
@@ -167,7 +205,7 @@ impl Pipe<'_> {
     }
 
     /// Waits for everything, whatever went wrong before; nothing stays pinned that the driver lets go.
-    fn finish(mut self) -> Res {
+    fn finish(&mut self) -> Res {
         let d = self.d;
         // SAFETY: our own stream.
         let mut result = unsafe { twice(|| (d.cuStreamSynchronize)(self.stream)) };

@@ -6,7 +6,7 @@ use super::live::{aside, Live};
 use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::READ_WRITE;
-use zerogpu_below::{copy, ok, Driver, Pinning, Trip, Way};
+use zerogpu_below::{copy, ok, Driver, Leaked, Pinning, Trip, Way};
 use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::runtime::State;
 
@@ -28,8 +28,8 @@ pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whos
         trips.extend(parts.into_iter().map(|(at, len)| Trip { device: at, host: host + (at - va), len }));
     }
     let moved = own_memory(live, d, st, whose, &mut trips).and_then(|()| match way {
-        Way::In => bring_in(d, st, &trips),
-        Way::Out => copy(d, way, &trips, Pinning::Transient).map(|copied| copied.bytes),
+        Way::In => bring_in(&mut live.leaked, d, st, &trips),
+        Way::Out => copy(d, way, &trips, Pinning::Transient(&mut live.leaked)).map(|copied| copied.bytes),
     });
     // the bytes have moved all the same
     let _tried_again_at_the_park = live.close_windows(d);
@@ -37,7 +37,7 @@ pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whos
 }
 
 /// Memory that the host never wrote needs no copy, nor memory of the host: the card zeroes its own.
-fn bring_in(d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
+fn bring_in(leaked: &mut Leaked, d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
     let backing = st.memory.backing()?;
     let base = backing.at(0) as u64;
     let (mut full, mut empty) = (Vec::new(), Vec::new());
@@ -57,7 +57,7 @@ fn bring_in(d: &Driver, st: &mut State, trips: &[Trip]) -> Res<u64> {
         let zero = |s, (va, n): (u64, u64)| ok(unsafe { (d.cuMemsetD8Async)(va, 0, n as usize, s) });
         aside(d, |s| empty.iter().try_for_each(|&part| zero(s, part)))?;
     }
-    let copied = copy(d, Way::In, &full, Pinning::Transient)?;
+    let copied = copy(d, Way::In, &full, Pinning::Transient(leaked))?;
     Ok(copied.bytes + empty.iter().map(|(_, n)| n).sum::<u64>())
 }
 

@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerogpu_abi::*;
-use zerogpu_below::{ok, twice, Driver};
+use zerogpu_below::{ok, twice, Driver, Leaked};
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::host;
 use zerogpu_device::memory::Change;
@@ -67,6 +67,8 @@ pub struct Live {
     pub pins: BTreeMap<u64, u64>,
     /// Those of them whose memory the app has given back: whatever is there next has other pages than the card knows.
     pub(super) stale_pins: BTreeSet<u64>,
+    /// Registrations of the backing for copies that the driver did not end.
+    pub(super) leaked: Leaked,
     /// Real modules by ours, in the order in which they were loaded.
     pub modules: Vec<(CUmodule, CUmodule)>,
     /// Real modules whose own the app has ended, to be unloaded without a lock.
@@ -445,6 +447,10 @@ impl Engine {
         let d = self.driver()?;
         let mut live = locked(&self.live);
         let before = zerogpu_trace::on().then(|| live.bytes());
+        if matches!(change, Change::Give { .. } | Change::Destroy { .. }) {
+            // the bytes behind it are about to be punched, which must not be under a registration
+            let _no_copy_is_made_before_they_end = live.leaked.end(d);
+        }
         let done = match change {
             Change::Take { va, len, .. } => live.grow(d, va, len),
             Change::Give { va, len, .. } => live.shrink(d, va, len),

@@ -293,6 +293,7 @@ impl Engine {
         for at in live.pins.keys().copied().collect::<Vec<_>>() {
             note(live.unpin(d, at));
         }
+        note(live.leaked.end(d));
         for (at, mapping) in live.mappings.clone() {
             note(live.unmap(d, at, mapping.len));
         }
@@ -342,6 +343,7 @@ impl Engine {
                 // they went with it
                 live.pins.clear();
                 live.stale_pins.clear();
+                live.leaked.clear();
                 Ok(())
             }
             Ok(()) => {
@@ -373,7 +375,7 @@ impl Live {
     /// What a park could not give back, in words.
     fn left(&self) -> Option<String> {
         // page-locked memory went with its context, unless that stayed
-        let ranges = self.ranges() + self.pins.len();
+        let ranges = self.ranges() + self.pins.len() + self.leaked.count();
         (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }

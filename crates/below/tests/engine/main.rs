@@ -4,7 +4,7 @@ mod lab;
 use lab::{seen, Host, Lab, MIB};
 use std::collections::BTreeMap;
 use zerogpu_abi::CUresult;
-use zerogpu_below::{copy, physical, Copied, Hasher, Pinning, Pins, Trip, Way, PIECE};
+use zerogpu_below::{copy, physical, Copied, Hasher, Leaked, Pinning, Pins, Trip, Way, PIECE};
 use zerogpu_hash::{hash_chunks, write_bytes, CHUNK};
 
 /// A backing in which a piece ends after its first mebibyte.
@@ -116,22 +116,48 @@ fn transient_pins_end_with_the_copy() {
     write_bytes(host.bytes(), 3);
     let card = lab.on_card(len);
     let trip = Trip { device: card.va, host: host.at, len };
-    assert_eq!(copy(&lab.d, Way::In, &[trip], Pinning::Transient), Ok(all(len)));
+    let mut leaked = Leaked::default();
+    assert_eq!(copy(&lab.d, Way::In, &[trip], Pinning::Transient(&mut leaked)), Ok(all(len)));
     assert!(card.bytes() == host.bytes());
     seen(|s| {
         assert_eq!((s.registered.len(), s.registrations, s.most, s.objects), (0, 5, 3, 0));
         s.failing_copy = Some(s.copies.len() + 4);
     });
-    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient), Err(CUresult::INVALID_VALUE));
+    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient(&mut leaked)), Err(CUresult::INVALID_VALUE));
     seen(|s| {
         assert_eq!((s.registered.len(), s.objects), (0, 0));
         (s.failing_copy, s.refuse) = (None, Some(host.at + PIECE));
     });
     let expected = Copied { bytes: len, pageable: PIECE, refused: Some(CUresult::OUT_OF_MEMORY) };
-    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient), Ok(expected));
+    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient(&mut leaked)), Ok(expected));
     // the second try of giving back is enough
     seen(|s| (s.refuse, s.stuck) = (None, 1));
-    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient), Ok(all(len)));
+    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient(&mut leaked)), Ok(all(len)));
+    seen(|s| assert_eq!((s.registered.len(), s.objects), (0, 0)));
+}
+
+#[test]
+fn transient_pins_that_the_driver_keeps_end_before_the_next_copy() {
+    let lab = Lab::new();
+    let len = 2 * MIB;
+    let mut host = Host::new(len);
+    write_bytes(host.bytes(), 4);
+    let card = lab.on_card(len);
+    let trip = Trip { device: card.va, host: host.at, len };
+    let mut leaked = Leaked::default();
+    seen(|s| s.stuck = 2);
+    assert_eq!(copy(&lab.d, Way::In, &[trip], Pinning::Transient(&mut leaked)), Err(CUresult::INVALID_VALUE));
+    seen(|s| assert_eq!((s.registered.len(), s.objects), (1, 0)));
+    assert_eq!(leaked.count(), 1);
+    // nothing is copied over it
+    let copies = seen(|s| {
+        s.stuck = 2;
+        s.copies.len()
+    });
+    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient(&mut leaked)), Err(CUresult::INVALID_VALUE));
+    seen(|s| assert_eq!((s.registered.len(), s.copies.len()), (1, copies)));
+    assert_eq!(copy(&lab.d, Way::Out, &[trip], Pinning::Transient(&mut leaked)), Ok(all(len)));
+    assert_eq!(leaked.count(), 0);
     seen(|s| assert_eq!((s.registered.len(), s.objects), (0, 0)));
 }
 
