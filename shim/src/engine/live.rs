@@ -142,11 +142,24 @@ impl Engine {
     }
 
     /// The real stream of a stream as the app names it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn live_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
         if host::pending() {
-            self.behind_late_work(stream, epoch)?;
+            return self.live_stream_behind(stream, epoch);
         }
+        self.twin_of_stream(stream, epoch)
+    }
+
+    /// The same while something is late. What it gives is all that its caller wants, so that the hot path keeps nothing for it.
+    #[cold]
+    #[inline(never)]
+    fn live_stream_behind(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
+        self.behind_late_work(stream, epoch)?;
+        self.twin_of_stream(stream, epoch)
+    }
+
+    #[inline(always)]
+    fn twin_of_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
         if stream.0 <= 2 {
             return Ok(stream);
         }
@@ -193,7 +206,6 @@ impl Engine {
     /// Before a stream is used while something is late: nothing runs until the streams are held back that the claim could
     /// not hold back. And what is late on any blocking stream goes before what comes on the legacy stream: at its use and
     /// not at the claim, since the blocking streams wait for the legacy one in turn, and have no need to before.
-    #[cold]
     fn behind_late_work(&self, stream: CUstream, epoch: u32) -> Res {
         if host::is_inside() {
             return Ok(());
