@@ -142,9 +142,10 @@ impl Daemon {
         self.before(token, |_, lease| lease.id.0 == number || lease.before == Some(number))
     }
 
-    /// A lost connection of the same process, with a lease.
-    pub(super) fn lost_before(&self, token: usize) -> Option<usize> {
-        self.before(token, |client, _| client.parting.is_some())
+    /// A lost connection of the same process, with a lease of which it may never have heard: who has listed slabs has, and
+    /// may have them still.
+    pub(super) fn unheard_before(&self, token: usize) -> Option<usize> {
+        self.before(token, |client, lease| client.parting.is_some() && lease.stage == Stage::Granted)
     }
 
     fn before(&self, token: usize, is_meant: impl Fn(&Client, &Lease) -> bool) -> Option<usize> {

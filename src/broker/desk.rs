@@ -152,7 +152,7 @@ impl Daemon {
     fn claim(&mut self, token: usize, id: u32, claim: Claim) -> Dropped {
         let now = self.now();
         // who claims has no card: the connection was lost before it heard of its lease
-        if let Some(before) = self.lost_before(token) {
+        if let Some(before) = self.unheard_before(token) {
             self.leave(before, "its process claims anew");
         }
         let Some(space) = self.space_mut(token) else { return Ok(()) };

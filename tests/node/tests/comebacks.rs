@@ -75,6 +75,27 @@ fn a_lease_that_was_never_heard_of_ends_with_the_next_claim() {
     node.end(broker).unwrap();
 }
 
+/// Who has had memory of a card does not free it by claiming another: its process may have it still.
+#[test]
+fn a_lease_with_memory_does_not_end_with_the_next_claim() {
+    let _alone = alone();
+    let node = Node::new(Shape { queue: "grace = \"500ms\"".into(), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let (first, lease, hello) = holder(&node, 60.0, 2 * MIB);
+    drop(first);
+    let (mut second, _) = Client::introduced(&node.socket(), &Hello { holds: None, ..hello }, 128 * MIB).unwrap();
+    let claim = ToBroker::Claim { id: 7, seconds: 10.0, wait_seconds: 600.0, borrowed: false, bytes: 2 * MIB };
+    second.say(&claim).unwrap();
+    node.log().wait("it waits for itself", |log| log.waiting() == 1 && log.held() == 1).unwrap();
+    // until it says that it has let go
+    second.say(&ToBroker::Released { lease }).unwrap();
+    let second_lease = second.granted().unwrap();
+    second.say(&ToBroker::Released { lease: second_lease }).unwrap();
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    drop(second);
+    node.end(broker).unwrap();
+}
+
 /// One that hangs up before it has heard its new number comes back by the old one.
 #[test]
 fn a_holder_comes_back_twice() {
