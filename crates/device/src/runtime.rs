@@ -347,7 +347,11 @@ pub fn lock() -> Res<Guard> {
     lock_unready()
 }
 
-fn lock_unready() -> Res<Guard> {
+/// As [`lock`], also before `cuInit`.
+///
+/// # Errors
+/// NOT_INITIALIZED before [`install_with`].
+pub fn lock_unready() -> Res<Guard> {
     let r = runtime().ok_or(CUresult::NOT_INITIALIZED)?;
     // a panic under the lock was answered with an error code; the state is as the failed call left it
     Ok(r.state.lock().unwrap_or_else(PoisonError::into_inner))
@@ -375,6 +379,7 @@ pub fn init() -> Res {
         return Ok(());
     }
     st.make_primaries(devices)?;
+    st.memory.vmm.shun_mapped();
     PHASE.store(READY, Ordering::Release);
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, Driver};
 use zerogpu_device::link::{option, Input, Recipe, Setting};
+use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::tensor::{Tensor, TensorMap, View};
 use zerogpu_settings::Outside;
 
@@ -37,9 +38,9 @@ impl Refused {
 
 impl Engine {
     /// What speaks against a claim, before it is tried.
-    pub(super) fn refused(&self, inside: bool) -> Option<Refused> {
+    pub(super) fn refused(&self, inside: bool, st: &mut State) -> Option<Refused> {
         // a claim asks for the card itself, and tells why there is none
-        let there = |d| if inside { Ok(()) } else { self.cards_there(d) };
+        let there = |d| if inside { Ok(()) } else { self.cards_there(d, st) };
         if let Err(why) = self.below.driver().map_err(str::to_string).and_then(there) {
             return Some(Refused::NoCard(why));
         }
@@ -63,7 +64,8 @@ impl Engine {
                 return Err(OVER);
             }
             let inside = self.regions.any();
-            if let Some(refused) = self.refused(inside) {
+            let refused = self.refused(inside, &mut *lock()?);
+            if let Some(refused) = refused {
                 return Err(refused.tell(what));
             }
             self.claim(!inside, what)?;
@@ -94,7 +96,10 @@ impl Engine {
 
     /// Links code in the driver. Where there is none, or no card, only code that is linked already can be had.
     pub(super) fn link_live(&'static self, recipe: &Recipe) -> Res<Vec<u8>> {
-        let card = self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d));
+        let card = {
+            let mut st = lock()?;
+            self.below.driver().map_err(str::to_string).and_then(|d| self.cards_there(d, &mut st))
+        };
         match card {
             Err(why) => recipe.link_alone(&why),
             Ok(()) => self.with_card("cuLinkComplete", |d| link(d, recipe)),

@@ -205,7 +205,10 @@ impl Backend for Engine {
     fn reclaims(&self) -> Res<bool> {
         let inside = self.regions.any();
         let wanted = locked(&self.record).keeps_memory() && !self.regions.over() && !self.gate.is_inside();
-        let Some(engine) = engine().filter(|e| wanted && e.refused(inside).is_none()) else { return Ok(false) };
+        let Some(engine) = engine().filter(|_| wanted) else { return Ok(false) };
+        if engine.refused(inside, &mut *lock()?).is_some() {
+            return Ok(false);
+        }
         match engine.claim(!inside, "memory that the program has freed and deferred work may use") {
             // of the recorded work: nobody else is told
             Err(e) if engine.claimed.load(Ordering::Acquire) => Err(e),

@@ -222,13 +222,7 @@ impl Engine {
         let mut st = lock().map_err(Failed::at("locking"))?;
         let mut live = locked(&self.live);
         if !live.ready {
-            // SAFETY: no preconditions.
-            ok(unsafe { (d.cuInit)(0) }).map_err(|code| Failed {
-                end: End::Failed,
-                step: "cuInit of the driver",
-                code,
-                remedy: if code == CUresult::NO_DEVICE { NO_CARD } else { "run zerogpu doctor to see why" }.into(),
-            })?;
+            live.initialize(d, &mut st)?;
             let base = st.memory.arena().map_err(Failed::at("reserving the arena"))?;
             live.hand_over(d, base, ARENA_BYTES)?;
             live.ready = true;

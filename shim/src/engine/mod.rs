@@ -36,7 +36,7 @@ use zerogpu_abi::*;
 use zerogpu_below::{Below, Driver};
 use zerogpu_device::host;
 use zerogpu_device::op::Op;
-use zerogpu_device::runtime::{Guard, State};
+use zerogpu_device::runtime::{self, Guard, State};
 use zerogpu_device::Run;
 use zerogpu_gate::Gate;
 use zerogpu_settings::{Outside, Settings};
@@ -231,7 +231,7 @@ impl Engine {
     /// What is to become of a command that only a GPU can run.
     fn needs_device(&'static self, mut st: Guard, op: &Op) -> Run {
         let inside = self.regions.any();
-        if let Some(refused) = self.refused(inside) {
+        if let Some(refused) = self.refused(inside, &mut st) {
             let what = what(&mut st, op);
             drop(st);
             return Run::Done(Err(refused.tell(&what)));
@@ -255,22 +255,23 @@ impl Engine {
 
     /// Says in the trace that there is a driver and no card, as soon as that can be known.
     pub fn tell_no_card(&self) {
-        if let Some(Err(e)) = self.below.driver().ok().map(|d| self.cards_there(d)) {
+        let (Ok(d), Ok(mut st)) = (self.below.driver(), runtime::lock_unready()) else { return };
+        if let Err(e) = self.cards_there(d, &mut st) {
             report::explain(&e);
         }
     }
 
     /// Whether the driver can have a card: only where the kernel module is missing is it asked, since its cuInit
     /// takes a while where there is one.
-    fn cards_there(&self, d: &Driver) -> Result<(), String> {
+    fn cards_there(&self, d: &Driver, st: &mut State) -> Result<(), String> {
         let ask = || {
-            // SAFETY: no preconditions.
-            let none = !std::path::Path::new("/proc/driver/nvidia").exists()
-                && unsafe { (d.cuInit)(0) } == CUresult::NO_DEVICE;
-            if none {
-                Err(claim::NO_CARD.to_string())
-            } else {
-                Ok(())
+            if std::path::Path::new("/proc/driver/nvidia").exists() {
+                return Ok(());
+            }
+            match locked(&self.live).initialize(d, st) {
+                Err(f) if f.code == CUresult::NO_DEVICE => Err(claim::NO_CARD.to_string()),
+                // a claim asks again, and tells
+                _ => Ok(()),
             }
         };
         self.cards.get_or_init(ask).clone()

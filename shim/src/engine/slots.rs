@@ -27,7 +27,9 @@ impl Engine {
     pub(super) fn call_slot(&'static self, table: usize, slot: usize, args: &[u64; 8]) -> Res<u64> {
         let name = name(table, slot);
         if !self.claimed.load(Ordering::Acquire) {
-            let card = self.below.driver().is_ok_and(|d| self.cards_there(d).is_ok());
+            let mut st = runtime::lock()?;
+            let card = self.below.driver().is_ok_and(|d| self.cards_there(d, &mut st).is_ok());
+            drop(st);
             if !card || table == dark::COMPILER {
                 report::explain_once(&format!("{name} is not known to zerogpu: answered NOT_SUPPORTED"));
                 return Err(CUresult::NOT_SUPPORTED);

@@ -263,6 +263,27 @@ pub fn unreserve(at: u64, len: u64) {
     unsafe { libc::munmap(at as *mut libc::c_void, len as usize) };
 }
 
+/// Something that the process has mapped.
+pub struct Mapping {
+    /// The first address.
+    pub start: u64,
+    /// The first address behind it.
+    pub end: u64,
+    /// What /proc/self/maps says of it.
+    pub line: String,
+}
+
+/// All that the process has mapped; nothing where /proc can't be read.
+pub fn mappings() -> Vec<Mapping> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapping = |line: &str| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        Some(Mapping { start: address(start)?, end: address(end)?, line: line.to_string() })
+    };
+    maps.lines().filter_map(mapping).collect()
+}
+
 /// Readable and writable zeroed host memory, private to the process (a forked child has its own copy).
 ///
 /// # Errors

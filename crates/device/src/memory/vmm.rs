@@ -11,6 +11,8 @@ pub struct Vmm {
     /// Address space that reservations come from; None: each is a mapping of its own.
     window: Option<(u64, u64)>,
     free: Option<Ranges>,
+    /// What the process had mapped at cuInit: without a window a reservation gets none of it, as on a driver (580, recorded).
+    shunned: Vec<(u64, u64)>,
     reservations: BTreeMap<u64, u64>,
     physical: HashMap<u64, Physical>,
     /// Free ranges of the backing behind the arena.
@@ -52,7 +54,8 @@ impl Vmm {
     pub(super) fn new(window: Option<(u64, u64)>, arena_bytes: u64) -> Self {
         let space = Ranges::new(arena_bytes, arena_bytes);
         let (reservations, physical) = (BTreeMap::new(), HashMap::new());
-        Self { window, free: None, reservations, physical, space, overlays: 0, used: Vec::new() }
+        let (free, shunned, used) = (None, Vec::new(), Vec::new());
+        Self { window, free, shunned, reservations, physical, space, overlays: 0, used }
     }
 
     /// Bytes of physical handles made here on a device.
@@ -66,6 +69,18 @@ impl Vmm {
             self.used.resize(at + 1, 0);
         }
         self.used[at] = change(self.used[at]);
+    }
+
+    /// The window, if it is reserved: (address, bytes).
+    pub fn window(&self) -> Option<(u64, u64)> {
+        self.window.filter(|_| self.free.is_some())
+    }
+
+    /// The device is about to be there: what is mapped now, no reservation gets later.
+    pub(crate) fn shun_mapped(&mut self) {
+        if self.window.is_none() {
+            self.shunned = backing::mappings().iter().map(|m| (m.start, m.end)).collect();
+        }
     }
 
     /// Whether the app has reserved addresses.
@@ -130,7 +145,11 @@ impl Memory {
                     free.take(size, align).ok_or(CUresult::OUT_OF_MEMORY)?
                 }
             }
-            None => reserve_mapping(size, align, hint)?,
+            None => {
+                let end = hint.saturating_add(size);
+                let shunned = self.vmm.shunned.iter().any(|&(a, b)| a < end && hint < b);
+                reserve_mapping(size, align, if shunned { 0 } else { hint })?
+            }
         };
         self.vmm.reservations.insert(at, size);
         Ok(at)
