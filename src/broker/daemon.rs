@@ -115,24 +115,30 @@ pub struct Daemon {
     pub(super) used: bool,
 }
 
+/// The signals that the loop reads. To be asked for while this thread is the only one: one that comes later blocks them, too. A
+/// thread of the driver that does not, as those of cuInit, would be ended by them, and the process with it.
+pub fn signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
+    set.thread_block().context("signals can't be blocked")?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&set, flags).context("signals can't be read")
+}
+
 impl Daemon {
-    /// Opens everything; from then on clients can connect.
+    /// Opens everything; from then on clients can connect. `signals`: see [`signals`].
     pub fn open(
         config: Config,
         file: Option<PathBuf>,
         node: Node,
         listener: Listener,
+        signals: SignalFd,
         hold: Duration,
         idle: Option<Idle>,
         socket: &Path,
     ) -> Result<Daemon> {
         let poll = Poll::new().context("epoll is not there")?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("eventfd is not there")?);
-        let mut set = SigSet::empty();
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
-        set.thread_block().context("signals can't be blocked")?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&set, flags).context("signals can't be read")?;
         let registry = poll.registry();
         for (fd, token) in [(listener.as_fd().as_raw_fd(), LISTENER), (signals.as_fd().as_raw_fd(), SIGNALS)] {
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;

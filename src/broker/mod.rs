@@ -138,6 +138,7 @@ fn look(d: &Driver, ordinal: i32) -> zerogpu_abi::Res<CardOfNode> {
 /// Why it can't serve, with the way out.
 pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl FnOnce()) -> Result<()> {
     raise_limits();
+    let signals = daemon::signals()?;
     let activated = Listener::from_activation().context("the socket that systemd passed can't be used")?;
     let path = match &config.socket {
         Some(path) => path.clone(),
@@ -157,7 +158,7 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl F
     }
     let metrics = config.metrics;
     let idle = config.idle_exit()?.map(|after| Idle::new(after, driver)).transpose()?;
-    let mut daemon = Daemon::open(config, file, node, listener, hold, idle, &path)?;
+    let mut daemon = Daemon::open(config, file, node, listener, signals, hold, idle, &path)?;
     if let Some(address) = metrics {
         daemon.serve_metrics(address)?;
     }

@@ -192,6 +192,8 @@ pub trait Backend: Sync {
     }
     /// Such a slot was called before `cuInit`, or in a forked child: NOT_INITIALIZED.
     fn slot_refused(&self, _table: usize, _slot: usize) {}
+    /// An export table that is not among ours was asked for: the driver has none.
+    fn table_refused(&self, _id: &zerogpu_abi::CUuuid) {}
 }
 
 /// Map from handles.

@@ -1,9 +1,9 @@
 //! The cards that the virtual device can look like.
 
-use crate::{Derived, Mig, Pci, Profile};
+use crate::{Derived, Mig, Pci, Profile, MOST_BYTES};
 
 /// The first is the default.
-pub(crate) static CARDS: [Profile; 3] = [
+pub(crate) static CARDS: [Profile; 4] = [
     Profile {
         key: "a100-40gb",
         name: "NVIDIA A100-SXM4-40GB",
@@ -48,11 +48,34 @@ pub(crate) static CARDS: [Profile; 3] = [
         idle_overhead: 85_017_493_504 - 84_458_799_104,
         derived: &[],
     },
+    Profile {
+        key: "h200",
+        name: "NVIDIA H200",
+        // As much of its 150109880320 as there are addresses for.
+        total_bytes: MOST_BYTES,
+        cc: (9, 0),
+        uuid: uuid("h200"),
+        pci: Pci { domain: 0, bus: 0, device: 6 },
+        mig: None,
+        // Recorded: cuMemGetInfo (149557477376, 150109880320) with one idle context.
+        idle_overhead: 150_109_880_320 - 149_557_477_376,
+        derived: &[H200],
+    },
 ];
 
 const fn derived(attribute: usize, value: i32, reason: &'static str) -> Derived {
     Derived { attribute, value, reason }
 }
+
+/// What an H200 has otherwise than an H100. "Recorded" is what one answered under driver 580.159.04.
+const H200: &[Derived] = &[
+    derived(36, 3_201_000, "recorded on an H200"),
+    derived(37, 6016, "recorded on an H200"),
+    derived(38, 62_914_560, "recorded on an H200"),
+    derived(108, 39_321_600, "recorded on an H200"),
+    derived(139, 0x2335_10DE, "recorded on an H200"),
+    derived(140, 0x18BF_10DE, "recorded on an H200"),
+];
 
 /// What every A100 has and an H100 has otherwise. "Published" is NVIDIA's A100 data sheet, the table of compute
 /// capabilities in the CUDA programming guide, or the Ampere tuning guide.

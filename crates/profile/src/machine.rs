@@ -25,7 +25,8 @@ fn model(information: &str) -> Option<&str> {
 fn key(model: &str) -> Option<&'static str> {
     let has = |name| model.contains(name);
     match () {
-        () if has("H100") || has("H200") => Some("h100-80gb"),
+        () if has("H200") => Some("h200"),
+        () if has("H100") => Some("h100-80gb"),
         () if has("A100") => Some("a100-40gb"),
         () => None,
     }
@@ -40,6 +41,7 @@ mod tests {
         let text = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 103\nGPU UUID: \t GPU-0\n";
         assert_eq!(model(text), Some("NVIDIA H100 80GB HBM3"));
         assert_eq!(model(text).and_then(key), Some("h100-80gb"));
+        assert_eq!(key("NVIDIA H200"), Some("h200"));
         assert_eq!(key("NVIDIA A100-SXM4-80GB"), Some("a100-40gb"));
         assert_eq!(key("Tesla T4"), None);
         assert_eq!(model("IRQ: 1"), None);

@@ -58,6 +58,7 @@ fn the_derived_rows_are_these() {
     assert_eq!(derived("a100-40gb"), a100);
     assert_eq!(derived("a100-mig-3g.40gb"), a100);
     assert_eq!(derived("h100-80gb"), BTreeSet::new());
+    assert_eq!(derived("h200"), [36, 37, 38, 108, 139, 140].into());
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn uuids_are_of_version_4_and_differ() {
         assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (4, 2), "{uuid:02x?}");
         assert!(seen.insert(uuid), "{uuid:02x?} twice");
     }
-    assert_eq!(seen.len(), 4);
+    assert_eq!(seen.len(), 5);
     // Fixed for good: programs keep it.
     let text: String = card("a100-40gb").uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(text, "28bb74348fce43ec95bdd1b5cb0ad262");
@@ -130,7 +131,7 @@ fn uuids_are_of_version_4_and_differ() {
 
 #[test]
 fn a_card_is_chosen_by_name_and_size() {
-    assert_eq!(Profile::names().collect::<Vec<_>>(), ["a100-40gb", "a100-mig-3g.40gb", "h100-80gb"]);
+    assert_eq!(Profile::names().collect::<Vec<_>>(), ["a100-40gb", "a100-mig-3g.40gb", "h100-80gb", "h200"]);
     assert_eq!(Profile::chosen(Some("a100-40gb"), None), (*card("a100-40gb"), None));
     assert_eq!(Profile::chosen(Some("h100-80gb"), None), (*card("h100-80gb"), None));
     let (small, complaint) = Profile::chosen(Some("h100-80gb"), Some(1 << 30));
@@ -138,10 +139,10 @@ fn a_card_is_chosen_by_name_and_size() {
     let (large, complaint) = Profile::chosen(Some("h100-80gb"), Some(200 << 30));
     assert_eq!((large.total_bytes, complaint.is_some()), (MOST_BYTES, true));
     assert_eq!(Profile::chosen(None, Some(MOST_BYTES)).1, None);
-    let (unknown, complaint) = Profile::chosen(Some("h200"), Some(1 << 30));
+    let (unknown, complaint) = Profile::chosen(Some("t4"), Some(1 << 30));
     assert_eq!((unknown.key, unknown.total_bytes), ("a100-40gb", 1 << 30));
     assert_eq!(
-        complaint.as_deref().map(|text| text.contains("'h200'") && text.contains("a100-mig-3g.40gb")),
+        complaint.as_deref().map(|text| text.contains("'t4'") && text.contains("a100-mig-3g.40gb")),
         Some(true)
     );
 }

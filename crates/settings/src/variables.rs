@@ -28,7 +28,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "ZEROGPU_PROFILE",
         "the machine's card, else a100-40gb",
-        "a100-40gb, a100-mig-3g.40gb, h100-80gb",
+        "a100-40gb, a100-mig-3g.40gb, h100-80gb, h200",
         "Which card the virtual device looks like.",
     ),
     variable(
@@ -102,7 +102,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "SOFTCUDA_PROFILE",
         "as in the file of the cards, else a100-40gb",
-        "a100-40gb, a100-mig-3g.40gb, h100-80gb",
+        "a100-40gb, a100-mig-3g.40gb, h100-80gb, h200",
         "Which card a software card looks like.",
     ),
     variable(

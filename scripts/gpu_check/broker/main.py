@@ -19,6 +19,8 @@ MIB = 1 << 20
 SLACK = card.Observer.PARKED_BYTES
 # A copy by the broker should reach this share of a plain one.
 TARGET = 0.95
+# What a virtual card takes for a context: as much as a real one.
+OVERHEAD = 1 << 30
 # Memory of a card and of the host that is left alone.
 RESERVE = 3 << 30
 
@@ -121,7 +123,7 @@ class Check:
 
     def _size(self, broker, size):
         empty = self._view.settled()
-        program = Program(self._settings, self._folder, "claims", broker, size + 64 * MIB)
+        program = Program(self._settings, self._folder, "claims", broker, size + OVERHEAD)
         try:
             program.ask("open", size=size)
             self._row(broker, program, empty, size, "cold, first", size, 0)

@@ -312,6 +312,11 @@ impl Backend for Engine {
         }
     }
 
+    fn table_refused(&self, id: &CUuuid) {
+        let name: String = id.bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+        report::explain_once(&format!("export table {name} is not known to zerogpu: answered INVALID_VALUE"));
+    }
+
     fn slot_refused(&self, table: usize, slot: usize) {
         let name = super::slots::name(table, slot);
         report::explain_once(&format!("{name} was called before cuInit: answered NOT_INITIALIZED"));

@@ -13,7 +13,7 @@ use zerogpu_below::{ok, physical, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::handle;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
-use zerogpu_device::objects::LIMITS;
+use zerogpu_device::objects::usual_limits;
 use zerogpu_device::runtime::{config, lock, State};
 use zerogpu_protocol::{Range, Uuid};
 
@@ -480,6 +480,7 @@ fn set_flags(d: &Driver, st: &State, device: CUdevice) {
 /// is told, and stops nothing.
 fn set_limits(live: &mut Live, d: &Driver, st: &State) {
     let Some(c) = st.primary(0).ok().and_then(|primary| st.contexts.get(&primary.0)) else { return };
+    let Ok(usual) = config().map(|c| usual_limits(&c.profile)) else { return };
     if c.cache != live.cache {
         // a preference: what comes of it is the card's to say
         if let Err(e) = live.set_cache(d, c.cache) {
@@ -490,7 +491,7 @@ fn set_limits(live: &mut Live, d: &Driver, st: &State) {
             ));
         }
     }
-    for (i, (&value, &usual)) in c.limits.iter().zip(&LIMITS).enumerate() {
+    for (i, (&value, &usual)) in c.limits.iter().zip(&usual).enumerate() {
         let has = live.limits.get(&(i as u32)).copied().unwrap_or(usual);
         if value != has {
             if let Err(e) = live.set_limit(d, i as u32, value) {

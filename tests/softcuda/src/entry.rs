@@ -43,10 +43,25 @@ fn guarded(name: &'static str, body: impl FnOnce() -> CUresult) -> CUresult {
         let _in_the_way = card.obstacle(name);
         card.fork(name);
         let result = if injected.ok() { body() } else { injected };
+        if name == "cuInit" && result.ok() {
+            attend();
+        }
         card.judge(name, result);
         result
     });
     catch_unwind(run).unwrap_or(CUresult::UNKNOWN)
+}
+
+/// Starts a thread that lives as long as the process and takes its signals, as NVIDIA's driver does in cuInit (580, recorded): who
+/// wants a signal for another thread must have blocked it before.
+fn attend() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let attendant = || loop {
+            std::thread::park();
+        };
+        std::thread::Builder::new().name("softcuda".into()).spawn(attendant).expect("a thread can be made");
+    });
 }
 
 /// A call has returned, in whatever way.

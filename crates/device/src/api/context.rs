@@ -159,6 +159,10 @@ pub unsafe fn cuCtxCreate_v4(
 
 pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     answer(|| {
+        // driver 580, recorded
+        if ctx.0 == 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
         end_work_of(ctx)?;
         runtime::backend()?.before_context_ends(ctx)?;
         let farewells = lock()?.destroy_context(ctx)?;
@@ -314,12 +318,37 @@ fn limit_index(limit: u32) -> Res<usize> {
     }
 }
 
+/// Shared memory that a block can have.
+const SHMEM_SIZE: u32 = 7;
+/// Whether the context shares the card with graphics ("CUDA in graphics").
+const CIG_ENABLED: u32 = 8;
+/// Whether kernels have a way out if their shared memory is taken by that.
+const CIG_FALLBACK: u32 = 9;
+/// The first CUDA that has these three.
+const SINCE: i32 = 12050;
+
+/// A limit that nobody can set (driver 580 on an H200, recorded): cuBLAS 13 chooses its kernels by these.
+fn fixed_limit(limit: u32) -> Res<Option<usize>> {
+    let c = runtime::config()?;
+    match limit {
+        SHMEM_SIZE | CIG_ENABLED | CIG_FALLBACK if c.driver_version < SINCE => Err(CUresult::INVALID_VALUE),
+        SHMEM_SIZE => Ok(Some(c.profile.limits().shared_per_block_optin as usize)),
+        CIG_ENABLED => Ok(Some(0)),
+        CIG_FALLBACK => Err(CUresult::UNSUPPORTED_LIMIT),
+        _ => Ok(None),
+    }
+}
+
 pub unsafe fn cuCtxGetLimit(value: *mut usize, limit: u32) -> CUresult {
     answer(|| {
         wanted(value)?;
         let mut st = lock()?;
         let ctx = st.current()?;
-        out(value, st.context(ctx)?.limits[limit_index(limit)?])
+        let told = match fixed_limit(limit)? {
+            Some(fixed) => fixed,
+            None => st.context(ctx)?.limits[limit_index(limit)?],
+        };
+        out(value, told)
     })
 }
 

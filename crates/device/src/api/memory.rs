@@ -21,6 +21,8 @@ fn allocate(size: u64) -> Res<u64> {
 pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
     answer(|| {
         wanted(dptr)?;
+        // driver 580, recorded: no address is left in it by a call that fails
+        out(dptr, 0)?;
         out(dptr, allocate(bytesize as u64)?)
     })
 }
@@ -39,6 +41,7 @@ pub unsafe fn cuMemAllocPitch_v2(
         if !matches!(element, 4 | 8 | 16) || width == 0 || height == 0 {
             return Err(CUresult::INVALID_VALUE);
         }
+        out(dptr, 0)?;
         let row = width.checked_next_multiple_of(512).ok_or(CUresult::OUT_OF_MEMORY)?;
         let all = row.checked_mul(height).ok_or(CUresult::OUT_OF_MEMORY)?;
         out(dptr, allocate(all as u64)?)?;

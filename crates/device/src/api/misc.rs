@@ -1,7 +1,7 @@
 //! Inter-process handles, profiler control, and calls whose whole answer is a constant.
 use super::*;
 use crate::memory::RegionKind;
-use crate::runtime::lock;
+use crate::runtime::{backend, lock};
 use std::ffi::{c_char, c_void};
 use zerogpu_abi::*;
 
@@ -84,6 +84,7 @@ pub unsafe fn cuGetExportTable(ppExportTable: *mut *const c_void, pExportTableId
         match crate::dark::table(&id.bytes) {
             Some(t) => out(ppExportTable, t),
             None => {
+                backend()?.table_refused(&id);
                 // driver 580, recorded: an unknown table is NULL and INVALID_VALUE
                 out(ppExportTable, std::ptr::null())?;
                 Err(CUresult::INVALID_VALUE)

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
+use zerogpu_profile::Profile;
 
 /// A context.
 pub struct Context {
@@ -37,8 +38,15 @@ pub struct Context {
 /// Destructor of a context-local value: (context, key, value).
 pub type Destructor = Option<unsafe extern "C" fn(CUcontext, *mut c_void, *mut c_void)>;
 
-/// Limits of a fresh context (driver 580 on an H100, recorded); limit 3 is not supported.
-pub const LIMITS: [usize; 7] = [1024, 8650752, 8388608, 0, 2048, 64, 9830400];
+/// CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE.
+const L2: i32 = 38;
+
+/// Limits of a fresh context on a card (driver 580 on an H100 and an H200, recorded); limit 3 is not supported. What may
+/// persist in the L2 cache, limit 6, is 3/16 of it.
+pub fn usual_limits(card: &Profile) -> [usize; 7] {
+    let cache = card.attribute(L2).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    [1024, 8650752, 8388608, 0, 2048, 64, cache / 16 * 3]
+}
 
 /// What is left to do for a context that has ended, once the lock is free.
 #[must_use]
@@ -112,7 +120,7 @@ impl State {
         let legacy = self.handle(Kind::Stream).inspect_err(|_| self.handles.drop(h))?;
         self.streams.insert(legacy, Stream::new(ctx, StreamKind::Legacy, 0, 0, legacy_id));
         let (per_thread, storage) = (HashMap::new(), HashMap::new());
-        let (limits, cache, banks) = (LIMITS, 0, 0);
+        let (limits, cache, banks) = (usual_limits(&config()?.profile), 0, 0);
         let (flags, active, retained) = (0, false, 0);
         let c = Context { device, flags, active, retained, id, limits, cache, banks, legacy, per_thread, storage };
         self.contexts.insert(h, c);
@@ -224,14 +232,14 @@ impl State {
     /// # Errors
     /// INVALID_DEVICE: there is no such device.
     pub fn reset_primary(&mut self, device: CUdevice) -> Res<Farewells> {
-        let ctx = self.primary(device)?;
+        let (ctx, limits) = (self.primary(device)?, usual_limits(&config()?.profile));
         let c = self.contexts.get_mut(&ctx.0).ok_or(CUresult::NOT_INITIALIZED)?;
         if !c.active {
             return Ok(Farewells::none());
         }
         let mut farewells = self.empty_context(ctx);
         if let Some(c) = self.contexts.get_mut(&ctx.0) {
-            (c.retained, c.limits, c.cache, c.banks) = (0, LIMITS, 0, 0);
+            (c.retained, c.limits, c.cache, c.banks) = (0, limits, 0, 0);
             // the legacy stream keeps its handle, as the context does
             if let Some(s) = self.streams.get_mut(&c.legacy) {
                 s.attributes.clear();

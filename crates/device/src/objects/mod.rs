@@ -8,7 +8,7 @@ mod pool;
 mod stream;
 
 pub use card::{compute_capability, device};
-pub use context::{is_active, Context, LIMITS};
+pub use context::{is_active, usual_limits, Context};
 pub use event::{is_plain, Event, CAPTURED};
 pub use graph::{Capture, Graphs, CAPTURES};
 pub use module::{Function, Modules, ADDRESSES_TOLD};

@@ -140,6 +140,11 @@ fn compare(d: &Driver, t: &mut Check, row: &Row, got: &Got, estimated: &[&str]) 
         t.that("cuLaunchKernel fails where nothing can run it", got.code.0 != 0);
         return;
     }
+    // what is gone is not looked up: 0 or 400, as it comes (driver 580, recorded)
+    if t.driver.real && row.call == "cuModuleUnload twice" {
+        t.one_of(row.call, got.code, &[0, 400]);
+        return;
+    }
     t.code(row.call, got.code, row.code);
     let mut name = std::ptr::null();
     t.code(format_args!("{}: cuGetErrorName", row.call), d.cuGetErrorName(CUresult(row.code), &mut name), 0);
@@ -150,6 +155,10 @@ fn compare(d: &Driver, t: &mut Check, row: &Row, got: &Got, estimated: &[&str]) 
     if estimated.contains(&row.call) {
         let cell = got.value.as_deref().and_then(|v| v.split('\t').nth(1)?.parse::<i32>().ok());
         t.that(format_args!("{}: an estimate", row.call), cell.is_some_and(|v| v >= 1));
+        return;
+    }
+    // 3/16 of the L2 cache, of which others than an H100 have more or less
+    if t.driver.real && row.call == "cuCtxGetLimit 6" {
         return;
     }
     let same = match (row.value, &got.value) {

@@ -215,6 +215,7 @@ fn importer(d: &Driver, t: &mut Check, fd: i32) {
     must("cuMemRelease", d.cuMemRelease(handle));
     t.that("the other's bytes", d.read(at, 2 * PAGE).iter().all(|&b| b == 7));
     must("cuMemsetD8", d.cuMemsetD8_v2(at + PAGE as u64, 9, PAGE));
+    must("cuCtxSynchronize", d.cuCtxSynchronize());
     println!("ready");
     std::io::stdout().flush().expect("the parent reads");
     let _ = std::io::stdin().read(&mut [0]);
@@ -240,7 +241,10 @@ pub fn shared(d: &'static Driver, t: &mut Check) {
     let fd = export(d, handle);
     let (code, again) = import(d, fd);
     t.code("import in the same process", code, 0);
-    t.same("counts once", free - d.memory_info().0, 2 * PAGE);
+    // driver 580 takes 2 MiB for the import itself (recorded)
+    let own = if t.driver.real { 2 * PAGE } else { 0 };
+    let used = |d: &Driver| free - d.memory_info().0;
+    t.that("counts once", (2 * PAGE..=2 * PAGE + own).contains(&used(d)));
     map(d, at + 2 * PAGE as u64, 2 * PAGE, again);
     d.write(at + 100, &[8; 50]);
     t.that("written here, read there", d.read(at + 2 * PAGE as u64 + 100, 50) == [8; 50]);
@@ -249,9 +253,11 @@ pub fn shared(d: &'static Driver, t: &mut Check) {
     let code = d.cuMemGetAllocationPropertiesFromHandle(&mut prop, again);
     t.code("cuMemGetAllocationPropertiesFromHandle", code, 0);
     t.same("the import's place", (prop.location.kind, prop.location.id), (ON_DEVICE, 0));
+    // a memset is not waited for, nor does unmapping wait for it: it would meet no memory any more
+    must("cuCtxSynchronize", d.cuCtxSynchronize());
     must("cuMemUnmap", d.cuMemUnmap(at + 2 * PAGE as u64, 2 * PAGE));
     must("cuMemRelease", d.cuMemRelease(again));
-    t.same("still once", free - d.memory_info().0, 2 * PAGE);
+    t.that("still once", (2 * PAGE..=2 * PAGE + 2 * own).contains(&used(d)));
 
     let mut child = peer(fd);
     ready(&mut child);
@@ -273,12 +279,13 @@ pub fn shared(d: &'static Driver, t: &mut Check) {
     close(second);
     must("cuMemUnmap", d.cuMemUnmap(at, 2 * PAGE));
     must("cuMemRelease", d.cuMemRelease(last));
-    t.same("all is free again", d.memory_info().0, free);
+    t.that("all is free again", used(d) <= 2 * own);
 
     // a peer that is killed gives its part back
     let handle = shareable(d, 2 * PAGE);
     map(d, at, 2 * PAGE, handle);
     must("cuMemsetD8", d.cuMemsetD8_v2(at, 7, 2 * PAGE));
+    must("cuCtxSynchronize", d.cuCtxSynchronize());
     let fd = export(d, handle);
     let mut child = peer(fd);
     ready(&mut child);
@@ -287,7 +294,7 @@ pub fn shared(d: &'static Driver, t: &mut Check) {
     must("cuMemRelease", d.cuMemRelease(handle));
     child.kill().expect("it is a child");
     child.wait().expect("it ends");
-    t.same("a killed process holds nothing", d.memory_info().0, free);
+    t.that("a killed process holds nothing", used(d) <= 2 * own);
     must("cuMemAddressFree", d.cuMemAddressFree(at, 4 * PAGE));
 }
 
@@ -323,7 +330,10 @@ pub fn shared_refusals(d: &'static Driver, t: &mut Check) {
     pipe.into_iter().chain([sealed, other]).for_each(close);
     must("cuMemRelease", d.cuMemRelease(plain));
     must("cuMemRelease", d.cuMemRelease(handle));
-    t.code("export of what is gone", d.cuMemExportToShareableHandle(out, handle, POSIX_FD, 0), 1);
+    if !t.driver.real {
+        // driver 580 crashes (recorded)
+        t.code("export of what is gone", d.cuMemExportToShareableHandle(out, handle, POSIX_FD, 0), 1);
+    }
     t.same("all is free again", d.memory_info().0, free);
     let at = reserve(d, PAGE);
     t.code("access to what is not mapped", allow(d, at, PAGE), 1);

@@ -173,7 +173,7 @@ pub fn stack(d: &'static Driver, t: &mut Check) {
     let same = in_thread(move || d.cuCtxPushCurrent_v2(a));
     t.code("one context in two threads", same, 0);
     must("cuCtxPushCurrent", d.cuCtxPushCurrent_v2(b));
-    t.code("destroy of NULL", d.cuCtxDestroy_v2(CUcontext::NULL), 201);
+    t.code("destroy of NULL", d.cuCtxDestroy_v2(CUcontext::NULL), 1);
     t.same("which leaves the top", d.current(), b);
     must("cuCtxPopCurrent", d.cuCtxPopCurrent_v2(&mut CUcontext(0)));
     t.same("and the one below", d.current(), a);
@@ -272,12 +272,22 @@ fn destroyed_elsewhere(d: &'static Driver, t: &mut Check, context: CUcontext) {
 fn limits(d: &Driver, t: &mut Check) {
     let context = create(d, 0);
     let mut size = 0;
+    let fixed = |limit| {
+        let mut value = 77;
+        let code = d.cuCtxGetLimit(&mut value, limit);
+        (code.0, if code.ok() { value } else { 0 })
+    };
+    let told = [7, 8, 9, 10].map(fixed);
+    t.same("limits that nobody sets", &told[1..], &[(0, 0), (215, 0), (1, 0)]);
+    t.that(format_args!("shared memory of a block: {}", told[0].1), told[0].0 == 0 && told[0].1 > 48 << 10);
     t.code("set the stack size", d.cuCtxSetLimit(0, 4096), 0);
     t.code("get it", d.cuCtxGetLimit(&mut size, 0), 0);
     t.that("at least what was asked", size >= 4096);
     let huge = |limit| d.cuCtxSetLimit(limit, 1 << 60);
     t.one_of("a stack larger than any card", huge(0), &[1, 2]);
-    t.one_of("a heap larger than any card", huge(2), &[1, 2]);
+    // driver 580 takes it (recorded), and can't make it when a kernel needs it
+    let real: &[u32] = if t.driver.real { &[0] } else { &[1, 2] };
+    t.one_of("a heap larger than any card", huge(2), real);
     t.code("the stack size is what it was", d.cuCtxGetLimit(&mut size, 0), 0);
     t.that("still", (4096..1 << 20).contains(&size));
     t.one_of("an unknown limit", d.cuCtxSetLimit(99, 1), &[1, 215]);

@@ -58,6 +58,10 @@ pub fn texts(d: &Driver, t: &mut Check) {
     t.same("a code with a name and no text, or the reverse", differ, None);
     let known = (0..1100).filter(|code| text(d, name, *code).0 == 0).count();
     t.that(format_args!("{known} codes"), known >= 90);
+    if t.driver.real {
+        // driver 580 crashes (recorded)
+        return;
+    }
     t.code("name into NULL", d.cuGetErrorName(CUresult(1), std::ptr::null_mut()), 1);
     t.code("text into NULL", d.cuGetErrorString(CUresult(1), std::ptr::null_mut()), 1);
 }

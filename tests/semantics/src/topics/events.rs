@@ -62,7 +62,9 @@ fn times(d: &Driver, t: &mut Check) {
     let mut same = 9.0;
     must("cuEventElapsedTime", d.cuEventElapsedTime(&mut same, end, end));
     t.same("an event from itself", same, 0.0);
-    t.code("elapsed into NULL", d.cuEventElapsedTime(std::ptr::null_mut(), start, end), 1);
+    // driver 580: 400 (recorded)
+    let into_null = d.cuEventElapsedTime(std::ptr::null_mut(), start, end);
+    t.one_of("elapsed into NULL", into_null, &[1, 400]);
     // recorded again, an event means the later point
     spend(pause);
     record(d, end, stream);

@@ -161,8 +161,11 @@ fn ids(d: &Driver, t: &mut Check, primary: CUcontext) {
         t.code(format_args!("INTERNALS[39] {name}"), internals.stream_object_id(primary, object, &mut id), 0);
         t.same(format_args!("INTERNALS[39] {name}: id"), id, want);
     }
-    let wild = internals.stream_object(primary, CUstream(0xdead_0000), &mut null(), 0);
-    t.that("INTERNALS[51] of no stream", t.driver.real || !wild.ok());
+    if !t.driver.real {
+        // driver 580 crashes (recorded)
+        let wild = internals.stream_object(primary, CUstream(0xdead_0000), &mut null(), 0);
+        t.that("INTERNALS[51] of no stream", !wild.ok());
+    }
 }
 
 /// A slot that nobody here knows is answered by a driver, and a GPU claimed for that: cuBLASLt 13 calls its own before the

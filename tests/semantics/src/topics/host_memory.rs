@@ -27,7 +27,8 @@ fn bytes<'a>(memory: *mut c_void, length: usize) -> &'a mut [u8] {
 pub fn allocated(d: &'static Driver, t: &mut Check) {
     let context = d.start();
     let mut memory = null_mut();
-    t.code("no bytes", d.cuMemHostAlloc(&mut memory, 0, 0), 1);
+    // driver 580: 0 (recorded)
+    t.one_of("no bytes", d.cuMemHostAlloc(&mut memory, 0, 0), &[0, 1]);
     t.code("bad flags", d.cuMemHostAlloc(&mut memory, 64, 0x100), 1);
     t.code("into NULL", d.cuMemHostAlloc(null_mut(), 64, 0), 1);
     t.code("cuMemAllocHost into NULL", d.cuMemAllocHost_v2(null_mut(), 64), 1);
@@ -253,11 +254,13 @@ pub fn punched(d: &'static Driver, t: &mut Check) {
     punch(20);
     t.code("a copy of other pages", d.cuMemcpyHtoD_v2(p, at(8), 12 * PAGE), 0);
     t.same("finds nothing wrong", noted(), 0);
-    t.code("a copy of the page", d.cuMemcpyHtoD_v2(p, at(19), 3 * PAGE), 0);
     if t.driver.real {
-        t.that("a card uses the page that it pinned", d.read(p + PAGE as u64, PAGE) == [3; PAGE]);
+        // one that is long enough for the copy engine: a short one is the processor's, which sees the new page
+        t.code("a copy of the page", d.cuMemcpyHtoD_v2(p, at(8), 32 * PAGE), 0);
+        t.that("a card uses the page that it pinned", d.read(p + 12 * PAGE as u64, PAGE) == [3; PAGE]);
         return;
     }
+    t.code("a copy of the page", d.cuMemcpyHtoD_v2(p, at(19), 3 * PAGE), 0);
     t.same("finds it gone, although another is there", noted(), 1);
     t.code("unregister", d.cuMemHostUnregister(at(8)), 0);
     t.same("which notes it too", noted(), 2);

@@ -116,6 +116,7 @@ pub const TOPICS: &[Topic] = &[
     any("pool_default", pools::default),
     any("pool_allocation", pools::allocation),
     any("pool_reset", pools::reset),
+    any("vmm_hints", vmm::hints),
     any("vmm_expandable_segment", vmm::expandable_segment),
     any("vmm_aliases", vmm::aliases),
     any("vmm_refusals", vmm::refusals),

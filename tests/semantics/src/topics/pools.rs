@@ -125,6 +125,11 @@ pub fn reset(d: &Driver, t: &mut Check) {
     must("cuDevicePrimaryCtxReset", d.cuDevicePrimaryCtxReset_v2(0));
     d.start();
     let pool = default_pool(d);
+    if t.driver.real {
+        // what a stream allocated is the device's, not the context's (driver 580, recorded)
+        t.that("still used after a reset", get(d, pool, USED_CURRENT) >= 40 * MIB as u64);
+        return;
+    }
     t.same("nothing after a reset", (get(d, pool, USED_CURRENT), get(d, pool, RESERVED_CURRENT)), (0, 0));
 }
 
@@ -133,10 +138,11 @@ pub fn allocation(d: &Driver, t: &mut Check) {
     d.start();
     let (pool, stream) = (default_pool(d), d.stream(1));
     let mut address = 77;
-    t.code("0 bytes", d.cuMemAllocAsync(&mut address, 0, stream), 1);
+    // driver 580: 0, and no address (recorded)
+    t.one_of("0 bytes", d.cuMemAllocAsync(&mut address, 0, stream), &[0, 1]);
     t.code("into NULL", d.cuMemAllocAsync(null_mut(), 64, stream), 1);
     t.code("more than there is", d.cuMemAllocAsync(&mut address, 1 << 50, stream), 2);
-    t.same("the output of a failed call", address, 77);
+    t.that("no address comes of it", [0, 77].contains(&address));
     let p = alloc(d, 1000, stream);
     must("cuMemsetD8Async", d.cuMemsetD8Async(p, 9, 1000, stream));
     let mut bytes = vec![0u8; 1000];

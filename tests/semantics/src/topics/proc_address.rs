@@ -114,6 +114,10 @@ pub fn others(d: &Driver, t: &mut Check) {
         t.same(format_args!("version {version}"), (code, address), (1, UNTOUCHED));
     }
     let (mut address, mut status) = (UNTOUCHED as *mut c_void, 77);
+    if t.driver.real {
+        // driver 580 crashes (recorded)
+        return;
+    }
     t.code("NULL name", d.cuGetProcAddress_v2(null(), &mut address, driver, 0, &mut status), 1);
     t.code("NULL name, v1", d.cuGetProcAddress(null(), &mut address, driver, 0), 1);
     t.code("NULL out", d.cuGetProcAddress_v2(c"cuInit".as_ptr(), null_mut(), driver, 0, &mut status), 1);

@@ -165,6 +165,8 @@ impl Stress {
                 d.cuMemcpyHtoDAsync_v2(a, bytes.as_ptr().cast(), bytes.len(), stream)
             };
             self.done("write", write);
+            // of ordinary host memory the last bytes may be on their way yet when the call returns: not before another stream
+            self.done("arrive", d.cuStreamSynchronize(CUstream::NULL));
             self.done("copy", d.cuMemcpyDtoDAsync_v2(b, a, bytes.len(), stream));
             self.done("wait", d.cuStreamSynchronize(stream));
             self.hold("the copy reads as it was written", d.read(b, bytes.len()) == bytes);

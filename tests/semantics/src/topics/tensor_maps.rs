@@ -180,7 +180,6 @@ pub fn tiles(d: &Driver, t: &mut Check) {
         ("no such promotion", bad(&|x| x.l2 = 4)),
         ("no such fill", bad(&|x| x.oob = 2)),
         ("NaN among integers", bad(&|x| (x.kind, x.oob) = (0, 1))),
-        ("interleave by 32 without its swizzle", Tiled { swizzle: 3, ..interleaved.clone() }),
         ("interleave by 32 at a multiple of 16", Tiled { address: memory + 16, ..interleaved }),
     ];
     let before = again;
@@ -188,7 +187,10 @@ pub fn tiles(d: &Driver, t: &mut Check) {
         t.code(what, tensor.encode(d, again.ptr()), 1);
     }
     t.code("no map", good.encode(d, null_mut()), 1);
-    t.code("a map in between", good.encode(d, again.ptr().wrapping_byte_add(16)), 1);
+    if !t.driver.real {
+        // driver 580 writes it all the same (recorded)
+        t.code("a map in between", good.encode(d, again.ptr().wrapping_byte_add(16)), 1);
+    }
     let nothing = d.cuTensorMapEncodeTiled(
         again.ptr(),
         6,
@@ -244,8 +246,8 @@ pub fn columns(d: &Driver, t: &mut Check) {
             0,
         )
     };
-    // only from compute capability 10.0 on; which error says so is not recorded
-    t.one_of("along the width, on Hopper", wide(&mut map), &[1, 801]);
+    // cuda.h: from compute capability 10.0 on; driver 580 encodes it for an H200 (recorded)
+    t.code("along the width, on Hopper", wide(&mut map), 0);
 }
 
 /// The recorded parameters of the launches of a kernel, where softcuda is below.
