@@ -7,7 +7,7 @@ use super::space::Backing;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use zerogpu_abi::{CUdevice, CUresult, Res};
-use zerogpu_below::{ok, physical, Driver, Hasher, Trip, Way};
+use zerogpu_below::{ok, physical, Driver, Hash, Hasher, Trip, Way};
 use zerogpu_hash::CHUNK;
 use zerogpu_protocol::Range;
 
@@ -44,6 +44,13 @@ pub struct Card {
     pub device: CUdevice,
     /// The kernel that hashes; None: it could not be loaded, and everything is copied.
     pub hasher: Option<Hasher>,
+}
+
+impl Card {
+    /// The hashes of the chunks of these ranges (address, bytes), in order; none where there is no kernel.
+    fn hashes(&self, ranges: &[(u64, u64)]) -> Res<Vec<Hash>> {
+        self.hasher.as_ref().map_or(Ok(Vec::new()), |hasher| hasher.hash(self.driver, ranges))
+    }
 }
 
 /// Slabs by their offset in the backing.
@@ -153,7 +160,7 @@ impl Slabs {
         let count = count.min((most / CHUNK as u64) as usize);
         let run = found.run(slab.off, first, count);
         match backing.travel_unless(stop, backing.trip(found.va + (run.off - slab.off), run))? {
-            Some(copied) => self.make_fresh(card, slab.off, first, count).map(|()| Piece::Copied(copied.bytes)),
+            Some(copied) => self.make_fresh(card, &[(slab.off, first, count)]).map(|()| Piece::Copied(copied.bytes)),
             None => Ok(Piece::Stopped),
         }
     }
@@ -173,36 +180,30 @@ impl Slabs {
             }
         }
         let moved = Self::travel(backing, Way::In, &trips)?;
-        for (off, first, count) in lacking {
-            self.make_fresh(card, off, first, count)?;
-        }
+        self.make_fresh(card, &lacking)?;
         Ok(Moved { bytes: moved, spared: self.bytes() - moved })
     }
 
     /// Makes the host copy complete: what changed since it was equal goes home.
     pub fn bring_home(&mut self, card: &Card, backing: &Backing) -> Res<Moved> {
+        let ranges: Vec<_> = self.0.values().map(|slab| (slab.va, slab.len)).collect();
+        let now = card.hashes(&ranges)?;
         let mut trips = Vec::new();
-        let mut found: Vec<(u64, Vec<[u64; 2]>)> = Vec::new();
+        let mut first_of_slab = 0;
         for (&off, slab) in &self.0 {
-            let now = match &card.hasher {
-                Some(hasher) => hasher.hash(card.driver, &[(slab.va, slab.len)])?,
-                None => Vec::new(),
-            };
-            let same = |i: usize| now.get(i).is_some_and(|hash| slab.chunks[i].hash == Some(*hash));
+            let same = |i: usize| now.get(first_of_slab + i).is_some_and(|hash| slab.chunks[i].hash == Some(*hash));
             let changed: Vec<bool> = (0..slab.chunks.len()).map(|i| !same(i)).collect();
             for (first, count) in runs(&changed, |changed| *changed) {
                 let run = slab.run(off, first, count);
                 trips.push(backing.trip(slab.va + (run.off - off), run));
             }
-            found.push((off, now));
+            first_of_slab += slab.chunks.len();
         }
         let moved = Self::travel(backing, Way::Out, &trips)?;
         // only now is the host copy what was hashed
-        for (off, now) in found {
-            if let Some(slab) = self.0.get_mut(&off) {
-                let fresh = |i| Chunk { stale: false, hash: now.get(i).copied() };
-                slab.chunks = (0..slab.chunks.len()).map(fresh).collect();
-            }
+        let mut now = now.into_iter();
+        for chunk in self.0.values_mut().flat_map(|slab| &mut slab.chunks) {
+            *chunk = Chunk { stale: false, hash: now.next() };
         }
         Ok(Moved { bytes: moved, spared: self.bytes() - moved })
     }
@@ -283,16 +284,20 @@ impl Slabs {
         })
     }
 
-    /// Chunks that have just been brought in.
-    fn make_fresh(&mut self, card: &Card, off: u64, first: usize, count: usize) -> Res {
-        let Some(slab) = self.0.get_mut(&off) else { return Ok(()) };
-        let run = slab.run(off, first, count);
-        let hashes = match &card.hasher {
-            Some(hasher) => hasher.hash(card.driver, &[(slab.va + (run.off - off), run.len)])?,
-            None => Vec::new(),
+    /// Chunks that have just been brought in: runs of (slab, first, count).
+    fn make_fresh(&mut self, card: &Card, runs: &[(u64, usize, usize)]) -> Res {
+        let on_card = |&(off, first, count): &(u64, usize, usize)| {
+            let slab = self.0.get(&off)?;
+            let run = slab.run(off, first, count);
+            Some((slab.va + (run.off - off), run.len))
         };
-        for (i, chunk) in slab.chunks[first..first + count].iter_mut().enumerate() {
-            *chunk = Chunk { stale: false, hash: hashes.get(i).copied() };
+        let ranges: Vec<_> = runs.iter().filter_map(on_card).collect();
+        let mut hashes = card.hashes(&ranges)?.into_iter();
+        for &(off, first, count) in runs {
+            let Some(slab) = self.0.get_mut(&off) else { continue };
+            for chunk in &mut slab.chunks[first..first + count] {
+                *chunk = Chunk { stale: false, hash: hashes.next() };
+            }
         }
         Ok(())
     }

@@ -135,10 +135,10 @@ fn wrong_settings() {
     let stage = Stage::new();
     let mut command = stage.zerogpu(&["doctor"]);
     command.env("ZEROGPU_DRIVER", "none").env("ZEROGPU_VRAM", "many").env("SOFTCUDA_COUNT", "99");
-    command.env("ZEROGPU_PROFILE", "h200").env("ZEROGPU_DIRVER", "soft");
+    command.env("ZEROGPU_PROFILE", "t4").env("ZEROGPU_DIRVER", "soft");
     let (report, ok) = examine(&mut command);
     assert!(!ok);
-    for part in ["ZEROGPU_VRAM=many is ignored", "SOFTCUDA_COUNT=99 is ignored", "profile 'h200' is unknown"] {
+    for part in ["ZEROGPU_VRAM=many is ignored", "SOFTCUDA_COUNT=99 is ignored", "profile 't4' is unknown"] {
         assert_eq!(finding(&report, "settings", part).0, "problem");
     }
     assert_eq!(finding(&report, "settings", "ZEROGPU_DIRVER is not a setting").0, "note");

@@ -88,7 +88,7 @@ fn a_wrong_option_is_refused_with_the_way_out() {
     let stage = Stage::new();
     for (option, value, way_out) in [
         ("--driver", "sotf", "write auto, soft, none or a path"),
-        ("--profile", "h200", "possible values: a100-40gb"),
+        ("--profile", "t4", "possible values: a100-40gb"),
         ("--vram", "many", "as in 40GiB"),
         ("--vram", "0", "above 0"),
         ("--outside", "x", "possible values: defer, borrow, error"),

@@ -141,10 +141,7 @@ fn a_card_is_chosen_by_name_and_size() {
     assert_eq!(Profile::chosen(None, Some(MOST_BYTES)).1, None);
     let (unknown, complaint) = Profile::chosen(Some("t4"), Some(1 << 30));
     assert_eq!((unknown.key, unknown.total_bytes), ("a100-40gb", 1 << 30));
-    assert_eq!(
-        complaint.as_deref().map(|text| text.contains("'t4'") && text.contains("a100-mig-3g.40gb")),
-        Some(true)
-    );
+    assert_eq!(complaint.as_deref().map(|text| text.contains("'t4'") && text.contains("a100-mig-3g.40gb")), Some(true));
 }
 
 #[test]
