@@ -54,7 +54,7 @@ def compiled(check):
 
 @program("profiler", cpu=False, soft="its weights and inputs; nothing runs that could be profiled")
 def profiler(check):
-    """torch.profiler sees the kernels of a step (CUPTI)"""
+    """torch.profiler, around a step: bare it sees kernels (CUPTI), under the shim none, and changes nothing"""
     torch = check.torch
     x = check.put(torch.randn(256, 256))
 
@@ -72,4 +72,3 @@ def profiler(check):
         if check.kernels:
             if not kernels and not check.shim:
                 check.unable("the profiler sees no kernels here, without the shim either")
-            check.require(kernels, "the profiler saw no kernels")
