@@ -211,6 +211,7 @@ impl Stress {
             let (stream, a, b) = *made.get_or_insert_with(|| (d.stream(1), d.alloc(MIB), d.alloc(MIB)));
             let (first, second) = (n.bytes(MIB), n.bytes(MIB));
             self.done("write", d.cuMemcpyHtoD_v2(a, first.as_ptr().cast(), MIB));
+            self.done("arrive", d.cuStreamSynchronize(CUstream::NULL));
             self.done("host function", d.cuLaunchHostFunc(stream, Some(slow), null_mut()));
             self.done("behind it", d.cuMemcpyDtoDAsync_v2(b, a, MIB, stream));
             self.done("and after", d.cuMemcpyHtoDAsync_v2(a, second.as_ptr().cast(), MIB, stream));
@@ -229,6 +230,7 @@ impl Stress {
             let bytes = n.bytes(4 * MIB);
             vmm::map(d, address, 4 * MIB, handle);
             self.done("write", d.cuMemcpyHtoD_v2(address, bytes.as_ptr().cast(), bytes.len()));
+            self.done("arrive", d.cuStreamSynchronize(CUstream::NULL));
             self.done("unmap", d.cuMemUnmap(address, 4 * MIB));
             std::thread::sleep(Duration::from_micros(n.next(5000) as u64));
             vmm::map(d, address, 4 * MIB, handle);

@@ -290,7 +290,7 @@ pub fn parks(d: &Driver, t: &mut Check) {
     let launched = d.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, CUstream::NULL, values.as_mut_ptr(), null_mut());
     t.code("a launch with a map", launched, 0);
     t.code("and its end", d.cuCtxSynchronize(), 0);
-    if let Some(seen) = parameters("tensor") {
+    if let Some(seen) = parameters("tensor").filter(|_| !t.driver.real) {
         let hex: String = maps[0].0.iter().flat_map(|w| w.to_le_bytes()).map(|b| format!("{b:02x}")).collect();
         t.same("reaches the kernel as it is", seen, vec![hex]);
     }
