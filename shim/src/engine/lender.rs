@@ -29,6 +29,7 @@ const COPY: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_millis(100);
 /// A broker that keeps to the protocol gives no reason to say this.
 const CONFUSED: &str = "the broker does not keep to the protocol; install the same version of zerogpu for both";
+const ENDED: &str = "the broker has ended; call again";
 /// The protocol's version from which on a broker takes [`ToBroker::Prefetch`].
 const PREFETCH: u16 = 2;
 /// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
@@ -120,6 +121,18 @@ struct State {
     /// A lease that was let go of unheard, its connection being lost: the broker, and its number. That broker keeps the card
     /// for this process until it hears of it.
     owed: Option<(u64, u64)>,
+}
+
+impl State {
+    /// The end of a connection, if it is still the one in use. A lease whose grant was read, and that its claim has not taken
+    /// yet, is let go of: who does not claim again would have the card kept for it.
+    fn unlink(&mut self, connection: &Connection) -> Option<Link> {
+        let link = self.link.take_if(|link| std::ptr::eq(&*link.connection, connection))?;
+        if self.lease.is_none() {
+            self.owed = self.granted.take().map(|lease| (link.broker, lease)).or(self.owed);
+        }
+        Some(link)
+    }
 }
 
 /// The broker.
@@ -255,7 +268,11 @@ impl Lender {
                 }
                 ToClient::Granted { lease, card, seconds, .. } => {
                     let mut state = self.locked();
-                    let broker = state.link.as_ref().map_or(0, |link| link.broker);
+                    // one that was lost since has let go of it
+                    let ours = |link: &&Link| Arc::ptr_eq(&link.connection, &connection);
+                    let Some(broker) = state.link.as_ref().filter(ours).map(|link| link.broker) else {
+                        return Err(Trouble::Gone(ENDED.into()));
+                    };
                     let until = now().saturating_add((seconds * 1e9) as u64);
                     let lease = Lease { number: lease, card, until, adopted: false, broker, bytes: ask.bytes };
                     state.lease = Some(lease);

@@ -1,6 +1,6 @@
 //! The connection to the broker: made when it is needed, read by a thread of ours, given up when it is of no use.
 use super::super::engine;
-use super::{code, Lender, Link, Trouble, AGAIN, ANSWER};
+use super::{code, Lender, Link, Trouble, AGAIN, ANSWER, ENDED};
 use crate::report;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -50,6 +50,16 @@ impl Lender {
         let until = Some(Instant::now() + ANSWER);
         let connection = Connection::connect(&self.path, until).map_err(gone)?;
         let welcome = connection.hello(&hello, Some(file), until).map_err(gone)?;
+        // before anybody else can use the connection: a claim that came first would end the lease, and who then names it breaks
+        // the protocol. Another broker has nothing of it
+        let owed = state.owed.filter(|(broker, _)| *broker == welcome.broker);
+        let owed = owed.map(|(_, lease)| ToBroker::Released { lease });
+        // an earlier broker may have had the driver checkpoint this process
+        let bound = bound.map(|(card, by)| ToBroker::Bound { card, by });
+        for message in owed.iter().chain(&bound) {
+            connection.send(message, until).map_err(gone)?;
+        }
+        state.owed = None;
         let connection = Arc::new(connection);
         self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
         state.link = Some(Link {
@@ -62,7 +72,6 @@ impl Lender {
             // until the broker says otherwise; it knows the number that it was told
             (lease.adopted, lease.broker) = (true, welcome.broker);
         }
-        let owed = state.owed;
         self.reserved.store(0, Ordering::Relaxed);
         drop(state);
         let ours = connection.clone();
@@ -73,17 +82,6 @@ impl Lender {
         };
         if zerogpu_device::thread::spawn("zerogpu-lease", listen).is_err() {
             return Err(self.hang_up(&connection, "no thread could be made; raise the process limit"));
-        }
-        if let Some(owed @ (broker, lease)) = owed {
-            // another broker has nothing of it
-            if broker == welcome.broker {
-                self.send(&connection, &ToBroker::Released { lease })?;
-            }
-            self.settle(owed);
-        }
-        if let Some((card, by)) = bound {
-            // an earlier broker may have had the driver checkpoint this process
-            self.send(&connection, &ToBroker::Bound { card, by })?;
         }
         report::explain(&format!(
             "connected to the broker on {}{}",
@@ -154,12 +152,9 @@ impl Lender {
     }
 
     fn forget_link(&self, connection: &Arc<Connection>) {
-        let mut state = self.locked();
-        if state.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.connection, connection)) {
-            state.link = None;
+        if self.locked().unlink(connection).is_some() {
             self.socket.store(-1, Ordering::Relaxed);
         }
-        drop(state);
         self.news.notify_all();
     }
 
@@ -167,7 +162,7 @@ impl Lender {
     pub(super) fn hang_up(&self, connection: &Connection, why: &str) -> Trouble {
         report::explain(why);
         let mut state = self.locked();
-        if let Some(link) = state.link.take_if(|link| std::ptr::eq(&*link.connection, connection)) {
+        if let Some(link) = state.unlink(connection) {
             self.socket.store(-1, Ordering::Relaxed);
             // SAFETY: wakes the thread that reads; the descriptor is open as long as the connection.
             unsafe { libc::shutdown(link.connection.as_fd().as_raw_fd(), libc::SHUT_RDWR) };
@@ -206,7 +201,7 @@ impl Lender {
         let mut state = self.locked();
         loop {
             let Some(link) = state.link.as_mut().filter(|link| Arc::ptr_eq(&link.connection, connection)) else {
-                return Err(Trouble::Gone("the broker has ended; call again".into()));
+                return Err(Trouble::Gone(ENDED.into()));
             };
             if let Some(at) = link.inbox.iter().position(|(message, _)| wanted(message)) {
                 return Ok(Some(link.inbox.remove(at)));
@@ -257,6 +252,19 @@ mod tests {
         assert_eq!(broker.recv(&mut Packet::new()).unwrap(), Some(ToBroker::Status));
         lender.hang_up(&second, "and the second");
         assert!(lender.locked().link.is_none());
+    }
+
+    /// Its broker keeps the card for this process, which may claim no more.
+    #[test]
+    fn a_lease_that_no_claim_took_is_let_go_of() {
+        let (connection, _broker) = pair();
+        let lender = lender(&connection);
+        lender.locked().granted = Some(5);
+        lender.hang_up(&connection, "before the claim took it");
+        let state = lender.locked();
+        assert_eq!((state.owed, state.granted), (Some((1, 5)), None));
+        drop(state);
+        assert!(lender.is_orphan());
     }
 
     /// A broker that is hung up on while it copies home would write over what comes later.

@@ -177,27 +177,50 @@ pub fn revoked_late(d: &'static Driver, t: &mut Check) {
     t.that("the broker heard what it waited for", script.join().is_ok());
 }
 
-/// A broker that lives loses the connection of one that has a lease: that comes back before it says that it has let go, or the
-/// broker would keep the card for it.
+/// A broker that lives loses the connection of one that has a lease: that comes back, and says that it has let go, or the
+/// broker would keep the card for it. Who computes comes back as the holder. A claim that is under way fails meanwhile: it comes
+/// back as the holder, or has let go by then, perhaps before it knew that it had a lease. Either way it says so before it claims
+/// again.
 pub fn released_by_another_connection(d: &'static Driver, t: &mut Check) {
     let broker = Broker::listen();
+    let (it_computes, when) = mpsc::channel();
+    let (it_is_back, back) = mpsc::channel();
     let script = std::thread::spawn(move || {
+        let card = broker.card;
+        let held = |client: &Client| client.holds.as_ref().map(|holds| (holds.broker, holds.lease, holds.card == card));
         let mut client = broker.client();
-        let id = client.claim();
-        client.grant(id, 1);
+        client.lend(1);
+        when.recv().expect("the topic goes on");
         drop(client);
         let mut client = broker.client();
-        let held = client.holds.as_ref().map(|holds| (holds.broker, holds.lease, holds.card == broker.card));
-        assert_eq!(held, Some((IDENTITY, 1, true)), "what it says that it holds");
+        assert_eq!(held(&client), Some((IDENTITY, 1, true)), "what it says that it holds");
+        it_is_back.send(()).expect("the topic waits");
         assert_eq!(client.hear(), ToBroker::Released { lease: 1 });
-        client.lend(2);
-        client.end(2, || {});
+        for (lease, heard) in [(2, true), (3, false)] {
+            let id = client.claim();
+            match heard {
+                true => client.grant(id, lease),
+                false => client.say(&ToClient::Granted { id, lease, card, seconds: 60.0 }),
+            }
+            drop(client);
+            client = broker.client();
+            let held = held(&client);
+            assert!(held.is_none_or(|held| held == (IDENTITY, lease, true)), "it says that it holds {held:?}");
+            assert_eq!(client.hear(), ToBroker::Released { lease });
+        }
+        client.lend(4);
+        client.end(4, || {});
     });
     d.start();
     let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
     let region = r.begin();
     t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
+    it_computes.send(()).expect("the broker waits");
+    t.that("it is back", back.recv().is_ok());
     t.that("the region ends", r.end(region));
+    let region = r.begin();
+    t.code("a launch whose claim loses its broker", kernel.launch(d, CUstream::NULL), 0);
+    t.that("its region ends", r.end(region));
     t.that("the broker heard what it waited for", script.join().is_ok());
 }
 
