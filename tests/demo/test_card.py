@@ -13,6 +13,7 @@ from demo import card, stage  # noqa: E402  (found by the path set above)
 
 A100 = "GPU-a, NVIDIA A100-SXM4-40GB, 8.0, 550.54.15, 40960, 3"
 H100 = "GPU-h, NVIDIA H100 80GB HBM3, 9.0, 535.104.05, 81559, 7"
+H200 = "GPU-i, NVIDIA H200, 9.0, 580.159.04, 143771, 0"
 T4 = "GPU-t, Tesla T4, 7.5, 550.54.15, 15360, 2"
 L4 = "GPU-l, NVIDIA L4, 8.9, 550.54.15, 23034, 2"
 OLD = "GPU-o, NVIDIA A100-PCIE-40GB, 8.0, 525.147.05, 40960, 3"
@@ -121,7 +122,7 @@ def test_of_several_the_first_that_fits_is_taken_and_lent_alone(smi, tmp_path, m
     assert "CUDA_VISIBLE_DEVICES" not in seen["text-1"]
 
 
-@pytest.mark.parametrize("gpu, profile", [(A100, "a100-40gb"), (H100, "h100-80gb")])
+@pytest.mark.parametrize("gpu, profile", [(A100, "a100-40gb"), (H100, "h100-80gb"), (H200, "h200")])
 def test_the_apps_are_shown_the_card_that_is_taken_whatever_comes_first(smi, tmp_path, monkeypatch, gpu, profile):
     smi(T4, gpu)
     monkeypatch.setenv("ZEROGPU_PROFILE", "a100-mig-3g.40gb")

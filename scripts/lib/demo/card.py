@@ -75,7 +75,8 @@ class Nvidia:
         self.name, self.total = gpu.name, gpu.total
         self.told = f"The apps share {gpu.name}."
         self._uuid = gpu.uuid
-        self.environment = {"ZEROGPU_PROFILE": PROFILES[gpu.architecture]}
+        profile = "h200" if "H200" in gpu.name else PROFILES[gpu.architecture]
+        self.environment = {"ZEROGPU_PROFILE": profile}
         # it lends all cards that its driver shows, and the picture is of this one
         self.broker_environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
 
