@@ -324,7 +324,7 @@ const SHMEM_SIZE: u32 = 7;
 const CIG_ENABLED: u32 = 8;
 /// Whether kernels have a way out if their shared memory is taken by that.
 const CIG_FALLBACK: u32 = 9;
-/// The first CUDA that has these three.
+/// The first CUDA that has these three: `cuda.h` of 12.4 has none.
 const SINCE: i32 = 12050;
 
 /// A limit that nobody can set (driver 580 on an H200, recorded): cuBLAS 13 chooses its kernels by these.

@@ -18,12 +18,18 @@ fn allocate(size: u64) -> Res<u64> {
     })
 }
 
+/// Allocates into an app's variable. Where there is no memory it has 0 then (driver 580, recorded), else it is left alone.
+unsafe fn allocate_for(dptr: *mut CUdeviceptr, size: u64) -> Res {
+    match allocate(size) {
+        Err(CUresult::OUT_OF_MEMORY) => out(dptr, 0).and(Err(CUresult::OUT_OF_MEMORY)),
+        allocated => out(dptr, allocated?),
+    }
+}
+
 pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
     answer(|| {
         wanted(dptr)?;
-        // driver 580, recorded: no address is left in it by a call that fails
-        out(dptr, 0)?;
-        out(dptr, allocate(bytesize as u64)?)
+        allocate_for(dptr, bytesize as u64)
     })
 }
 
@@ -41,10 +47,9 @@ pub unsafe fn cuMemAllocPitch_v2(
         if !matches!(element, 4 | 8 | 16) || width == 0 || height == 0 {
             return Err(CUresult::INVALID_VALUE);
         }
-        out(dptr, 0)?;
         let row = width.checked_next_multiple_of(512).ok_or(CUresult::OUT_OF_MEMORY)?;
         let all = row.checked_mul(height).ok_or(CUresult::OUT_OF_MEMORY)?;
-        out(dptr, allocate(all as u64)?)?;
+        allocate_for(dptr, all as u64)?;
         out(pitch, row)
     })
 }
