@@ -17,9 +17,9 @@ macro_rules! call {
         guarded(|| {
             start::once();
             if records($id) {
-                // guarded inside too: a call that fails has an end in the trace
+                // guarded inside too: a call that fails has an end in the trace; by value, since what is lent is on the stack
                 let args = [$(raw($arg)),*];
-                return CUresult(traced($id, args, || guarded(|| $imp($($arg),*)).0, detail::of));
+                return CUresult(traced($id, args, move || guarded(move || $imp($($arg),*)).0, detail::of));
             }
             $imp($($arg),*)
         })

@@ -76,7 +76,7 @@ fn map_table() -> std::io::Result<Table> {
 }
 
 /// The slot of a handle that is ours (alive or not).
-#[inline]
+#[inline(always)]
 pub fn slot(handle: usize) -> Option<&'static Slot> {
     let t = table()?;
     let off = handle.wrapping_sub(t.base);
@@ -99,7 +99,7 @@ pub fn kind_of(handle: usize) -> Option<u32> {
 
 /// The live twin made in claim `epoch`. It may be voided meanwhile by another thread: the caller then still has the old
 /// one, so what it stands for has to live until nobody can be using it.
-#[inline]
+#[inline(always)]
 pub fn twin(handle: usize, kind: Kind, epoch: u32) -> Option<u64> {
     let s = slot(handle)?;
     if s.kind.load(Ordering::Acquire) != kind as u32 || s.epoch.load(Ordering::Acquire) != epoch {

@@ -1,6 +1,6 @@
 //! The hot path: commands handed to a claimed GPU with live twins in place of our handles. The gate is held.
 
-use super::live::aside;
+use super::live::{aside, known_stream};
 use super::Engine;
 use crate::fault::contained;
 use std::ffi::c_void;
@@ -23,7 +23,7 @@ pub(super) fn is_global(addr: u64) -> bool {
 
 impl Engine {
     /// Runs a command on the claimed GPU; None: something captures, so the device has to look first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forward_live(&self, stream: CUstream, op: &Op) -> Option<Res> {
         if self.refuses(op) {
             return Some(Err(super::OVER));
@@ -34,15 +34,23 @@ impl Engine {
         Some(self.forward_to(stream, op))
     }
 
-    #[inline]
+    /// The same whatever captures. In its caller's frame, so that both look up thread-local state once.
+    #[inline(always)]
     pub(super) fn forward_to(&self, stream: CUstream, op: &Op) -> Res {
         let epoch = self.bind()?;
-        let s = self.live_stream(stream, epoch)?;
+        let Some(s) = known_stream(stream, epoch) else { return self.forward_to_other(stream, epoch, op) };
         match op {
             // the most frequent ones, without another function's frame
             Op::Launch(l) => self.launch(l, s, epoch),
             _ => self.forward_real(s, epoch, op),
         }
+    }
+
+    /// To a stream that has no twin yet, or while something is late.
+    #[cold]
+    #[inline(never)]
+    fn forward_to_other(&self, stream: CUstream, epoch: u32, op: &Op) -> Res {
+        self.forward_real(self.live_stream(stream, epoch)?, epoch, op)
     }
 
     /// Runs a command that had to wait while a GPU was claimed: to its end, on a stream of its own, since what the app

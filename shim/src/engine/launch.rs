@@ -1,7 +1,7 @@
 //! Launches on a claimed GPU: what the app gave goes to the driver as it is, but for module variables, whose addresses
 //! differ there, and for events in attributes.
 use super::forward::{is_global, recorded};
-use super::live::LiveFunction;
+use super::live::{known_function, LiveFunction};
 use super::Engine;
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -25,7 +25,21 @@ const WITH_EVENT: [u32; 2] = [7, 12];
 impl Engine {
     #[inline]
     pub(super) fn launch(&self, l: &Launch, s: CUstream, epoch: u32) -> Res {
-        let f = self.live_function(l.func, epoch)?;
+        match known_function(l.func, epoch) {
+            Some(f) => self.launch_function(l, f, s, epoch),
+            None => self.launch_first(l, s, epoch),
+        }
+    }
+
+    /// The first launch of a function in a claim.
+    #[cold]
+    #[inline(never)]
+    fn launch_first(&self, l: &Launch, s: CUstream, epoch: u32) -> Res {
+        self.launch_function(l, self.live_function(l.func, epoch)?, s, epoch)
+    }
+
+    #[inline(always)]
+    fn launch_function(&self, l: &Launch, f: &LiveFunction, s: CUstream, epoch: u32) -> Res {
         if zerogpu_trace::on() {
             trace_launch(l, f, s);
         }

@@ -122,6 +122,32 @@ thread_local! {
     static BOUND: Cell<u32> = const { Cell::new(0) };
 }
 
+/// The real stream of a stream that has one in this claim; None also while anything is late, which may have to go first.
+#[inline(always)]
+pub(super) fn known_stream(stream: CUstream, epoch: u32) -> Option<CUstream> {
+    if host::pending() {
+        return None;
+    }
+    twin_of_stream(stream, epoch)
+}
+
+#[inline(always)]
+fn twin_of_stream(stream: CUstream, epoch: u32) -> Option<CUstream> {
+    match stream.0 {
+        // the names of the default streams are the same there
+        0..=2 => Some(stream),
+        h => handle::twin(h, Kind::Stream, epoch).map(|twin| CUstream(twin as usize)),
+    }
+}
+
+/// The real function of a function or a kernel that has one in this claim.
+#[inline(always)]
+pub(super) fn known_function(func: usize, epoch: u32) -> Option<&'static LiveFunction> {
+    let twin = handle::twin(func, Kind::Function, epoch).or_else(|| handle::twin(func, Kind::Kernel, epoch))?;
+    // SAFETY: twins of functions are addresses of leaked LiveFunctions, see make_function.
+    Some(unsafe { &*(twin as *const LiveFunction) })
+}
+
 impl Engine {
     /// The driver below. Only asked for while it is known to be there.
     pub(super) fn driver(&self) -> Res<&Driver> {
@@ -129,42 +155,42 @@ impl Engine {
     }
 
     /// Makes the real context current in this thread, once a claim.
-    #[inline]
+    #[inline(always)]
     pub(super) fn bind(&self) -> Res<u32> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        if BOUND.get() != epoch {
-            let ctx = locked(&self.live).ctx;
-            // SAFETY: the primary context, retained for as long as the claim.
-            ok(unsafe { (self.driver()?.cuCtxSetCurrent)(ctx) })?;
-            BOUND.set(epoch);
+        if BOUND.get() == epoch {
+            return Ok(epoch);
         }
+        self.bind_now(epoch)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bind_now(&self, epoch: u32) -> Res<u32> {
+        let ctx = locked(&self.live).ctx;
+        // SAFETY: the primary context, retained for as long as the claim.
+        ok(unsafe { (self.driver()?.cuCtxSetCurrent)(ctx) })?;
+        BOUND.set(epoch);
         Ok(epoch)
     }
 
     /// The real stream of a stream as the app names it.
-    #[inline(always)]
+    #[inline]
     pub(super) fn live_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
-        if host::pending() {
-            return self.live_stream_behind(stream, epoch);
+        match known_stream(stream, epoch) {
+            Some(real) => Ok(real),
+            None => self.find_stream(stream, epoch),
         }
-        self.twin_of_stream(stream, epoch)
     }
 
-    /// The same while something is late. What it gives is all that its caller wants, so that the hot path keeps nothing for it.
     #[cold]
     #[inline(never)]
-    fn live_stream_behind(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
-        self.behind_late_work(stream, epoch)?;
-        self.twin_of_stream(stream, epoch)
-    }
-
-    #[inline(always)]
-    fn twin_of_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
-        if stream.0 <= 2 {
-            return Ok(stream);
+    fn find_stream(&self, stream: CUstream, epoch: u32) -> Res<CUstream> {
+        if host::pending() {
+            self.behind_late_work(stream, epoch)?;
         }
-        match handle::twin(stream.0, Kind::Stream, epoch) {
-            Some(twin) => Ok(CUstream(twin as usize)),
+        match twin_of_stream(stream, epoch) {
+            Some(real) => Ok(real),
             None => self.make_stream(stream, epoch),
         }
     }
@@ -260,12 +286,9 @@ impl Engine {
     }
 
     /// The real function of a function or a kernel.
-    #[inline(always)]
     pub(super) fn live_function(&self, func: usize, epoch: u32) -> Res<&'static LiveFunction> {
-        let twin = handle::twin(func, Kind::Function, epoch).or_else(|| handle::twin(func, Kind::Kernel, epoch));
-        match twin {
-            // SAFETY: twins of functions are addresses of leaked LiveFunctions, see make_function.
-            Some(twin) => Ok(unsafe { &*(twin as *const LiveFunction) }),
+        match known_function(func, epoch) {
+            Some(f) => Ok(f),
             None => self.make_function(func, epoch),
         }
     }

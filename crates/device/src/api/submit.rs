@@ -11,13 +11,21 @@ use zerogpu_abi::*;
 /// Those of [`ready`], [`State::current`], [`State::stream`] and [`State::validate`]; INVALID_HANDLE: an event of
 /// another context than the stream's is recorded; in captures those of [`State::capture_op`], [`State::capture_wait`]
 /// and [`State::legacy_in_capture`]; what the backend answers.
+#[inline]
 pub fn submit(stream: CUstream, op: &Op) -> Res {
     ready()?;
+    match backend()?.forward(stream, op) {
+        Some(r) => r,
+        None => submit_here(stream, op),
+    }
+}
+
+/// What the backend did not forward. Apart, so that what is forwarded pays nothing for it.
+#[cold]
+#[inline(never)]
+fn submit_here(stream: CUstream, op: &Op) -> Res {
     let backend = backend()?;
     loop {
-        if let Some(r) = backend.forward(stream, op) {
-            return r;
-        }
         let mut st = lock()?;
         let ctx = st.current()?;
         let s = st.stream(stream)?;
@@ -41,6 +49,9 @@ pub fn submit(stream: CUstream, op: &Op) -> Res {
         match backend.run(st, s, op) {
             Run::Done(r) => return r,
             Run::Again => {}
+        }
+        if let Some(r) = backend.forward(stream, op) {
+            return r;
         }
     }
 }
