@@ -37,6 +37,13 @@ pub trait Card: Sync {
     fn run_elsewhere(&self, _op: &Op) -> Res<bool> {
         Ok(false)
     }
+    /// What is there where a value is waited for; None: it can't be seen at this moment. Called without the lock.
+    ///
+    /// # Errors
+    /// What the look, or the way to the GPU, fails with.
+    fn look_elsewhere(&self, _v: &Value) -> Res<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// Runs a validated command on a stream. Behind a host function that has not returned, it waits in the worker's queue, so
@@ -51,15 +58,7 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
     let ticket = find(&mut st, stream)?.host_ticket;
     // a wait for a value that is not there yet blocks the stream, not its caller, who may be the one to write it
     let blocks = matches!(op, Op::Await(v) if !holds_now(&st, v)?);
-    if (blocks || !worker::is_done(ticket)) && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_)) {
-        if let Op::Graph(g) = op {
-            // as it is now: the app may change or end it before its turn
-            let launch = st.exec_launch(*g)?;
-            find(&mut st, stream)?.host_ticket =
-                worker::queue(worker::Job::Graph(stream, launch.clone(), card), ticket)?;
-            st.hold_launch(&launch);
-            return Ok(());
-        }
+    if (blocks || !worker::is_done(ticket)) && !takes_its_place(op) && !matches!(op, Op::Graph(_)) {
         if let Some(owned) = own(&mut st, op) {
             find(&mut st, stream)?.host_ticket = worker::queue(worker::Job::Op(stream, owned, card), ticket)?;
             return Ok(());
@@ -72,6 +71,11 @@ pub fn run(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
         st = lock()?;
     }
     run_now(st, stream, op, card)
+}
+
+/// Whether a command of a stream is never behind another: it only says what comes before what.
+fn takes_its_place(op: &Op) -> bool {
+    matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_))
 }
 
 /// The command as one that can wait; None: its caller waits for it.
@@ -136,7 +140,7 @@ impl State {
 /// Runs a command whose turn has come.
 fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Res {
     // what had to wait may find that a GPU was claimed meanwhile: bytes written here would be lost
-    while card.elsewhere() && !matches!(op, Op::Host(_) | Op::Record(_) | Op::Wait(_) | Op::Graph(_)) {
+    while card.elsewhere() && !takes_its_place(op) && !matches!(op, Op::Graph(_)) {
         drop(st);
         let mut ran = card.run_elsewhere(op);
         // its caller was told that it succeeds, and once more does the same
@@ -176,13 +180,20 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
                 drop(moving);
             }
         }
-        // a graph's host function, behind another: its turn has come
-        Op::Host(call) if worker::is_this_thread() => {
-            drop(st);
-            worker::call_host(*call);
-        }
+        Op::Host(_) | Op::Record(_) | Op::Wait(_) => take_place(&mut st, stream, op, end)?,
+        Op::Write(v) => write(&st, v)?,
+        // it is there: else the command would wait in the queue
+        Op::Await(_) => {}
+        Op::Graph(g) => return run_graph(st, stream, *g, card),
+    }
+    Ok(())
+}
+
+/// Host functions, and what events are told and ask, in a stream whose work is done at a moment.
+fn take_place(st: &mut State, stream: usize, op: &Op, end: u64) -> Res {
+    match op {
         Op::Host(call) => {
-            let s = find(&mut st, stream)?;
+            let s = find(st, stream)?;
             s.host_ticket = worker::queue(worker::Job::Call(*call, end), s.host_ticket)?;
         }
         // the stream or the event of a graph that had to wait may have ended meanwhile: then nobody can ask
@@ -199,35 +210,44 @@ fn run_now(mut st: Guard, stream: usize, op: &Op, card: &'static dyn Card) -> Re
                 s.host_ticket = both(s.host_ticket, ticket);
             }
         }
-        Op::Write(v) => write(&st, v)?,
-        Op::Await(v) => {
-            while !holds_now(&st, v)? {
-                drop(st);
-                std::thread::yield_now();
-                st = lock()?;
-                if card.elsewhere() {
-                    return run_now(st, stream, op, card);
-                }
-            }
-        }
-        Op::Graph(g) => {
-            let launch = st.exec_launch(*g)?;
-            st.hold_launch(&launch);
-            drop(st);
-            let ran = launch.ops.iter().try_for_each(|op| {
-                // behind a host function of the graph, the rest of it waits too
-                let step = if worker::is_this_thread() { run_now } else { run };
-                step(lock()?, stream, &op.as_op(), card)
-            });
-            end_launch_behind(stream, launch, card)?;
-            ran?;
-        }
+        _ => return Err(CUresult::UNKNOWN),
     }
     Ok(())
 }
 
+/// Runs a graph as its commands, as they are now: the app may change or end it at once. One in which anything waits takes
+/// its place in the queue as a whole, with the state's lock held: what comes after it, also on a GPU that is claimed
+/// meanwhile, comes after all of it.
+fn run_graph(mut st: Guard, stream: usize, graph: CUgraphExec, card: &'static dyn Card) -> Res {
+    let launch = st.exec_launch(graph)?;
+    let ticket = find(&mut st, stream)?.host_ticket;
+    st.hold_launch(&launch);
+    let waits = |op: &Owned| matches!(op.as_op(), Op::Host(_) | Op::Wait(_) | Op::Await(_));
+    let ran = if !worker::is_done(ticket) || launch.ops.iter().any(waits) {
+        let queued = launch.ops.iter().try_for_each(|op| queue_behind(&mut st, stream, op, card));
+        drop(st);
+        queued
+    } else {
+        drop(st);
+        launch.ops.iter().try_for_each(|op| run(lock()?, stream, &op.as_op(), card))
+    };
+    end_launch_behind(stream, launch)?;
+    ran
+}
+
+fn queue_behind(st: &mut State, stream: usize, op: &Owned, card: &'static dyn Card) -> Res {
+    let command = op.as_op();
+    if takes_its_place(&command) {
+        let end = now().max(find(st, stream)?.busy_until);
+        return take_place(st, stream, &command, end);
+    }
+    let s = find(st, stream)?;
+    s.host_ticket = worker::queue(worker::Job::Op(stream, op.clone(), card), s.host_ticket)?;
+    Ok(())
+}
+
 /// Ends a launch of a graph when what it has left in the queue is done.
-fn end_launch_behind(stream: usize, launch: GraphLaunch, card: &'static dyn Card) -> Res {
+fn end_launch_behind(stream: usize, launch: GraphLaunch) -> Res {
     if launch.holds_nothing() {
         return Ok(());
     }
@@ -236,7 +256,7 @@ fn end_launch_behind(stream: usize, launch: GraphLaunch, card: &'static dyn Card
     if worker::is_done(ticket) {
         return crate::api::end_launch(&launch);
     }
-    worker::queue(worker::Job::Graph(stream, launch.without_commands(), card), ticket).map(|_| ())
+    worker::queue(worker::Job::End(launch.without_commands()), ticket).map(|_| ())
 }
 
 /// A stream that was destroyed with work in it keeps no time.
@@ -379,4 +399,16 @@ fn holds_now(st: &State, v: &Value) -> Res<bool> {
         }
     };
     Ok(holds(v, seen))
+}
+
+/// Whether a value that is waited for is there, on the host or on a GPU.
+fn has_come(v: &Value, card: &'static dyn Card) -> Res<bool> {
+    {
+        let st = lock()?;
+        // page-locked memory stays where it is
+        if !card.elsewhere() || !st.memory.is_device_space(v.at) {
+            return holds_now(&st, v);
+        }
+    }
+    Ok(card.look_elsewhere(v)?.is_some_and(|seen| holds(v, seen)))
 }

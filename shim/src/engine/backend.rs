@@ -9,7 +9,7 @@ use zerogpu_device::handle::Kind;
 use zerogpu_device::host;
 use zerogpu_device::link::Recipe;
 use zerogpu_device::memory::{Change, Region};
-use zerogpu_device::op::{Launch, Op};
+use zerogpu_device::op::{Launch, Op, Value};
 use zerogpu_device::runtime::{lock, Guard, Scope, State};
 use zerogpu_device::tensor::{Tensor, TensorMap};
 use zerogpu_device::{Backend, Run};
@@ -31,6 +31,13 @@ impl host::Card for NoCard {
         match engine() {
             Some(e) => e.run_late(op),
             None => Ok(false),
+        }
+    }
+
+    fn look_elsewhere(&self, v: &Value) -> Res<Option<u64>> {
+        match engine() {
+            Some(e) => e.look_late(v),
+            None => Ok(None),
         }
     }
 }

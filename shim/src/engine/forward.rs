@@ -65,6 +65,20 @@ impl Engine {
         aside(self.driver()?, |own| self.forward_real(own, epoch, op)).map(|()| true)
     }
 
+    /// What is there where a command waits for a value since before the claim; None: a claim or a park is in progress. Seen
+    /// from outside: a wait on the card would hold up all that is late, and what ends it may be among that.
+    pub(super) fn look_late(&self, v: &Value) -> Res<Option<u64>> {
+        let Some(_pass) = self.gate.enter_to_ask() else { return Ok(None) };
+        self.bind()?;
+        let (d, mut seen) = (self.driver()?, 0u64);
+        let size = if v.wide { 8 } else { 4 };
+        let at = self.address(v.at, size)?;
+        let to = (&raw mut seen).cast();
+        // SAFETY: `seen` has at least `size` bytes, and is written to until the stream has been waited for.
+        aside(d, |own| ok(unsafe { (d.cuMemcpyDtoHAsync_v2)(to, at, size as usize, own) }))?;
+        Ok(Some(seen))
+    }
+
     #[inline]
     pub(super) fn forward_real(&self, s: CUstream, epoch: u32, op: &Op) -> Res {
         let d = self.driver()?;

@@ -9,10 +9,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub enum Job {
     /// A host function, due at a moment.
     Call(HostCall, u64),
-    /// A command of a stream behind one.
+    /// A command of a stream behind one, or a value that it waits for.
     Op(usize, Owned, &'static dyn Card),
-    /// A graph of a stream behind one.
-    Graph(usize, GraphLaunch, &'static dyn Card),
+    /// The end of a graph's launch.
+    End(GraphLaunch),
 }
 
 struct Queue {
@@ -113,9 +113,8 @@ impl Waiting {
     fn is_ready(&self) -> bool {
         is_done(self.after)
             && match &self.job {
-                Job::Op(_, Owned::Plain(Op::Await(v)), card) => {
-                    lock().is_ok_and(|st| card.elsewhere() || holds_now(&st, v).unwrap_or(true))
-                }
+                // an error is told in its turn
+                Job::Op(_, Owned::Plain(Op::Await(v)), card) => has_come(v, *card).unwrap_or(true),
                 _ => true,
             }
     }
@@ -180,12 +179,11 @@ fn serve() {
                 sleep_until(moment);
                 call_host(call);
             }
+            Job::Op(_, Owned::Plain(Op::Await(v)), card) => tell(has_come(&v, card).map(|_| ())),
             Job::Op(stream, owned, card) => {
                 tell(lock().and_then(|st| run_now(st, stream, &owned.as_op(), card)));
             }
-            Job::Graph(stream, launch, card) => {
-                let each = |op: &Owned| run_now(lock()?, stream, &op.as_op(), card);
-                tell(launch.ops.iter().try_for_each(each));
+            Job::End(launch) => {
                 if let (Err(e), Ok(b)) = (crate::api::end_launch(&launch), crate::runtime::backend()) {
                     b.tell(&format!("user objects of a graph live on (CUDA error {})", e.0));
                 }

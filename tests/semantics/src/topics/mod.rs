@@ -162,6 +162,8 @@ pub const TOPICS: &[Topic] = &[
     any("pending_modules", pending::modules),
     any("pending_graphs", pending::graphs),
     any("pending_host_nodes", pending::host_nodes),
+    any("pending_graph_events", pending::graph_events),
+    any("pending_values", pending::values),
     any("pending_arrays", pending::arrays),
     ours("pending_itself", pending::itself),
     any("table_sizes", export_tables::sizes),

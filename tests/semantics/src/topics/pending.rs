@@ -261,3 +261,66 @@ fn host_node(d: &'static Driver, t: &mut Check, context: CUcontext, what: &str) 
     }
     t.that(format_args!("and what it held was let go, {what}"), gone.load(Ordering::Acquire));
 }
+
+/// What another stream does once a graph has recorded an event, where the graph itself has to wait: parked, and with a GPU
+/// claimed meanwhile.
+pub fn graph_events(d: &'static Driver, t: &mut Check) {
+    let context = d.start();
+    let regions = Regions::find(d).filter(|_| !t.driver.no_kernels);
+    for (what, regions) in [("parked", None), ("claimed meanwhile", regions)] {
+        let (made, copied, event) = (d.alloc(SIZE), d.alloc(SIZE), d.event(2));
+        let fill = CUDA_MEMSET_NODE_PARAMS { dst: made, pitch: 0, value: 5, elementSize: 1, width: SIZE, height: 1 };
+        let (mut graph, mut node, mut record) = (CUgraph::NULL, CUgraphNode::NULL, CUgraphNode::NULL);
+        must("cuGraphCreate", d.cuGraphCreate(&mut graph, 0));
+        must("cuGraphAddMemsetNode", d.cuGraphAddMemsetNode(&mut node, graph, null(), 0, &fill, context));
+        must("cuGraphAddEventRecordNode", d.cuGraphAddEventRecordNode(&mut record, graph, &node, 1, event));
+        let mut exec = CUgraphExec::NULL;
+        must("cuGraphInstantiateWithFlags", d.cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+        d.write(copied, &[1; SIZE]);
+
+        let gate = Gate::leaked();
+        let stream = held(d, gate);
+        t.code(format_args!("cuGraphLaunch, {what}"), d.cuGraphLaunch(exec, stream), 0);
+        let region = regions.map(|r| (r, r.begin()));
+        if region.is_some() {
+            must("cuLaunchKernel", Kernel::load(d).launch(d, d.stream(NON_BLOCKING)));
+        }
+        let other = d.stream(NON_BLOCKING);
+        t.code(format_args!("cuStreamWaitEvent, {what}"), d.cuStreamWaitEvent(other, event, 0), 0);
+        t.code(format_args!("cuMemcpyDtoDAsync, {what}"), d.cuMemcpyDtoDAsync_v2(copied, made, SIZE, other), 0);
+        gate.open();
+        finished(d, t, gate);
+        t.that(format_args!("it saw what the graph had made, {what}"), d.read(copied, SIZE) == [5; SIZE]);
+        if let Some((r, region)) = region {
+            t.that("the region ends", r.end(region));
+        }
+    }
+}
+
+/// A stream waits for a value that another writes behind a host function: parked, and with a GPU claimed before it is written.
+pub fn values(d: &'static Driver, t: &mut Check) {
+    const EQUAL: u32 = 1;
+    d.start();
+    let regions = Regions::find(d).filter(|_| !t.driver.no_kernels);
+    for (what, regions) in [("parked", None), ("claimed meanwhile", regions)] {
+        let (value, memory) = (d.alloc(SIZE), d.alloc(SIZE));
+        d.write(value, &[0; SIZE]);
+        d.write(memory, &[1; SIZE]);
+        let gate = Gate::leaked();
+        let (waits, writes) = (d.stream(NON_BLOCKING), held(d, gate));
+        t.code(format_args!("cuStreamWaitValue32, {what}"), d.cuStreamWaitValue32_v2(waits, value, 1, EQUAL), 0);
+        t.code(format_args!("cuMemsetD8Async, {what}"), d.cuMemsetD8Async(memory, 7, SIZE, waits), 0);
+        t.code(format_args!("cuStreamWriteValue32, {what}"), d.cuStreamWriteValue32_v2(writes, value, 1, 0), 0);
+        let region = regions.map(|r| (r, r.begin()));
+        if region.is_some() {
+            must("cuLaunchKernel", Kernel::load(d).launch(d, d.stream(NON_BLOCKING)));
+        }
+        t.code(format_args!("it waits, {what}"), d.cuStreamQuery(waits), CUresult::NOT_READY.0);
+        gate.open();
+        finished(d, t, gate);
+        t.that(format_args!("what waited has run, {what}"), d.read(memory, SIZE) == [7; SIZE]);
+        if let Some((r, region)) = region {
+            t.that("the region ends", r.end(region));
+        }
+    }
+}
