@@ -39,9 +39,10 @@ pub enum Pinning<'a> {
     Kept(&'a mut Pins),
 }
 
-/// Registrations that have done their work, and that the driver did not end.
+/// Registrations that have done their work, and that the driver did not end: address and bytes. Nothing under them may be punched
+/// or mapped anew.
 #[derive(Default, Debug)]
-pub struct Leaked(Vec<u64>);
+pub struct Leaked(Vec<(u64, u64)>);
 
 impl Leaked {
     /// Tries to end them. The context that they were made in, or one of the same card, must be current.
@@ -49,13 +50,29 @@ impl Leaked {
     /// # Errors
     /// The driver's first refusal to end one: it stays in the list.
     pub fn end(&mut self, d: &Driver) -> Res {
+        self.end_within(d, 0, u64::MAX)
+    }
+
+    /// Tries to end those that have a byte of a range.
+    ///
+    /// # Errors
+    /// As for [`Leaked::end`].
+    pub fn end_within(&mut self, d: &Driver, host: u64, len: u64) -> Res {
         let mut result = Ok(());
-        self.0.retain(|&host| {
-            let ended = unregister(d, host);
+        self.0.retain(|&(start, n)| {
+            if !overlaps((start, n), (host, len)) {
+                return true;
+            }
+            let ended = unregister(d, start);
             result = result.and(ended);
             ended.is_err()
         });
         result
+    }
+
+    /// Whether one has a byte of a range.
+    pub fn touches(&self, host: u64, len: u64) -> bool {
+        self.0.iter().any(|&one| overlaps(one, (host, len)))
     }
 
     /// Their context has ended, and they with it.
@@ -67,6 +84,11 @@ impl Leaked {
     pub fn count(&self) -> usize {
         self.0.len()
     }
+}
+
+/// Whether two ranges, address and bytes, have a byte in common.
+fn overlaps(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1)
 }
 
 /// What was copied.
@@ -111,7 +133,7 @@ pub fn copy(d: &Driver, way: Way, trips: &[Trip], mut pinning: Pinning) -> Res<C
     let copied = pipe.copied;
     let done = pipe.finish();
     if let Pinning::Transient(leaked) = pinning {
-        leaked.0.extend(pipe.pinned.iter().filter_map(|piece| piece.host));
+        leaked.0.extend(pipe.pinned.iter().filter_map(|piece| piece.host.map(|host| (host, piece.len))));
     }
     queued.and(done).map(|()| copied)
 }
@@ -129,6 +151,8 @@ struct Pipe<'a> {
 struct Piece {
     /// Its address, while it is registered.
     host: Option<u64>,
+    /// Bytes.
+    len: u64,
     /// Passes when it has arrived; NULL where there is none.
     event: CUevent,
 }
@@ -173,7 +197,7 @@ impl Pipe<'_> {
             // SAFETY: both are ours.
             ok(unsafe { (d.cuEventRecord)(event, self.stream) })
         });
-        self.pinned.push_back(Piece { host: pinned.is_ok().then_some(host), event });
+        self.pinned.push_back(Piece { host: pinned.is_ok().then_some(host), len: n, event });
         self.copied.add(n, pinned.err());
         queued
     }

@@ -335,6 +335,30 @@ mod tests {
         });
     }
 
+    /// A copy of another thread would write into the next one's memory.
+    #[test]
+    fn freed_memory_keeps_its_bytes_while_bytes_move() {
+        use crate::memory::{Layout, RegionKind, GRANULE};
+        let mut memory = Memory::new(Layout::default(), 1);
+        let ctx = zerogpu_abi::CUcontext::NULL;
+        let at = memory.alloc(0, GRANULE, RegionKind::Device, ctx, &mut |_| Ok(())).unwrap();
+        let host = memory.arena_host(at).unwrap();
+        // SAFETY: the allocation's own byte, and the backing's after it.
+        let byte = move || unsafe { &*(host as *const std::sync::atomic::AtomicU8) };
+        byte().store(7, Ordering::SeqCst);
+        let moving = Moving::begin();
+        std::thread::scope(|s| {
+            let freed = s.spawn(|| memory.free(at, &mut |_| Ok(())));
+            while WAITING.load(Ordering::SeqCst) == 0 && !freed.is_finished() {
+                std::thread::yield_now();
+            }
+            assert_eq!(byte().load(Ordering::SeqCst), 7);
+            drop(moving);
+            assert_eq!(freed.join().unwrap(), Ok(()));
+        });
+        assert_eq!(byte().load(Ordering::SeqCst), 0);
+    }
+
     #[test]
     fn memory_that_is_there_and_memory_that_is_not_get_the_same_bytes() {
         let backing = crate::memory::backing::Backing::new(64 << 20).unwrap();

@@ -118,9 +118,20 @@ pub trait Backend: Sync {
     /// Physical memory changes; called with the state's lock held.
     ///
     /// # Errors
-    /// What the change is refused with. Give, Destroy, Unshare and Unpin take place all the same.
+    /// What the change is refused with. Give, Destroy, Unshare and Unpin take place all the same; after Lose the memory is kept.
     fn change(&self, _change: Change) -> Res {
         Ok(())
+    }
+    /// The same; what is refused becomes the `answer` to the app, but for Lose, which is nothing of the app's.
+    ///
+    /// # Errors
+    /// As for [`Backend::change`].
+    fn tell_change(&self, change: Change, answer: &mut Res) -> Res {
+        let done = self.change(change);
+        if !matches!(change, Change::Lose { .. }) {
+            *answer = answer.and(done);
+        }
+        done
     }
     /// A context of a device was made (true) or ended (false); called with the state's lock held.
     ///

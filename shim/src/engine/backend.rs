@@ -13,7 +13,6 @@ use zerogpu_device::op::{Launch, Op, Value};
 use zerogpu_device::runtime::{lock, Guard, Scope, State};
 use zerogpu_device::tensor::{Tensor, TensorMap};
 use zerogpu_device::{Backend, Run};
-use zerogpu_protocol::Range;
 
 /// The host as a card while parked: it has no kernels, and is never asked for one.
 struct NoCard;
@@ -120,19 +119,12 @@ impl Engine {
         })
     }
 
-    /// What the app has given back, or did not get, is free for others; the file behind it is about to be punched.
+    /// What the app has given back, or did not get, is free for others.
     fn unreserve(&self, change: &Change, done: bool) {
         let Some(lender) = &self.lender else { return };
         match *change {
             Change::Take { len, .. } | Change::Create { len, host: false, .. } if !done => lender.unreserve(len),
-            Change::Give { va, len, .. } => {
-                lender.unreserve(len);
-                lender.forget(Range::new(va - crate::start::ARENA, len));
-            }
-            Change::Destroy { off, len, host: false, .. } => {
-                lender.unreserve(len);
-                lender.forget(Range::new(off, len));
-            }
+            Change::Give { len, .. } | Change::Destroy { len, host: false, .. } => lender.unreserve(len),
             _ => {}
         }
     }
@@ -185,6 +177,9 @@ impl Backend for Engine {
     }
 
     fn change(&self, change: Change) -> Res {
+        if let Change::Lose { at, len, off } = change {
+            return self.lose(at, len, off);
+        }
         self.reserve(&change)?;
         let done = self.change_card(change);
         self.unreserve(&change, done.is_ok());

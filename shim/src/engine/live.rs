@@ -482,10 +482,6 @@ impl Engine {
         let d = self.driver()?;
         let mut live = locked(&self.live);
         let before = zerogpu_trace::on().then(|| live.bytes());
-        if matches!(change, Change::Give { .. } | Change::Destroy { .. }) {
-            // the bytes behind it are about to be punched, which must not be under a registration
-            let _no_copy_is_made_before_they_end = live.leaked.end(d);
-        }
         let done = match change {
             Change::Take { va, len, .. } => live.grow(d, va, len),
             Change::Give { va, len, .. } => live.shrink(d, va, len),
@@ -501,8 +497,8 @@ impl Engine {
             Change::Access { va, len, flags } => live.access(d, va, len, flags),
             Change::Pin { at, len, flags } => live.pin(d, at, len, flags),
             Change::Unpin { at, .. } => live.end_pin(d, at),
-            // the virtual device shares nothing
-            Change::Share { .. } | Change::Unshare { .. } => Err(CUresult::NOT_SUPPORTED),
+            // the virtual device shares nothing, and what loses its bytes is the host's
+            Change::Share { .. } | Change::Unshare { .. } | Change::Lose { .. } => Err(CUresult::NOT_SUPPORTED),
         };
         live.give_back();
         if before.is_some_and(|before| before != live.bytes()) {

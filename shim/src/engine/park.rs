@@ -13,7 +13,7 @@ use zerogpu_below::{ok, twice, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::memory::ARENA_BYTES;
 use zerogpu_device::runtime::{lock, State};
-use zerogpu_device::{handle, host};
+use zerogpu_device::{handle, host, Backend};
 use zerogpu_protocol::{clean, Range, TEXT_BYTES};
 
 /// How often a park waits with the gate open, at most.
@@ -142,6 +142,7 @@ impl Engine {
         // from here on the host copy is the truth, and letting go can only leave something behind, not lose it
         self.claimed.store(false, Ordering::Release);
         self.leave_card(d);
+        self.lose_kept(&mut st);
         self.end_lease();
         self.free_ended_functions();
         Ok(bytes)
@@ -180,7 +181,6 @@ impl Engine {
 
     /// The broker brought home whole slabs: what the app has freed in one meanwhile has memory again, and loses it.
     fn punch_unused(&self, st: &mut State) -> Res {
-        let Some(lender) = &self.lender else { return Ok(()) };
         let base = st.memory.arena()?;
         let in_use: Vec<(u64, u64)> = st.memory.in_use().into_iter().map(|(va, len)| (va - base, len)).collect();
         let slabs: Vec<Range> =
@@ -189,21 +189,29 @@ impl Engine {
             let mut at = slab.off;
             for &(off, len) in in_use.iter().filter(|(off, len)| off + len > slab.off && *off < slab.end()) {
                 if off > at {
-                    self.punch(st, lender, Range::new(at, off - at))?;
+                    self.punch(st, Range::new(at, off - at))?;
                 }
                 at = at.max(off + len);
             }
             if at < slab.end() {
-                self.punch(st, lender, Range::new(at, slab.end() - at))?;
+                self.punch(st, Range::new(at, slab.end() - at))?;
             }
         }
         Ok(())
     }
 
-    fn punch(&self, st: &mut State, lender: &super::lender::Lender, range: Range) -> Res {
-        lender.forget(range);
-        st.memory.backing()?.punch(range.off, range.len);
+    fn punch(&self, st: &mut State, range: Range) -> Res {
+        let at = st.memory.backing()?.at(range.off) as u64;
+        // what is kept is punched when that may be
+        if self.lose(at, range.len, Some(range.off)).is_ok() {
+            st.memory.backing()?.punch(range.off, range.len);
+        }
         Ok(())
+    }
+
+    /// Memory that the app has freed, and that was kept since it was page-locked, is free now if it is not any more.
+    fn lose_kept(&self, st: &mut State) {
+        st.memory.lose_kept(&mut |change| self.change(change));
     }
 
     /// Nothing of the process is on the card, but for a context that it is bound to: the next may have it.
@@ -268,12 +276,14 @@ impl Engine {
             return true;
         }
         let all = match (self.driver(), lock()) {
-            (Ok(d), Ok(_st)) => {
+            (Ok(d), Ok(mut st)) => {
                 if locked(&self.live).kept {
                     // what is page-locked is the context's
                     let _refusals_tell = self.bind();
                 }
-                self.give_back(d)
+                let all = self.give_back(d);
+                self.lose_kept(&mut st);
+                all
             }
             _ => true,
         };

@@ -1,5 +1,9 @@
 //! Physical memory, mappings and pins of a claim: what the driver below holds for the process, and how it is let go.
+use super::claim::name;
 use super::live::Live;
+use super::{locked, Engine};
+use crate::report;
+use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::physical::{self, READ_WRITE};
 use zerogpu_below::{ok, twice, Driver};
@@ -19,7 +23,50 @@ pub(super) struct Mapping {
     pub(super) access: u32,
 }
 
+impl Engine {
+    /// Host memory is about to be punched (`off`: where in the backing) or unmapped, which must not be under a registration, neither
+    /// of this process nor of a broker: the card would go on using the pages that were there. The state's lock is held.
+    pub(super) fn lose(&self, at: u64, len: u64, off: Option<u64>) -> Res {
+        if locked(&self.live).is_registered(at, len) {
+            self.end_registrations(at, len)?;
+        }
+        if let (Some(lender), Some(off)) = (&self.lender, off) {
+            lender.forget(Range::new(off, len));
+        }
+        Ok(())
+    }
+
+    fn end_registrations(&self, at: u64, len: u64) -> Res {
+        if !self.claimed.load(Ordering::Acquire) || self.lost.load(Ordering::Acquire) != 0 {
+            // no call may reach the driver; a park has told of what is left
+            report::explain(&format!("{len} bytes of freed host memory are kept, since they are still page-locked"));
+            return Err(CUresult::NOT_READY);
+        }
+        self.bind()?;
+        let d = self.driver()?;
+        let ended = locked(&self.live).end_registrations(d, at, len);
+        ended.inspect_err(|&e| {
+            report::error(&format!(
+                "the driver keeps host memory page-locked that the program has freed ({}): {len} bytes stay in use until it lets \
+                 go; end the program if they stay",
+                name(e)
+            ));
+        })
+    }
+}
+
 impl Live {
+    /// Whether a registration that is to end, and has not, has a byte of a range.
+    pub(super) fn is_registered(&self, at: u64, len: u64) -> bool {
+        self.leaked.touches(at, len) || !self.stale_within(at, len).is_empty()
+    }
+
+    fn end_registrations(&mut self, d: &Driver, at: u64, len: u64) -> Res {
+        let leaked = self.leaked.end_within(d, at, len);
+        let stale = self.stale_within(at, len);
+        stale.into_iter().fold(leaked, |ended, pin| ended.and(self.unpin(d, pin)))
+    }
+
     /// Bytes of physical memory that the process holds.
     pub(super) fn bytes(&self) -> u64 {
         let arena: u64 = self.extents.values().chain(self.stuck.values()).map(|(len, _)| len).sum();

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_device::handle::{self, Kind};
-use zerogpu_device::memory::{Region, RegionKind};
+use zerogpu_device::memory::{Change, Region, RegionKind};
 use zerogpu_device::op::{Copy, Launch, Op, Owned, OwnedLaunch, Plane};
 use zerogpu_device::runtime::{lock, State};
 use zerogpu_device::Backend;
@@ -289,12 +289,12 @@ impl Engine {
         for (at, size) in locked(&self.record).end() {
             let mut told = |c| {
                 // as any other change: a broker lets go of its pins there, and counts it
-                if let Err(e) = self.change(c) {
-                    report::explain(&format!(
-                        "freed memory stays on the card until the park ({})",
-                        super::claim::name(e)
-                    ));
-                }
+                self.change(c).inspect_err(|&e| {
+                    if !matches!(c, Change::Lose { .. }) {
+                        let why = super::claim::name(e);
+                        report::explain(&format!("freed memory stays on the card until the park ({why})"));
+                    }
+                })
             };
             if let Err(e) = st.memory.reclaim(at, size, &mut told) {
                 report::explain(&format!("freed memory could not be given back ({})", super::claim::name(e)));

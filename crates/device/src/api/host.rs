@@ -9,6 +9,14 @@ use zerogpu_abi::*;
 /// CU_MEMHOSTALLOC_DEVICEMAP, which unified addressing always implies (driver 580, recorded: flags 2).
 const DEVICE_MAP: u32 = 2;
 
+/// Tells the backend of changes, but for the end of a page-lock that it has refused.
+pub(super) fn but_for_pins(change: Change) -> Res {
+    match change {
+        Change::Unpin { .. } => Ok(()),
+        change => backend()?.change(change),
+    }
+}
+
 fn allocate(bytes: usize, flags: u32) -> Res<u64> {
     if bytes == 0 || flags > 7 {
         return Err(CUresult::INVALID_VALUE);
@@ -19,7 +27,7 @@ fn allocate(bytes: usize, flags: u32) -> Res<u64> {
     let (flags, device) = (flags | DEVICE_MAP, st.device_of(ctx)?);
     let at = st.memory.host_alloc(bytes as u64, flags, device, ctx)?;
     if let Err(e) = backend()?.change(Change::Pin { at, len: bytes as u64, flags: 0 }) {
-        st.memory.host_free(at, &mut |_| {})?;
+        st.memory.host_free(at, &mut but_for_pins)?;
         return Err(e);
     }
     Ok(at)
@@ -57,9 +65,9 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> CUresult {
         // work that still uses the memory ends first
         let backend = backend()?;
         backend.drain(runtime::Scope::Context)?;
-        let mut refused = Ok(());
-        lock()?.memory.host_free(p as u64, &mut |c| refused = backend.change(c))?;
-        refused
+        let mut answer = Ok(());
+        lock()?.memory.host_free(p as u64, &mut |c| backend.tell_change(c, &mut answer))?;
+        answer
     })
 }
 
@@ -99,7 +107,7 @@ pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytes: usize, flags: u32) -> 
         let (flags, device) = (flags | DEVICE_MAP, st.device_of(ctx)?);
         st.memory.host_register(p as u64, bytes as u64, flags, device, ctx)?;
         if let Err(e) = backend()?.change(Change::Pin { at: p as u64, len: bytes as u64, flags }) {
-            st.memory.host_unregister(p as u64, &mut |_| {})?;
+            st.memory.host_unregister(p as u64, &mut but_for_pins)?;
             return Err(e);
         }
         Ok(())
@@ -119,9 +127,9 @@ pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> CUresult {
             st.forbid_unsafe()?;
         }
         backend.drain(runtime::Scope::Context)?;
-        let mut refused = Ok(());
-        lock()?.memory.host_unregister(p as u64, &mut |c| refused = backend.change(c))?;
-        refused
+        let mut answer = Ok(());
+        lock()?.memory.host_unregister(p as u64, &mut |c| backend.tell_change(c, &mut answer))?;
+        answer
     })
 }
 

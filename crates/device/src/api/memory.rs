@@ -1,4 +1,5 @@
 //! Device and managed memory.
+use super::host::but_for_pins;
 use super::*;
 use crate::memory::{Change, RegionKind};
 use crate::runtime::{lock, State};
@@ -74,9 +75,9 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
             RegionKind::Managed => {
                 let backend = runtime::backend()?;
                 backend.drain(runtime::Scope::Context)?;
-                let mut refused = Ok(());
-                lock()?.memory.managed_free(dptr, &mut |c| refused = backend.change(c))?;
-                refused
+                let mut answer = Ok(());
+                lock()?.memory.managed_free(dptr, &mut |c| backend.tell_change(c, &mut answer))?;
+                answer
             }
             _ => Err(CUresult::INVALID_VALUE),
         }
@@ -96,7 +97,7 @@ pub unsafe fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: 
         let at = st.memory.managed_alloc(bytesize as u64, device, ctx)?;
         // a claimed GPU reaches it where it is, as page-locked memory
         if let Err(e) = runtime::backend()?.change(Change::Pin { at, len: bytesize as u64, flags: 0 }) {
-            st.memory.managed_free(at, &mut |_| {})?;
+            st.memory.managed_free(at, &mut but_for_pins)?;
             return Err(e);
         }
         out(dptr, at)

@@ -84,7 +84,7 @@ impl Heap {
         Ok(at)
     }
 
-    /// Gives an allocation back; the granules that nobody uses any more, if there are.
+    /// Gives an allocation back; the granules that nobody uses any more, if there are. Nobody gets them before [`Heap::give`].
     pub fn free(&mut self, at: u64, size: u64) -> Option<(u64, u64)> {
         let chunk = at - (at - self.base) % GRANULE;
         if let Some(inside) = self.shared.get_mut(&chunk) {
@@ -95,9 +95,13 @@ impl Heap {
             self.shared.remove(&chunk);
         }
         let len = self.taken.remove(&chunk)?;
-        self.free.give(chunk, len);
         self.used -= len;
         Some((chunk, len))
+    }
+
+    /// Granules that [`Heap::free`] gave are anyone's again.
+    pub fn give(&mut self, at: u64, len: u64) {
+        self.free.give(at, len);
     }
 
     /// Ranges in use, as they were taken: each can be given back alone.
@@ -120,6 +124,10 @@ mod tests {
         assert_eq!(h.free(a.at, 100), None);
         assert_eq!(h.free(b.at, 1000), Some((GRANULE, GRANULE)));
         assert_eq!(h.used(), 0);
+        // not yet anyone's
+        assert_ne!(h.alloc(100).unwrap().at, a.at);
+        h.give(GRANULE, GRANULE);
+        assert_eq!(h.alloc(GRANULE).unwrap().at, a.at);
     }
 
     #[test]

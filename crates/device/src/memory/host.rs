@@ -1,5 +1,5 @@
 //! Page-locked and managed host memory: ordinary memory of the process that the device is told about.
-use super::{backing, Change, Memory, Region, RegionKind};
+use super::{backing, Change, Kept, Memory, Owner, Region, RegionKind};
 use zerogpu_abi::{CUcontext, CUdevice, CUresult, Res};
 
 const PAGE: u64 = 4096;
@@ -33,12 +33,12 @@ impl Memory {
     ///
     /// # Errors
     /// INVALID_VALUE: none of it begins there.
-    pub fn host_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
+    pub fn host_free(&mut self, at: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Host { registered: false, .. }, .. }) => {
                 self.regions.remove(&at);
-                told(Change::Unpin { at, len: size });
-                backing::unreserve(at, size.next_multiple_of(PAGE));
+                let _told_already = told(Change::Unpin { at, len: size });
+                self.lose(Kept { owner: Owner::System, off: at, len: size.next_multiple_of(PAGE) }, told);
                 Ok(())
             }
             _ => Err(CUresult::INVALID_VALUE),
@@ -49,12 +49,12 @@ impl Memory {
     ///
     /// # Errors
     /// INVALID_VALUE: none begins there.
-    pub fn managed_free(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
+    pub fn managed_free(&mut self, at: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Managed, .. }) => {
                 self.regions.remove(&at);
-                told(Change::Unpin { at, len: size });
-                backing::unreserve(at, size.next_multiple_of(PAGE));
+                let _told_already = told(Change::Unpin { at, len: size });
+                self.lose(Kept { owner: Owner::System, off: at, len: size.next_multiple_of(PAGE) }, told);
                 Ok(())
             }
             _ => Err(CUresult::INVALID_VALUE),
@@ -87,11 +87,12 @@ impl Memory {
     ///
     /// # Errors
     /// INVALID_VALUE: NULL; HOST_MEMORY_NOT_REGISTERED: none begins there.
-    pub fn host_unregister(&mut self, at: u64, told: &mut dyn FnMut(Change)) -> Res {
+    pub fn host_unregister(&mut self, at: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         match self.regions.get(&at) {
             Some(&Region { size, kind: RegionKind::Host { registered: true, .. }, .. }) => {
                 self.regions.remove(&at);
-                told(Change::Unpin { at, len: size });
+                // it is the app's own, whatever the answer, which is for the caller to tell
+                let _told_already = told(Change::Unpin { at, len: size });
                 Ok(())
             }
             _ if at == 0 => Err(CUresult::INVALID_VALUE),

@@ -16,6 +16,7 @@ pub use ranges::Ranges;
 pub use shared::SharedFile;
 pub use written::Written;
 
+use crate::exec;
 use crate::runtime::lacking;
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -134,6 +135,31 @@ pub enum Change {
     Pin { at: u64, len: u64, flags: u32 },
     /// Host memory is ordinary again.
     Unpin { at: u64, len: u64 },
+    /// Host memory is about to lose its bytes, of the backing (`off`: where in it) or what was allocated page-locked. Refusing
+    /// it keeps them: nobody gets that memory, and it is asked again later.
+    Lose { at: u64, len: u64, off: Option<u64> },
+}
+
+/// Whose a range was that has kept its bytes.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    /// A device's heap.
+    Heap(CUdevice),
+    /// The heap of variables.
+    Globals,
+    /// Physical handles.
+    Space,
+    /// The system.
+    System,
+}
+
+/// A range that the app has given back and that nobody may have yet, since the backend keeps it.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    owner: Owner,
+    /// In the backing; of the system's, the address.
+    off: u64,
+    len: u64,
 }
 
 /// All memory of the device.
@@ -151,6 +177,7 @@ pub struct Memory {
     pub(crate) vmm: vmm::Vmm,
     /// Bytes of hidden allocations, as far as they have granules of their own.
     hidden: u64,
+    kept: Vec<Kept>,
     next_id: u64,
 }
 
@@ -160,7 +187,18 @@ impl Memory {
         let arena_bytes = ARENA_BYTES * u64::from(devices.max(1));
         let vmm = vmm::Vmm::new(layout.window, arena_bytes);
         let (heaps, regions) = (Vec::new(), BTreeMap::new());
-        Self { backing: None, layout, arena_bytes, heaps, globals: None, regions, vmm, hidden: 0, next_id: 1 }
+        Self {
+            backing: None,
+            layout,
+            arena_bytes,
+            heaps,
+            globals: None,
+            regions,
+            vmm,
+            hidden: 0,
+            kept: Vec::new(),
+            next_id: 1,
+        }
     }
 
     /// Reserves the arena's addresses (once); its base.
@@ -254,10 +292,14 @@ impl Memory {
         grow: &mut dyn FnMut(Change) -> Res,
     ) -> Res<u64> {
         self.backing()?;
+        self.lose_kept(grow);
         let taken = self.heap(device)?.alloc(size)?;
         if let Some((va, len)) = taken.grown {
             if let Err(e) = grow(Change::Take { va, len, device }) {
-                self.heap(device)?.free(taken.at, size);
+                let heap = self.heap(device)?;
+                if let Some((at, n)) = heap.free(taken.at, size) {
+                    heap.give(at, n);
+                }
                 return Err(e);
             }
         }
@@ -288,11 +330,11 @@ impl Memory {
         self.globals.as_ref().is_some_and(|g| addr.wrapping_sub(g.base()) < GLOBAL_BYTES)
     }
 
-    /// Frees what [`Memory::alloc`] gave; the bytes go back to the system.
+    /// Frees what [`Memory::alloc`] gave; the bytes go back to the system, as soon as `told` lets them.
     ///
     /// # Errors
     /// INVALID_VALUE: no allocation begins there.
-    pub fn free(&mut self, at: u64, shrink: &mut dyn FnMut(Change)) -> Res {
+    pub fn free(&mut self, at: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let region = *self.regions.get(&at).ok_or(CUresult::INVALID_VALUE)?;
         if !matches!(region.kind, RegionKind::Device | RegionKind::Pool(_) | RegionKind::Global) {
             return Err(CUresult::INVALID_VALUE);
@@ -302,16 +344,63 @@ impl Memory {
         if region.kind == RegionKind::Global {
             let gone = self.globals.as_mut().and_then(|g| g.free(at, region.size));
             if let Some((va, len)) = gone {
-                self.backing()?.punch(va - base, len);
+                self.lose(Kept { owner: Owner::Globals, off: va - base, len }, told);
             }
             return Ok(());
         }
         let device = self.device_at(at);
         if let Some((va, len)) = self.heap(device)?.free(at, region.size) {
-            shrink(Change::Give { va, len, device });
-            self.backing()?.punch(va - base, len);
+            // it is freed whatever the backend answers, which is for the caller to tell
+            let _told_already = told(Change::Give { va, len, device });
+            self.lose(Kept { owner: Owner::Heap(device), off: va - base, len }, told);
         }
         Ok(())
+    }
+
+    /// The bytes of a range that was given back go to the system, and the range to whoever asks for one next: or else it is kept.
+    fn lose(&mut self, range: Kept, told: &mut dyn FnMut(Change) -> Res) {
+        self.kept.push(range);
+        self.lose_kept(told);
+    }
+
+    /// The same for all that was kept. Nothing may be under way in memory that is punched or mapped anew: a copy of another thread
+    /// would write into the next one's bytes.
+    pub fn lose_kept(&mut self, told: &mut dyn FnMut(Change) -> Res) {
+        if self.kept.is_empty() {
+            return;
+        }
+        exec::settle();
+        for range in std::mem::take(&mut self.kept) {
+            let Kept { owner, off, len } = range;
+            let (at, off_there) = match (&self.backing, owner) {
+                (_, Owner::System) | (None, _) => (off, None),
+                (Some(backing), _) => (backing.at(off) as u64, Some(off)),
+            };
+            if told(Change::Lose { at, len, off: off_there }).is_err() {
+                self.kept.push(range);
+                continue;
+            }
+            match (&self.backing, owner) {
+                (_, Owner::System) => backing::unreserve(at, len),
+                (Some(backing), _) => backing.punch(off, len),
+                (None, _) => {}
+            }
+            let base = self.arena_base().unwrap_or_default();
+            match owner {
+                Owner::Heap(device) => {
+                    if let Some(heap) = self.heaps.get_mut(device as usize) {
+                        heap.give(base + off, len);
+                    }
+                }
+                Owner::Globals => {
+                    if let Some(globals) = &mut self.globals {
+                        globals.give(base + off, len);
+                    }
+                }
+                Owner::Space => self.vmm.give_space(off, len),
+                Owner::System => {}
+            }
+        }
     }
 
     /// Makes an allocation unknown without freeing its memory; [`Memory::reclaim`] does that later.
@@ -335,14 +424,14 @@ impl Memory {
     ///
     /// # Errors
     /// None for what was hidden. INVALID_DEVICE: the address is outside of the arena.
-    pub fn reclaim(&mut self, at: u64, size: u64, shrink: &mut dyn FnMut(Change)) -> Res {
+    pub fn reclaim(&mut self, at: u64, size: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let kind = if self.is_global(at) { RegionKind::Global } else { RegionKind::Device };
         let region = Region { base: at, size, kind, device: 0, ctx: CUcontext::NULL, id: 0, sync_memops: false };
         if kind != RegionKind::Global {
             self.hidden = self.hidden.saturating_sub(heap::own_granules(size));
         }
         self.regions.insert(at, region);
-        self.free(at, shrink)
+        self.free(at, told)
     }
 
     /// The id of the newest region.
@@ -451,6 +540,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_backend_keeps_is_nobodys_until_it_lets_go() {
+        let mut m = Memory::new(Layout::default(), 1);
+        let byte = |m: &mut Memory, at: u64| m.arena_host(at).unwrap() as *mut u8;
+        let old = m.alloc(0, GRANULE, RegionKind::Device, CUcontext::NULL, &mut |_| Ok(())).unwrap();
+        // SAFETY: the allocation's own byte, in the backing.
+        unsafe { byte(&mut m, old).write(7) };
+        let mut keeps = |c| match c {
+            Change::Lose { .. } => Err(CUresult::UNKNOWN),
+            _ => Ok(()),
+        };
+        assert_eq!(m.free(old, &mut keeps), Ok(()));
+        assert!(m.find(old).is_none() && m.in_use().is_empty() && m.used(0) == 0);
+        let other = m.alloc(0, GRANULE, RegionKind::Device, CUcontext::NULL, &mut keeps).unwrap();
+        // SAFETY: still the backing's, and nobody's.
+        assert_eq!((other == old, unsafe { byte(&mut m, old).read() }), (false, 7));
+        let new = m.alloc(0, GRANULE, RegionKind::Device, CUcontext::NULL, &mut |_| Ok(())).unwrap();
+        // SAFETY: the new allocation's first byte.
+        assert_eq!((new == old, unsafe { byte(&mut m, new).read() }), (true, 0));
+    }
+
+    #[test]
     fn a_hidden_variable_is_nobody_elses_until_it_is_reclaimed() {
         let mut m = Memory::new(Layout::default(), 1);
         let old = m.alloc_global(0, 64, CUcontext::NULL).unwrap();
@@ -460,7 +570,11 @@ mod tests {
         assert_eq!(m.hidden(), 0);
         let new = m.alloc_global(0, 64, CUcontext::NULL).unwrap();
         assert_ne!(old, new);
-        m.reclaim(old, 64, &mut |_| panic!("it is on no card")).unwrap();
+        m.reclaim(old, 64, &mut |c| match c {
+            Change::Lose { .. } => Ok(()),
+            _ => panic!("it is on no card"),
+        })
+        .unwrap();
         assert_eq!(m.alloc_global(0, 64, CUcontext::NULL), Ok(old));
     }
 }

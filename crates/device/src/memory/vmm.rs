@@ -1,7 +1,8 @@
 //! The app's own virtual memory management: reservations, physical handles, mappings, access.
 //!
 //! A handle may be mapped several times and lives until it is released and its last mapping is gone, as on a driver.
-use super::{backing, Change, Memory, Ranges, Region, RegionKind, SharedFile, GRANULE};
+use super::{backing, Change, Kept, Memory, Owner, Ranges, Region, RegionKind, SharedFile, GRANULE};
+use crate::exec;
 use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
 use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUresult, Res};
@@ -61,6 +62,11 @@ impl Vmm {
     /// Bytes of physical handles made here on a device.
     pub fn used(&self, device: CUdevice) -> u64 {
         self.used.get(device as usize).copied().unwrap_or(0)
+    }
+
+    /// A range of the backing behind the arena is anyone's again.
+    pub(super) fn give_space(&mut self, off: u64, len: u64) {
+        self.space.give(off, len);
     }
 
     fn count(&mut self, device: CUdevice, change: impl Fn(u64) -> u64) {
@@ -193,6 +199,7 @@ impl Memory {
             return Err(CUresult::INVALID_VALUE);
         }
         self.backing()?;
+        self.lose_kept(told);
         let host = prop.location.kind != LOCATION_DEVICE;
         let (device, location) = (prop.location.id, prop.location);
         let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
@@ -275,16 +282,18 @@ impl Memory {
         if !host && !shared.as_ref().is_some_and(|s| s.imported) {
             self.vmm.count(device, |used| used - len);
         }
-        let Some(backing) = &self.backing else { return true };
         if shared.is_none() {
-            backing.punch(off, len);
-        } else if backing.restore(off, len).is_ok() {
-            self.vmm.overlays -= 1;
-        } else {
-            // the range stays with the file that lies there: it must not be given to anyone else
+            self.lose(Kept { owner: Owner::Space, off, len }, told);
             return true;
         }
-        self.vmm.space.give(off, len);
+        let Some(backing) = &self.backing else { return true };
+        // no copy of another thread may go on into what is there next
+        exec::settle();
+        // else the range stays with the file that lies there: it must not be given to anyone else
+        if backing.restore(off, len).is_ok() {
+            self.vmm.overlays -= 1;
+            self.vmm.space.give(off, len);
+        }
         true
     }
 

@@ -296,10 +296,8 @@ impl State {
         let all: Vec<_> = self.memory.regions().filter(|r| r.ctx == ctx).copied().collect();
         for r in all {
             let (base, kind) = (r.base, r.kind);
-            let mut told = |c| {
-                // the context is going: a backend that can't give memory back has nothing left to refuse
-                let _ = backend().and_then(|b| b.change(c));
-            };
+            // the context is going: a backend that can't give memory back has nobody left to tell
+            let mut told = |c| backend()?.change(c);
             use crate::memory::RegionKind::*;
             let _ended = match kind {
                 Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),

@@ -234,15 +234,15 @@ impl State {
     pub fn free(&mut self, at: u64) -> Res {
         let backend = backend()?;
         let region = self.memory.find(at).copied();
-        let mut refused = Ok(());
+        let mut answer = Ok(());
         match region {
             // recorded work may still write there: nobody else may get it before
             Some(r) if r.base == at && backend.keeps(&r) => self.memory.hide(at)?,
-            _ => self.memory.free(at, &mut |c| refused = backend.change(c))?,
+            _ => self.memory.free(at, &mut |c| backend.tell_change(c, &mut answer))?,
         }
         if let Some(Region { kind: RegionKind::Pool(p), size, .. }) = region {
             self.count_pool(p, size, false);
         }
-        refused
+        answer
     }
 }
