@@ -177,6 +177,30 @@ interface.end(region)
     run(world, script, timeout=20).require_end()
 
 
+def test_pools_are_trimmed_and_ended_while_a_stream_is_held_back(world):
+    """Both give back numbers only, and wait for nothing."""
+    script = """
+props = (ctypes.c_uint32 * 22)(1, 0, 1, 0)
+pool, default = made("cuMemPoolCreate", props), made("cuDeviceGetDefaultMemPool", 0)
+freed = made("cuMemAllocFromPoolAsync", 8 << 20, pool, free)
+event = made("cuEventCreate", 2)
+late(one)
+call("cuMemPoolTrimTo", pool, 0)
+region = claim()
+call("cuEventRecord", event, one)  # holds the stream back on the card
+for each in (pool, default):
+    call("cuMemPoolTrimTo", each, 0)
+call("cuMemPoolDestroy", pool)
+assert answer("cuEventQuery", event) == NOT_READY
+soon()
+call("cuMemFreeAsync", freed, free)
+call("cuCtxSynchronize")
+assert driver.download(memory, 4) == b"new!"
+interface.end(region)
+"""
+    run(world, script, timeout=20).require_end()
+
+
 HELD = """
 late(0)
 region = interface.begin(60.0)
