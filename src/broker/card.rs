@@ -196,7 +196,7 @@ impl Worker {
                         "the hash kernel can't be loaded on card {device}: each park copies everything"
                     );
                 });
-                let card = Card { driver, device, hasher: hasher.ok() };
+                let card = Card { driver, device, hasher: hasher.ok(), left: Default::default() };
                 let _daemon_is_there = ready.send(Ok(()));
                 serve(&Room { card, tell: Box::new(tell) }, &own, &inbox);
             }

@@ -4,6 +4,7 @@
 //! a slab is in the table with right bytes, or its memory is given back.
 use super::ahead::Stop;
 use super::space::Backing;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use zerogpu_abi::{CUdevice, CUresult, Res};
@@ -44,9 +45,39 @@ pub struct Card {
     pub device: CUdevice,
     /// The kernel that hashes; None: it could not be loaded, and everything is copied.
     pub hasher: Option<Hasher>,
+    /// Memory that is of no slab, and that the driver did not take back.
+    pub left: RefCell<Vec<Left>>,
 }
 
+/// Memory that the driver keeps: address (0: it is mapped nowhere), bytes, handle.
+pub type Left = (u64, u64, u64);
+
 impl Card {
+    /// Gives back memory that came to nothing. What the driver refuses to take is tried again with the next slab.
+    fn give_back(&self, left: Left) {
+        let mut all = self.left.borrow_mut();
+        let refused = all.len();
+        all.push(left);
+        all.retain_mut(|(va, len, handle)| {
+            if *va != 0 && physical::close_window(self.driver, *va, *len).is_ok() {
+                *va = 0;
+            }
+            *va != 0 || physical::release(self.driver, *handle).is_err()
+        });
+        if all.len() > refused {
+            tracing::error!(
+                bytes = left.1,
+                "memory of a card could not be given back; it is tried again, restart the broker if it stays in use"
+            );
+        }
+    }
+
+    /// Tries again to give back what the driver has refused to take.
+    fn give_back_again(&self) {
+        let last = self.left.borrow_mut().pop();
+        last.into_iter().for_each(|left| self.give_back(left));
+    }
+
     /// The hashes of the chunks of these ranges (address, bytes), in order; none where there is no kernel.
     fn hashes(&self, ranges: &[(u64, u64)]) -> Res<Vec<Hash>> {
         self.hasher.as_ref().map_or(Ok(Vec::new()), |hasher| hasher.hash(self.driver, ranges))
@@ -127,23 +158,18 @@ impl Slabs {
             return Ok(());
         }
         self.drop_range(card, range)?;
+        card.give_back_again();
         let (d, device, len) = (card.driver, card.device, range.len);
         let handle = physical::create_exportable(d, device, len)?;
-        let made = physical::open_window(d, device, handle, len).and_then(|va| {
-            let shared = zero(d, va, len).and_then(|()| physical::export(d, handle));
-            match shared {
-                Ok(fd) => Ok((va, fd)),
-                Err(e) => physical::close_window(d, va, len).and(Err(e)),
-            }
-        });
-        match made {
-            Ok((va, fd)) => {
-                let chunks = vec![Chunk::STALE; len.div_ceil(CHUNK as u64) as usize];
-                self.0.insert(range.off, Slab { len, handle, va, fd, lent: false, chunks });
-                Ok(())
-            }
-            Err(e) => physical::release(d, handle).and(Err(e)),
-        }
+        let va = physical::open_window(d, device, handle, len).map_err(|failed| {
+            card.give_back((failed.mapped.unwrap_or(0), len, handle));
+            failed.code
+        })?;
+        let shared = zero(d, va, len).and_then(|()| physical::export(d, handle));
+        let fd = shared.inspect_err(|_| card.give_back((va, len, handle)))?;
+        let chunks = vec![Chunk::STALE; len.div_ceil(CHUNK as u64) as usize];
+        self.0.insert(range.off, Slab { len, handle, va, fd, lent: false, chunks });
+        Ok(())
     }
 
     /// A descriptor of a slab, for its Space.
@@ -226,6 +252,7 @@ impl Slabs {
 
     /// Gives everything back. What the driver refuses to take stays in the table, and is the error.
     pub fn clear(&mut self, card: &Card) -> Res {
+        card.give_back_again();
         let all: Vec<u64> = self.0.keys().copied().collect();
         let mut result = Ok(());
         for off in all {

@@ -156,6 +156,32 @@ def test_lent_memory_that_is_refused(node, refusal):
     assert not outcome.violations and not outcome.left, outcome.err
 
 
+def test_memory_that_the_driver_keeps_from_the_broker_is_given_back_later(node):
+    """A slab comes to nothing: the driver refuses access to it, and then to unmap it."""
+    # the first access is that of the broker's own memory; it asks twice each time: as the access is refused, at once, and as the
+    # program's memory leaves the card
+    unmaps = ",".join(f"cuMemUnmap:{nth}=999" for nth in range(1, 7))
+    made = node("unclosed", COLD, SOFTCUDA_FAULT=f"cuMemSetAccess:2=999,{unmaps}")
+    script = """
+import checks, driver, shim, spaces._shim
+driver.start()
+interface, empty = spaces._shim.find(), driver.made("cuModuleGetFunction", driver.image(), b"empty")
+memory = driver.made("cuMemAlloc_v2", 4 << 20)
+driver.upload(memory, b"here")
+for refused in (True, False):
+    region = interface.begin(60.0)
+    assert (driver.answer("cuLaunchKernel", empty, 1, 1, 1, 1, 1, 1, 0, 0, None, None) != 0) == refused
+    if refused:
+        assert shim.card()["bytes_used"] >= 4 << 20, "nothing was kept"
+    interface.end(region)
+assert driver.download(memory, 4) == b"here"
+shim.require_empty()
+"""
+    outcome = made.run([sys.executable, "-c", script], PYTHONPATH=PROGRAMS, timeout=60)
+    assert outcome.code == 0, outcome.err
+    assert "memory of a card could not be given back" in outcome.err
+
+
 def test_two_programs_share_a_card_that_holds_one_of_them(node):
     # room for 160 MiB beside the contexts; a model has 120 MiB
     vram, calls = (640 + 600 + 160) << 20, 15

@@ -51,7 +51,14 @@ impl Hasher {
             ok((d.cuStreamCreateWithPriority)(&mut self.stream, 1, 0))?;
         }
         self.handle = physical::create(d, device, ROOM)?;
-        self.results = physical::open_window(d, device, self.handle, ROOM)?;
+        match physical::open_window(d, device, self.handle, ROOM) {
+            Ok(va) => self.results = va,
+            Err(left) => {
+                // what is mapped all the same is ended with the rest, or told with it
+                self.results = left.mapped.unwrap_or(0);
+                return Err(left.code);
+            }
+        }
         Ok(())
     }
 

@@ -128,15 +128,14 @@ pub fn set_access(d: &Driver, device: CUdevice, va: u64, len: u64, flags: u32) -
     ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
 }
 
-/// Maps a whole handle at a reserved address for reading and writing.
-///
-/// # Errors
-/// The driver's answer to the call that failed, [`map`] or [`set_access`].
-pub fn place(d: &Driver, device: CUdevice, va: u64, len: u64, handle: u64) -> Res {
-    map(d, va, len, handle, 0)?;
-    set_access(d, device, va, len, READ_WRITE).inspect_err(|_| {
-        let _first_error_counts = unmap(d, va, len);
-    })
+/// Why a window could not be opened, and what is left of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unopened {
+    /// The driver's first refusal.
+    pub code: CUresult,
+    /// Where the handle is mapped still, since the driver refused to end that, too: its memory stays on the card, whoever releases
+    /// it, until [`close_window`] succeeds there.
+    pub mapped: Option<u64>,
 }
 
 /// Ends a mapping that nothing uses any more.
@@ -162,22 +161,29 @@ pub fn reserve(d: &Driver, len: u64) -> Res<u64> {
 /// Maps a whole handle where the driver likes, for reading and writing; returns the address.
 ///
 /// # Errors
-/// The driver's answer to the first call that failed.
-pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Res<u64> {
-    let va = reserve(d, len)?;
-    place(d, device, va, len, handle).inspect_err(|_| {
+/// The driver's answer to the first call that failed, and where it left a mapping.
+pub fn open_window(d: &Driver, device: CUdevice, handle: u64, len: u64) -> Result<u64, Unopened> {
+    let va = reserve(d, len).map_err(|code| Unopened { code, mapped: None })?;
+    if let Err(code) = map(d, va, len, handle, 0) {
         let _first_error_counts = free_addresses(d, va, len);
+        return Err(Unopened { code, mapped: None });
+    }
+    set_access(d, device, va, len, READ_WRITE).map_err(|code| {
+        let mapped = close_window(d, va, len).is_err().then_some(va);
+        Unopened { code, mapped }
     })?;
     Ok(va)
 }
 
-/// Ends a window that nothing uses any more.
+/// Ends a window that nothing uses any more. Its addresses stay reserved where the driver does not take them back: they are nothing of
+/// the card's, and there are enough.
 ///
 /// # Errors
-/// The driver's answer to the second try. If nothing was unmapped, the addresses stay reserved.
+/// The driver's answer to the second try: the window is mapped as before.
 pub fn close_window(d: &Driver, va: u64, len: u64) -> Res {
     unmap(d, va, len)?;
-    free_addresses(d, va, len)
+    let _stay_reserved = free_addresses(d, va, len);
+    Ok(())
 }
 
 /// Gives addresses back.

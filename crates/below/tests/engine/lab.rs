@@ -32,6 +32,9 @@ pub struct Seen {
     pub failing_copy: Option<usize>,
     /// Setting access fails.
     pub no_access: bool,
+    /// How many calls of cuMemUnmap, and of cuMemAddressFree, fail from now on.
+    pub mapped: usize,
+    pub reserved: usize,
 }
 
 static SEEN: Mutex<Option<Seen>> = Mutex::new(None);
@@ -87,6 +90,8 @@ impl Lab {
         d.cuEventCreate = make_event;
         d.cuEventDestroy_v2 = end_event;
         d.cuMemSetAccess = set_access;
+        d.cuMemUnmap = unmap;
+        d.cuMemAddressFree = free_addresses;
         d.cuLaunchKernel = launch;
         Lab { d, _alone: alone }
     }
@@ -214,12 +219,7 @@ unsafe extern "C" fn register(at: *mut c_void, len: usize, flags: u32) -> CUresu
 }
 
 unsafe extern "C" fn unregister(at: *mut c_void) -> CUresult {
-    let stuck = seen(|s| {
-        let stuck = s.stuck > 0;
-        s.stuck = s.stuck.saturating_sub(1);
-        stuck
-    });
-    if stuck {
+    if fails(|s| &mut s.stuck) {
         return CUresult::INVALID_VALUE;
     }
     let r = genuine!(cuMemHostUnregister, at);
@@ -281,6 +281,30 @@ unsafe extern "C" fn set_access(at: CUdeviceptr, len: usize, desc: *const CUmemA
     match seen(|s| s.no_access) {
         true => CUresult::NOT_SUPPORTED,
         false => genuine!(cuMemSetAccess, at, len, desc, n),
+    }
+}
+
+/// Whether one more call is to fail.
+fn fails(count: impl FnOnce(&mut Seen) -> &mut usize) -> bool {
+    seen(|s| {
+        let left = count(s);
+        let fails = *left > 0;
+        *left = left.saturating_sub(1);
+        fails
+    })
+}
+
+unsafe extern "C" fn unmap(at: CUdeviceptr, len: usize) -> CUresult {
+    match fails(|s| &mut s.mapped) {
+        true => CUresult::UNKNOWN,
+        false => genuine!(cuMemUnmap, at, len),
+    }
+}
+
+unsafe extern "C" fn free_addresses(at: CUdeviceptr, len: usize) -> CUresult {
+    match fails(|s| &mut s.reserved) {
+        true => CUresult::UNKNOWN,
+        false => genuine!(cuMemAddressFree, at, len),
     }
 }
 

@@ -169,8 +169,40 @@ fn a_window_that_fails_leaves_nothing() {
     assert_eq!(granularity, 2 * MIB);
     let handle = physical::create(&lab.d, 0, 4 * granularity).unwrap();
     seen(|s| s.no_access = true);
-    assert_eq!(physical::open_window(&lab.d, 0, handle, 4 * granularity), Err(CUresult::NOT_SUPPORTED));
+    let failed = |mapped| Err(physical::Unopened { code: CUresult::NOT_SUPPORTED, mapped });
+    assert_eq!(physical::open_window(&lab.d, 0, handle, 4 * granularity), failed(None));
     // were it still mapped, the memory would outlive its handle
+    physical::release(&lab.d, handle).unwrap();
+    assert_eq!(lab.free(), free);
+}
+
+#[test]
+fn a_window_that_fails_and_stays_mapped_is_told() {
+    let lab = Lab::new();
+    let (free, len) = (lab.free(), 8 * MIB);
+    let handle = physical::create(&lab.d, 0, len).unwrap();
+    // the driver is asked twice for what gives something back
+    seen(|s| (s.no_access, s.mapped) = (true, 2));
+    let failed = physical::open_window(&lab.d, 0, handle, len).unwrap_err();
+    let va = failed.mapped.expect("it is mapped");
+    assert_eq!(failed.code, CUresult::NOT_SUPPORTED);
+    // nobody gets its addresses
+    assert_ne!(physical::reserve(&lab.d, len), Ok(va));
+    physical::release(&lab.d, handle).unwrap();
+    assert_eq!(lab.free() as u64, free as u64 - len);
+    physical::close_window(&lab.d, va, len).unwrap();
+    assert_eq!(lab.free(), free);
+}
+
+#[test]
+fn a_window_is_closed_though_its_addresses_stay() {
+    let lab = Lab::new();
+    let (free, len) = (lab.free(), 8 * MIB);
+    let handle = physical::create(&lab.d, 0, len).unwrap();
+    let va = physical::open_window(&lab.d, 0, handle, len).unwrap();
+    seen(|s| s.reserved = 2);
+    // a second call would find nothing to unmap
+    assert_eq!(physical::close_window(&lab.d, va, len), Ok(()));
     physical::release(&lab.d, handle).unwrap();
     assert_eq!(lab.free(), free);
 }
