@@ -125,27 +125,41 @@ impl Hasher {
         ok(unsafe { (d.cuMemcpyDtoH_v2)(new.as_mut_ptr().cast(), self.results, size_of_val(new)) })
     }
 
-    /// Gives back what it holds on the card.
+    /// Gives back what it holds on the card, in whose context it was made.
     ///
     /// # Errors
-    /// The driver's answer to the first call that failed twice.
-    pub fn end(self, d: &Driver) -> Res {
+    /// The driver's answer to the first call that failed twice. What was not given back stays here for another try.
+    pub fn end(&mut self, d: &Driver) -> Res {
         let mut result = Ok(());
         // SAFETY: objects of ours that nothing uses any more.
         unsafe {
             if self.stream.0 != 0 {
-                result = result.and(twice(|| (d.cuStreamDestroy_v2)(self.stream)));
+                let ended = twice(|| (d.cuStreamDestroy_v2)(self.stream));
+                self.stream = if ended.is_ok() { CUstream::NULL } else { self.stream };
+                result = result.and(ended);
             }
             if self.module.0 != 0 {
-                result = result.and(twice(|| (d.cuModuleUnload)(self.module)));
+                let ended = twice(|| (d.cuModuleUnload)(self.module));
+                self.module = if ended.is_ok() { CUmodule::NULL } else { self.module };
+                result = result.and(ended);
             }
         }
         if self.results != 0 {
-            result = result.and(physical::close_window(d, self.results, ROOM));
+            let ended = physical::close_window(d, self.results, ROOM);
+            self.results = if ended.is_ok() { 0 } else { self.results };
+            result = result.and(ended);
         }
-        if self.handle != 0 {
-            result = result.and(physical::release(d, self.handle));
+        if self.handle != 0 && self.results == 0 {
+            let ended = physical::release(d, self.handle);
+            self.handle = if ended.is_ok() { 0 } else { self.handle };
+            result = result.and(ended);
         }
         result
+    }
+
+    /// The context has gone, and its objects with it: whether memory is left, for [`Hasher::end`].
+    pub fn without_context(&mut self) -> bool {
+        (self.stream, self.module) = (CUstream::NULL, CUmodule::NULL);
+        self.results != 0 || self.handle != 0
     }
 }

@@ -79,6 +79,8 @@ pub struct Settings {
     pub record_limit: u64,
     /// How long a borrowed GPU is kept idle.
     pub idle: Duration,
+    /// Bytes from which on a park without a broker copies only what has changed; `None`: it copies all.
+    pub hash: Option<u64>,
     /// Socket of the node broker; `None`: solo.
     pub socket: Option<PathBuf>,
     /// How long a claim waits for a card of the broker.
@@ -100,6 +102,7 @@ impl Default for Settings {
             outside: Outside::Defer,
             record_limit: 64 << 20,
             idle: Duration::from_millis(200),
+            hash: Some(256 << 20),
             socket: None,
             wait: Duration::from_secs(60),
             name: None,
@@ -129,6 +132,7 @@ impl Settings {
             outside: reader.parsed("ZEROGPU_OUTSIDE", str::parse).unwrap_or(default.outside),
             record_limit: reader.parsed("ZEROGPU_RECORD", parse::size).unwrap_or(default.record_limit),
             idle: reader.parsed("ZEROGPU_IDLE", parse::duration).unwrap_or(default.idle),
+            hash: reader.parsed("ZEROGPU_HASH", size_or_off).unwrap_or(default.hash),
             socket: reader
                 .raw("ZEROGPU_SOCKET")
                 .filter(|value| value != "none")
@@ -138,6 +142,13 @@ impl Settings {
             lib: reader.path("ZEROGPU_LIB"),
         };
         (settings, reader.complaints)
+    }
+}
+
+fn size_or_off(text: &str) -> Result<Option<u64>, String> {
+    match text {
+        "off" => Ok(None),
+        size => parse::size(size).map(Some).map_err(|wrong| format!("{wrong}, or off")),
     }
 }
 

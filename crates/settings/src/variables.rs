@@ -62,6 +62,12 @@ pub const VARIABLES: &[Variable] = &[
         "How long a borrowed GPU is kept with nothing running on it.",
     ),
     variable(
+        "ZEROGPU_HASH",
+        "256MiB",
+        "a size, or off",
+        "Without a broker: device memory from which on a park copies only what a hash, made by the card, says has changed. Less is copied whole.",
+    ),
+    variable(
         "ZEROGPU_SOCKET",
         "none",
         "a path, or none",

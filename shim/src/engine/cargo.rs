@@ -3,6 +3,7 @@
 //! A handle's bytes are its own, whether it is mapped or not: one that no mapping reaches as a whole is looked at through
 //! a window, a mapping of ours that lasts for one trip, or until it can be closed.
 use super::live::{aside, Live};
+use super::unchanged::Unchanged;
 use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::READ_WRITE;
@@ -28,12 +29,51 @@ pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whos
         trips.extend(parts.into_iter().map(|(at, len)| Trip { device: at, host: host + (at - va), len }));
     }
     let moved = own_memory(live, d, st, whose, &mut trips).and_then(|()| match way {
-        Way::In => bring_in(&mut live.leaked, d, st, &trips),
-        Way::Out => copy(d, way, &trips, Pinning::Transient(&mut live.leaked)).map(|copied| copied.bytes),
+        Way::In => {
+            bring_in(&mut live.leaked, d, st, &trips).and_then(|bytes| watch(live, d, st, &trips).map(|()| bytes))
+        }
+        Way::Out => bring_out(live, d, st, trips),
     });
     // the bytes have moved all the same
     let _tried_again_at_the_park = live.close_windows(d);
     moved
+}
+
+/// Notes what came to the card, where that is much: it need not go back as long as it stays what it is.
+fn watch(live: &mut Live, d: &Driver, st: &mut State, trips: &[Trip]) -> Res {
+    let bytes: u64 = trips.iter().map(|trip| trip.len).sum();
+    // one that was left behind is still to be given back
+    if live.unchanged.is_some() || live.watched_from.is_none_or(|least| bytes < least) {
+        return Ok(());
+    }
+    let base = st.memory.backing()?.at(0) as u64;
+    match Unchanged::new(d, live.device, base, trips) {
+        Ok(unchanged) => live.unchanged = Some(unchanged),
+        Err((code, left)) => {
+            live.unchanged = left;
+            crate::report::explain(&format!(
+                "the card can't tell what changes, so the park copies everything (CUDA error {})",
+                code.0
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Brings home what has changed, or may have.
+fn bring_out(live: &mut Live, d: &Driver, st: &mut State, mut trips: Vec<Trip>) -> Res<u64> {
+    let all: u64 = trips.iter().map(|trip| trip.len).sum();
+    if let Some(unchanged) = &mut live.unchanged {
+        trips = unchanged.changed(d, st.memory.backing()?.at(0) as u64, trips);
+    }
+    let bytes = match trips.is_empty() {
+        true => 0,
+        false => copy(d, Way::Out, &trips, Pinning::Transient(&mut live.leaked))?.bytes,
+    };
+    if live.unchanged.is_some() {
+        crate::report::explain(&format!("{bytes} bytes came home; {} had not changed", all - bytes));
+    }
+    Ok(bytes)
 }
 
 /// Memory that the host never wrote needs no copy, nor memory of the host: the card zeroes its own.

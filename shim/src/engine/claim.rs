@@ -305,6 +305,7 @@ impl Engine {
                         .map_err(|code| no_room("making device memory", d, needed, live.bytes(), code))?;
                 }
                 map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
+                live.watched_from = self.settings.hash;
                 cargo::travel(&mut live, d, st, Way::In, Whose::All)
                     .map_err(Failed::at("copying memory to the card"))?
             }

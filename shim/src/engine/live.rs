@@ -2,6 +2,7 @@
 use super::clock::Clock;
 use super::lender::Lender;
 use super::physical::Mapping;
+use super::unchanged::Unchanged;
 use super::{locked, Engine};
 use crate::fault::contained;
 use std::cell::Cell;
@@ -81,6 +82,10 @@ pub struct Live {
     ended: Vec<&'static LiveFunction>,
     /// What tells when the events of this claim happened.
     pub(super) clock: Option<Clock>,
+    /// What came to the card, to know it again; None: a park brings home everything.
+    pub(super) unchanged: Option<Unchanged>,
+    /// Bytes from which on a claim takes note of what comes; None: never.
+    pub(super) watched_from: Option<u64>,
 }
 
 /// A variable of a live module.

@@ -22,6 +22,7 @@ mod physical;
 mod record;
 mod regions;
 mod slots;
+mod unchanged;
 mod variables;
 mod watch;
 

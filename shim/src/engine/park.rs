@@ -304,6 +304,13 @@ impl Engine {
             note(live.unpin(d, at));
         }
         note(live.leaked.end(d));
+        if let Some(unchanged) = &mut live.unchanged {
+            let ended = unchanged.end(d);
+            if ended.is_ok() {
+                live.unchanged = None;
+            }
+            note(ended);
+        }
         for (at, mapping) in live.mappings.clone() {
             note(live.unmap(d, at, mapping.len));
         }
@@ -354,6 +361,9 @@ impl Engine {
                 live.pins.clear();
                 live.stale_pins.clear();
                 live.leaked.clear();
+                if live.unchanged.as_mut().is_some_and(|unchanged| !unchanged.without_context()) {
+                    live.unchanged = None;
+                }
                 Ok(())
             }
             Ok(()) => {
@@ -385,7 +395,7 @@ impl Live {
     /// What a park could not give back, in words.
     fn left(&self) -> Option<String> {
         // page-locked memory went with its context, unless that stayed
-        let ranges = self.ranges() + self.pins.len() + self.leaked.count();
+        let ranges = self.ranges() + self.pins.len() + self.leaked.count() + self.unchanged.is_some() as usize;
         (ranges > 0).then(|| format!("{ranges} ranges of memory"))
     }
 }

@@ -30,7 +30,11 @@ impl Engine {
         if locked(&self.live).is_registered(at, len) {
             self.end_registrations(at, len)?;
         }
-        if let (Some(lender), Some(off)) = (&self.lender, off) {
+        let Some(off) = off else { return Ok(()) };
+        if let Some(unchanged) = &mut locked(&self.live).unchanged {
+            unchanged.forget(off, len);
+        }
+        if let Some(lender) = &self.lender {
             lender.forget(Range::new(off, len));
         }
         Ok(())

@@ -215,7 +215,7 @@ fn hashes_come_in_the_order_of_the_ranges() {
     let mut data = vec![0; 6 * MIB as usize];
     write_bytes(&mut data, 4);
     card.fill(&data);
-    let hasher = Hasher::new(&lab.d, 0).unwrap();
+    let mut hasher = Hasher::new(&lab.d, 0).unwrap();
     let ranges = [(card.va + 2 * MIB, 4 * MIB), (card.va, 0), (card.va, MIB + 16)];
     let mut expected = vec![[0; 2]; 3];
     hash_chunks(&data[CHUNK..], &mut expected);
