@@ -27,25 +27,33 @@ class Region:
         self._shim = shim
         self._seconds = seconds
         self._movable = movable
-        self._number = 0
+        # The number of the open region, if there is one: in a list, so that both calls below are one step of the interpreter each.
+        # A signal handler that raises (Ctrl-C, a time-out) comes before such a step or after it, and no region is forgotten.
+        self._open = []
         self._process = None
 
     def __enter__(self):
         self._process = os.getpid()
-        self._number = self._shim.begin(self._seconds)
-        if not self._number:
-            raise _error(self._shim.reason() or "No GPU was available")
-        if self._movable and self._shim.movable(self._number):
+        try:
+            self._open.extend(map(self._shim.begin, (self._seconds,)))
+            number = self._open[0]
+            if not number:
+                raise _error(self._shim.reason() or "No GPU was available")
+            if self._movable and self._shim.movable(number):
+                raise _error(self._shim.reason() or "The GPU region was lost")
+            someone = _waiting.visitor()
+            if someone:
+                _waiting.watch(self._shim, number, someone)
+            return self
+        except BaseException:
             self._end()
-            raise _error(self._shim.reason() or "The GPU region was lost")
-        someone = _waiting.visitor()
-        if someone:
-            _waiting.watch(self._shim, self._number, someone)
-        return self
+            raise
 
     def __exit__(self, kind, error, trace):
-        expired = self.expired()
-        refusal = self._end()
+        try:
+            expired = self.expired()
+        finally:
+            refusal = self._end()
         if expired and (error is None or isinstance(error, Exception)):
             raise _error("GPU task aborted") from error
         # what CUDA says of it is a number; a caught one, or another error, stays what it is
@@ -54,17 +62,16 @@ class Region:
 
     def expired(self):
         """Whether the deadline has passed."""
-        return bool(self._shim.expired(self._number))
+        return any(map(self._shim.expired, self._open))
 
     # Bound at definition: at interpreter exit a dropped generator may end its region after `os` has been torn down.
     def _end(self, getpid=os.getpid, unwatch=_waiting.unwatch):
         """Ends the region, if it is open; why it had no GPU, "" if it had one or needed none."""
-        number, self._number = self._number, 0
-        unwatch(number)
-        # A fork of the process inherits this object, but not the region.
-        if not number or getpid() != self._process:
+        # A fork of the process inherits this object, but not the region. None was opened where the number is 0.
+        if not any(self._open) or getpid() != self._process:
             return ""
-        if self._shim.end(number):
+        unwatch(self._open[0])
+        if any(map(self._shim.end, map(self._open.pop, [0] * len(self._open)))):
             reason = self._shim.reason()
             warnings.warn(f"spaces.GPU: the GPU was given up during the call: {reason}", RuntimeWarning)
             return ""

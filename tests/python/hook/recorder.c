@@ -5,12 +5,14 @@
  *
  * More calls let a test play the rest of the world: hook_expire() makes the deadline of a region pass, hook_refuse()
  * lets each following begin fail with a text, hook_block() holds each following begin until hook_unblock(),
- * hook_state() chooses what zerogpu_state() answers, and hook_region() tells a region's number.
+ * hook_state() chooses what zerogpu_state() answers, hook_signal() has the next begin or end raise a signal in its thread
+ * right before it returns, and hook_region() tells a region's number.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +31,7 @@ static int blocked;
 static uint64_t count;
 static struct { uint64_t region; int open, expired; } table[REGIONS];
 static char refusal[200], state[200];
+static char interrupted[20];
 static __thread char reason[200];
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -49,6 +52,14 @@ static int row(uint64_t region)
 	while (i < REGIONS - 1 && !(table[i].open && table[i].region == region))
 		i++;
 	return i;
+}
+
+static void interrupt(const char *call)
+{
+	if (strcmp(interrupted, call))
+		return;
+	interrupted[0] = 0;
+	raise(SIGUSR1);
 }
 
 uint64_t zerogpu_region_begin(double seconds)
@@ -76,6 +87,7 @@ uint64_t zerogpu_region_begin(double seconds)
 	}
 	record("begin", region, detail);
 	pthread_mutex_unlock(&lock);
+	interrupt("begin");
 	return region;
 }
 
@@ -87,7 +99,10 @@ int zerogpu_region_end(uint64_t region)
 	record("end", region, failed ? "unknown" : "ok");
 	strcpy(reason, failed ? "no such region is open" : "");
 	pthread_mutex_unlock(&lock);
-	return NEXT(zerogpu_region_end) ? NEXT(zerogpu_region_end)(region) : failed;
+	if (NEXT(zerogpu_region_end))
+		failed = NEXT(zerogpu_region_end)(region);
+	interrupt("end");
+	return failed;
 }
 
 int zerogpu_region_movable(uint64_t region)
@@ -139,6 +154,12 @@ void hook_refuse(const char *text)
 	pthread_mutex_lock(&lock);
 	snprintf(refusal, sizeof refusal, "%s", text);
 	pthread_mutex_unlock(&lock);
+}
+
+/* The next such call, "begin" or "end", raises SIGUSR1 before it returns. */
+void hook_signal(const char *call)
+{
+	snprintf(interrupted, sizeof interrupted, "%s", call);
 }
 
 /* From now on zerogpu_state() answers this. */

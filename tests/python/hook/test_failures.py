@@ -153,3 +153,39 @@ if not child:
 os.waitpid(child, 0)
 """
     assert calls(script) == ["begin 1 60", "movable 1", "end 1"]
+
+
+@pytest.mark.parametrize("call", ["begin", "end"])
+@pytest.mark.parametrize("kind", ["function", "generator", "coroutine"])
+def test_an_exception_of_a_signal_handler_leaves_no_region_open(calls, call, kind):
+    """Ctrl-C, a time-out by SIGALRM: Python raises it as soon as the call into the shim is over."""
+    script = f"""
+import asyncio, signal
+class Late(BaseException):
+    pass
+def late(*_):
+    raise Late
+signal.signal(signal.SIGUSR1, late)
+@spaces.GPU
+def function():
+    return 1
+@spaces.GPU
+def generator():
+    yield 1
+@spaces.GPU
+async def coroutine():
+    return 1
+def run():
+    made = {kind}()
+    return asyncio.run(made) if {kind} is coroutine else list(made) if {kind} is generator else made
+_world.hook_signal(b"{call}")
+error = raised(run)
+assert isinstance(error, Late), error
+del error
+note("between")
+run()
+"""
+    expected = ["begin 1 60", "movable 1", "end 1", "note between", "begin 2 60", "movable 2", "end 2"]
+    movable = kind != "function" and call == "end"
+    seen = [line for line in calls(script) if movable or not line.startswith("movable")]
+    assert seen == [line for line in expected if movable or not line.startswith("movable")]
