@@ -8,6 +8,7 @@ mod install;
 mod traces;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Own a GPU only while a marked call runs.
@@ -53,9 +54,17 @@ fn main() -> ExitCode {
         Command::Probe(args) => cmd::doctor::probe(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("zerogpu: {error:#}");
+        // who has closed the pipe has seen enough; where nobody reads standard error either, the status is all there is
+        if !is_broken_pipe(&error) {
+            let _unheard = writeln!(std::io::stderr(), "zerogpu: {error:#}");
+        }
         ExitCode::FAILURE
     })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref().is_some_and(broken)
 }
 
 #[cfg(test)]

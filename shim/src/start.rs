@@ -47,7 +47,7 @@ fn start() {
         let (settings, mut complaints) = Settings::from_env();
         if let Some(trace) = &settings.trace {
             if let Err(e) = zerogpu_trace::start(trace) {
-                complaints.push(e.to_string());
+                complaints.push(format!("the trace is off: {e}; docs/trace.md tells what ZEROGPU_TRACE may say"));
             }
         }
         let (profile, complaint) = Profile::chosen(settings.profile.as_deref(), settings.vram);
@@ -122,19 +122,19 @@ fn open_companions(folder: &Path) {
     }
 }
 
-/// Whether CUDA_VISIBLE_DEVICES leaves the virtual card visible: its first entry names it by number or uuid.
+/// Whether CUDA_VISIBLE_DEVICES leaves the virtual card visible: its first entry names it by number or uuid. The list ends with
+/// the first entry that names no card; one that names a card twice shows none.
 fn sees_the_card(list: Option<&str>, profile: &Profile) -> bool {
     let Some(list) = list else { return true };
-    let first = list.split(',').next().unwrap_or("").trim();
     let hex: String = profile.uuid.iter().map(|b| format!("{b:02x}")).collect();
-    let named = first.strip_prefix("GPU-").or_else(|| first.strip_prefix("MIG-"));
-    match named {
+    let is_it = |entry: &str| match entry.strip_prefix("GPU-").or_else(|| entry.strip_prefix("MIG-")) {
         Some(prefix) => {
             let prefix = prefix.replace('-', "").to_lowercase();
             !prefix.is_empty() && hex.starts_with(&prefix)
         }
-        None => first.parse() == Ok(0),
-    }
+        None => entry.parse() == Ok(0),
+    };
+    list.split(',').map(str::trim).take_while(|entry| is_it(entry)).count() == 1
 }
 
 #[cfg(test)]
@@ -144,7 +144,16 @@ mod tests {
     #[test]
     fn the_first_entry_of_the_list_decides() {
         let p = Profile::default();
-        for (list, seen) in [("0", true), ("0,1", true), ("", false), ("-1", false), ("1", false), ("no", false)] {
+        for (list, seen) in [
+            ("0", true),
+            ("0,1", true),
+            ("", false),
+            ("-1", false),
+            ("1", false),
+            ("no", false),
+            ("0,0", false),
+            ("0,-1,0", true),
+        ] {
             assert_eq!(sees_the_card(Some(list), &p), seen, "{list:?}");
         }
         assert!(sees_the_card(None, &p));

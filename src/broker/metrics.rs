@@ -274,7 +274,8 @@ fn answer(stream: TcpStream, ask: &impl Fn() -> Option<String>, patience: Durati
     while head.read_line(&mut line)? > 2 {
         line.clear();
     }
-    let (status, kind, body) = match first.split(' ').nth(1) {
+    let asked = first.split(' ').nth(1).and_then(|target| target.split('?').next());
+    let (status, kind, body) = match asked {
         Some("/metrics") => match ask() {
             Some(text) => ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
             None => ("503 Service Unavailable", "text/plain", "the broker is ending\n".into()),
@@ -350,6 +351,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Metrics::serve(free, move || Some(text.clone())).unwrap();
         assert!(get(free, "/metrics").starts_with("HTTP/1.1 200 OK"));
+        assert!(get(free, "/metrics?module=gpu").starts_with("HTTP/1.1 200 OK"));
         assert!(get(free, "/").starts_with("HTTP/1.1 404"));
     }
 }

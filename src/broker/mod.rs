@@ -151,7 +151,6 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl F
     };
     let mark = Mark::at(&path);
     let hold = if mark.is_set() { config.reconnect()? } else { Duration::ZERO };
-    mark.set()?;
     let node = Node::open(driver)?;
     for card in &node.cards {
         tracing::info!(card = card.id.0, name = %card.name, bytes = card.bytes, "card");
@@ -162,6 +161,8 @@ pub fn serve(config: Config, file: Option<PathBuf>, driver: &Path, ready: impl F
     if let Some(address) = metrics {
         daemon.serve_metrics(address)?;
     }
+    // from here on a card may be leased
+    mark.set()?;
     if hold > Duration::ZERO {
         tracing::warn!("an earlier broker ended with cards in use: no card is leased for {} s", hold.as_secs_f64());
     }

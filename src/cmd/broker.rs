@@ -4,7 +4,7 @@ use crate::broker::{self, Config};
 use crate::environment::LibChoice;
 use crate::find::READY;
 use anyhow::{Context, Result};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
@@ -54,7 +54,7 @@ fn duration(text: &str) -> Result<String, String> {
 }
 
 fn size(text: &str) -> Result<String, String> {
-    zerogpu_settings::size(text).map(|_| text.to_string())
+    zerogpu_settings::some_memory(text).map(|_| text.to_string())
 }
 
 /// Runs the daemon.
@@ -65,6 +65,8 @@ pub fn run(args: Args) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // who reads the log may go away: the cards are lent on
+        .log_internal_errors(false)
         .init();
     let mut config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     config.socket = args.socket.or(config.socket);
@@ -84,7 +86,8 @@ pub fn run(args: Args) -> Result<()> {
         path.context("this machine has no CUDA driver; install NVIDIA's, or use --driver soft for software cards")?;
     let announce = || {
         if args.announce {
-            println!("{READY}");
+            // whoever asked for it may be gone
+            let _unheard = writeln!(std::io::stdout(), "{READY}");
         }
     };
     broker::serve(config, args.config, &path, announce)

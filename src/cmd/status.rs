@@ -2,7 +2,8 @@
 
 use crate::broker::Status;
 use anyhow::{bail, ensure, Context, Result};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,12 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &Args) -> Result<()> {
     let socket = socket(args.socket.as_deref())?;
     let json = Watcher::connect(&socket)?.ask()?;
-    if args.json {
-        println!("{json}");
-    } else {
-        print!("{}", text(&read(&json)?));
-    }
-    Ok(())
+    let text = if args.json { json + "\n" } else { text(&read(&json)?) };
+    // not print!, which panics where nobody reads it
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
 /// The socket of the option, of the environment, or the usual one.

@@ -96,11 +96,12 @@ fn start(path: &Path, install: &Install, runs: &Runs) -> Result<PathBuf> {
     command.arg("broker").arg("--socket").arg(&socket).arg("--driver").arg(driver).arg("--lib").arg(&install.lib);
     command.args(["--idle-exit", IDLE, "--announce"]);
     command.env_remove("LD_PRELOAD").current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-    // SAFETY: between fork and exec the child makes one system call, which needs no memory.
+    // SAFETY: between fork and exec the child makes system calls only, which need no memory.
     unsafe {
         command.pre_exec(|| {
             // a terminal's signals are not for it
             libc::setsid();
+            keep_nothing();
             Ok(())
         });
     }
@@ -122,6 +123,22 @@ fn start(path: &Path, install: &Install, runs: &Runs) -> Result<PathBuf> {
             // it has closed its output, so it ends now
             let _status = child.wait();
             bail!("it ended at once; its log is {}", log.display())
+        }
+    }
+}
+
+/// The next program of this process has its standard streams, and no other descriptor: locks and pipes of whoever started us are
+/// not a daemon's.
+fn keep_nothing() {
+    // SAFETY: both mark descriptors, whichever are open, as closed by exec.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
+            return;
+        }
+        // a kernel before 5.11
+        let most = libc::sysconf(libc::_SC_OPEN_MAX).clamp(0, 1 << 16) as libc::c_int;
+        for fd in 3..most {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
         }
     }
 }

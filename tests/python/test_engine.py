@@ -424,7 +424,9 @@ bind(None, None, None, 16)
 interface.end(region)
 assert shim.state()["level"] == "parked" and shim.state()["bound_by"]
 driver.call("cuMemFreeHost", old)
-assert is_mapped(old), "the driver still has its pages"
+# the watcher tries again, and may have been quick
+mapped, left = is_mapped(old), shim.state()["left"]
+assert mapped or not left, "the driver still has its pages"
 new = driver.made("cuMemHostAlloc", size, 0)
 before = registrations()
 region = interface.begin(60.0)

@@ -39,11 +39,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
+    // an error within says itself what it is: its own cause is the next
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Malformed(error) => Some(error),
-            Error::Mismatch(error, _) => Some(error),
-            Error::Io(error) => Some(error),
+            Error::Malformed(error) => error.source(),
+            Error::Mismatch(error, _) => error.source(),
+            Error::Io(error) => error.source(),
             _ => None,
         }
     }

@@ -16,6 +16,6 @@ mod soft;
 mod variables;
 
 pub use parse::{duration, size};
-pub use shim::{Driver, Outside, Settings};
+pub use shim::{some_memory, Driver, Outside, Settings};
 pub use soft::{Fault, SoftSettings, MAX_CARDS};
 pub use variables::{Variable, VARIABLES};

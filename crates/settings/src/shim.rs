@@ -153,7 +153,10 @@ fn size_or_off(text: &str) -> Result<Option<u64>, String> {
 }
 
 /// A size of at least one byte.
-pub(crate) fn some_memory(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What is wrong and what may be written, as one clause.
+pub fn some_memory(text: &str) -> Result<u64, String> {
     match parse::size(text)? {
         0 => Err("a card needs memory; write a size above 0, as in 40GiB".to_string()),
         bytes => Ok(bytes),

@@ -60,7 +60,7 @@ pub fn start(settings: &str) -> Result<bool, Error> {
             WANTED[id / 64].fetch_or(1 << (id % 64), Ordering::Relaxed);
         }
     }
-    sys::on_fork(forked).map_err(|source| Error::Thread { source })?;
+    sys::on_fork(forked).map_err(|cause| Error::Thread { cause })?;
     let tracer = Tracer::start(&parsed, settings, turn_off)?;
     // never freed: other threads may be recording at any time
     TRACER.store(Box::leak(Box::new(tracer)), Ordering::Release);

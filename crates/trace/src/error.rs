@@ -2,7 +2,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a trace could not be started, completed or read.
+/// Why a trace could not be started, completed or read. A cause is told in the text, so it is no `source` that would be told again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The value of `ZEROGPU_TRACE` can't be understood.
@@ -14,26 +14,26 @@ pub enum Error {
         why: String,
     },
     /// A file can't be made, opened or read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The output can't be written.
-    #[error("the trace can't be written to {}: {source}", target(output))]
+    #[error("the trace can't be written to {}: {cause}", target(output))]
     Write {
         /// The output; None: standard error.
         output: Option<PathBuf>,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The writer's thread can't be started.
-    #[error("the trace's writer can't be started: {source}")]
+    #[error("the trace's writer can't be started: {cause}")]
     Thread {
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// All names that the output could get are in use.
     #[error("{}: this and all numbered names are in use by other traces", path.display())]
@@ -84,7 +84,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Error::Io { path: path.to_owned(), source }
+        Error::Io { path: path.to_owned(), cause: source }
     }
 }
 

@@ -39,7 +39,7 @@ pub fn recover(path: &Path) -> Result<Option<Recovered>, Error> {
 
     let render = Render::new(meta.clone());
     let (tail, length) = file.checkpoint();
-    let wrote = |source| Error::Write { output: target.clone(), source };
+    let wrote = |cause| Error::Write { output: target.clone(), cause };
     let mut output = output::reopen(target.as_deref(), length)?;
     let mut bytes = Vec::new();
     if length == 0 {

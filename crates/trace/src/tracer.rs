@@ -52,9 +52,9 @@ impl Tracer {
         let shared = Arc::new(Shared { file, signal: Signal::default() });
         let writer = shared.clone();
         let body = move || write_all(&writer, output, failed);
-        if let Err(source) = sys::spawn(Box::new(body)) {
+        if let Err(cause) = sys::spawn(Box::new(body)) {
             shared.file.remove()?;
-            return Err(Error::Thread { source });
+            return Err(Error::Thread { cause });
         }
         let min_ns = u64::try_from(settings.min.as_nanos()).unwrap_or(u64::MAX);
         Ok(Tracer { shared, min_ns, errors_only: settings.errors })

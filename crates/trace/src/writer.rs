@@ -44,7 +44,7 @@ impl<'a> Batches<'a> {
 
 /// Writes until the ring is closed and empty, then completes the output and deletes the ring.
 pub fn run(file: &RingFile, render: &Render, output: &mut dyn Output, signal: &Signal) -> Result<(), Error> {
-    let wrote = |e| Error::Write { output: file.meta().output.clone(), source: e };
+    let wrote = |e| Error::Write { output: file.meta().output.clone(), cause: e };
     let ring = file.ring();
     let mut batches = Batches::new(ring, render, 0);
     let mut bytes = Vec::with_capacity(2 * BATCH);

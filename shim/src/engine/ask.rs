@@ -20,22 +20,6 @@ pub(super) enum Refused {
     Outside,
 }
 
-impl Refused {
-    /// Tells the human; what the app is answered.
-    pub(super) fn tell(self, what: &str) -> CUresult {
-        match self {
-            Refused::NoCard(why) => {
-                report::error(&format!("{what} can't run: {why}"));
-                CUresult::NO_DEVICE
-            }
-            Refused::Outside => {
-                report::error(&outside(what));
-                CUresult::NOT_PERMITTED
-            }
-        }
-    }
-}
-
 impl Engine {
     /// What speaks against a claim, before it is tried.
     pub(super) fn refused(&self, inside: bool, st: &mut State) -> Option<Refused> {
@@ -45,6 +29,21 @@ impl Engine {
             return Some(Refused::NoCard(why));
         }
         (!inside && self.settings.outside == Outside::Error).then_some(Refused::Outside)
+    }
+
+    /// Tells the human, and who asks why the open regions have no GPU; what the app is answered.
+    pub(super) fn tell(&self, refused: Refused, what: &str) -> CUresult {
+        match refused {
+            Refused::NoCard(why) => {
+                report::error(&format!("{what} can't run: {why}"));
+                self.regions.note_claim(Err(format!("No GPU could be claimed: {why}")));
+                CUresult::NO_DEVICE
+            }
+            Refused::Outside => {
+                report::error(&outside(what));
+                CUresult::NOT_PERMITTED
+            }
+        }
     }
 
     /// Does something with the driver of a claimed GPU; one is claimed (or, outside any region, borrowed) if none is. The
@@ -66,7 +65,7 @@ impl Engine {
             let inside = self.regions.any();
             let refused = self.refused(inside, &mut *lock()?);
             if let Some(refused) = refused {
-                return Err(refused.tell(what));
+                return Err(self.tell(refused, what));
             }
             self.claim(!inside, what)?;
         }

@@ -235,7 +235,7 @@ impl Engine {
         if let Some(refused) = self.refused(inside, &mut st) {
             let what = what(&mut st, op);
             drop(st);
-            return Run::Done(Err(refused.tell(&what)));
+            return Run::Done(Err(self.tell(refused, &what)));
         }
         // what waits behind a host function comes first, and is in no record
         let defers = !inside && self.settings.outside == Outside::Defer && !host::pending();

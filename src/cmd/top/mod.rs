@@ -4,10 +4,12 @@ mod view;
 
 use super::status::{read, socket, text, Watcher};
 use anyhow::Result;
+use nix::sys::signal::{signal, SigHandler, Signal};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::DefaultTerminal;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use view::{draw, Seen};
 
@@ -35,8 +37,11 @@ pub fn run(args: &Args) -> Result<()> {
     let socket = socket(args.socket.as_deref())?;
     let mut watcher = Watcher::connect(&socket)?;
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        print!("{}", text(&read(&watcher.ask()?)?));
-        return Ok(());
+        return Ok(write!(std::io::stdout(), "{}", text(&read(&watcher.ask()?)?))?);
+    }
+    for ends in [Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler only sets a flag.
+        unsafe { signal(ends, SigHandler::Handler(end)) }?;
     }
     // also sets a panic hook that restores the terminal
     let mut terminal = ratatui::try_init()?;
@@ -45,10 +50,19 @@ pub fn run(args: &Args) -> Result<()> {
     done
 }
 
+/// Whether a signal has asked for the end: the terminal is to be as it was.
+static ENDS: AtomicBool = AtomicBool::new(false);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+extern "C" fn end(_: i32) {
+    ENDS.store(true, Ordering::Relaxed);
+}
+
 fn watch(terminal: &mut DefaultTerminal, watcher: Watcher, socket: &Path, every: Duration) -> Result<()> {
     let mut watcher = Some(watcher);
     let mut seen = Seen::default();
-    loop {
+    while !ENDS.load(Ordering::Relaxed) {
         let next = Instant::now() + every;
         match look(&mut watcher, socket) {
             Ok(status) => seen.add(status, Instant::now()),
@@ -59,7 +73,14 @@ fn watch(terminal: &mut DefaultTerminal, watcher: Watcher, socket: &Path, every:
             }
         }
         terminal.draw(|frame| draw(frame, &seen))?;
-        while event::poll(next.saturating_duration_since(Instant::now()))? {
+        while !ENDS.load(Ordering::Relaxed) {
+            let left = next.saturating_duration_since(Instant::now());
+            if !event::poll(left.min(LOOK))? {
+                if left <= LOOK {
+                    break;
+                }
+                continue;
+            }
             let event = event::read()?;
             if ends(&event) {
                 return Ok(());
@@ -69,6 +90,7 @@ fn watch(terminal: &mut DefaultTerminal, watcher: Watcher, socket: &Path, every:
             }
         }
     }
+    Ok(())
 }
 
 fn look(watcher: &mut Option<Watcher>, socket: &Path) -> Result<crate::broker::Status> {
