@@ -81,6 +81,9 @@ pub trait Backend: Sync {
     fn before_end(&self, _what: &str) -> Res {
         Ok(())
     }
+    /// Device memory is about to be unmapped, or its access taken (`what` says so). NVIDIA's driver does not wait for work that uses it;
+    /// this one does, after this call. Called without the state's lock.
+    fn takes(&self, _what: &str, _at: u64, _len: u64) {}
     /// A context is about to end, and all code in it. Called without the state's lock.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ pub const VARIABLES: &[Variable] = &[
         "SOFTCUDA_STRICT_LOG",
         "none",
         "a path",
-        "File to which violations are appended, such as the use of a handle whose context is gone.",
+        "File to which violations are appended, such as the use of a handle whose context is gone, or an unmap under work.",
     ),
     variable(
         "SOFTCUDA_STRICT_PINS",

@@ -4,6 +4,7 @@ use crate::obstacle::{Obstacle, Page};
 use crate::pins::Pins;
 use crate::tensor;
 use crate::twins::{self, Params, Reach};
+use crate::uses::Uses;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -36,6 +37,8 @@ pub struct Card {
     cards: Result<Cards, String>,
     slot: OnceLock<Option<Slot>>,
     pins: Pins,
+    /// What the work uses that is under way; looked at where violations are logged.
+    uses: Uses,
     /// The error of a kernel, which a process never recovers from; 0: none.
     lost: AtomicU32,
     launches: Log,
@@ -75,8 +78,8 @@ pub fn start() -> &'static Card {
         }
         let counts = settings.faults.iter().map(|_| AtomicU64::new(0)).collect();
         let (slot, pins, lost) = (OnceLock::new(), Pins::default(), AtomicU32::new(0));
-        let obstacle = settings.obstacle.map(Obstacle::new);
-        Card { settings, profile, count, cards, slot, pins, lost, launches, calls, violations, counts, obstacle }
+        let (obstacle, uses) = (settings.obstacle.map(Obstacle::new), Uses::default());
+        Card { settings, profile, count, cards, slot, pins, uses, lost, launches, calls, violations, counts, obstacle }
     });
     if fresh {
         set_exports(crate::entry::addresses());
@@ -266,12 +269,28 @@ fn poison(file: RawFd, len: u64) {
 }
 
 impl Backend for Card {
-    fn run(&self, state: Guard, stream: usize, op: &Op) -> Run {
+    fn run(&self, mut state: Guard, stream: usize, op: &Op) -> Run {
         let checked = self.usable().and_then(|()| match op {
             Op::Copy(c) => self.check_pins(&state, c),
             _ => Ok(()),
         });
-        Run::Done(checked.and_then(|()| host::run(state, stream, op, start())))
+        if let Err(e) = checked {
+            return Run::Done(Err(e));
+        }
+        let used = if self.violations.on() { self.uses.begin(&mut state, op) } else { None };
+        let ran = host::run(state, stream, op, start());
+        if let Some(used) = used {
+            // of a stream that has ended meanwhile nothing is known
+            let end = || runtime::lock().ok()?.streams.get(&stream).map(|s| (s.busy_until, s.host_ticket));
+            self.uses.submitted(used, end().filter(|_| ran.is_ok()));
+        }
+        Run::Done(ran)
+    }
+
+    fn takes(&self, what: &str, at: u64, len: u64) {
+        if self.violations.on() && self.uses.any(at, len) {
+            self.tell(&format!("{what} of {len} bytes at {at:#x} while work that uses them is under way"));
+        }
     }
 
     fn wait(&self, scope: Scope, wait: bool) -> Res {

@@ -12,3 +12,4 @@ mod obstacle;
 mod pins;
 mod tensor;
 mod twins;
+mod uses;

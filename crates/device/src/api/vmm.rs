@@ -157,9 +157,11 @@ pub unsafe fn cuMemMap(
     })
 }
 
-/// Work that may use what is about to be taken away ends first, as on a driver.
-fn end_work_with(what: &str) -> Res {
+/// Work that may use what is about to be taken away ends first. NVIDIA's driver waits for nothing (580, recorded), and such work faults:
+/// whoever counts on that wait loses bytes there.
+fn end_work_with(what: &str, call: &str, at: u64, len: u64) -> Res {
     let backend = backend()?;
+    backend.takes(call, at, len);
     if crate::thread::current().0 != 0 {
         backend.drain(runtime::Scope::Context)?;
     }
@@ -169,7 +171,7 @@ fn end_work_with(what: &str) -> Res {
 pub unsafe fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
     answer(|| {
         let backend = backend()?;
-        end_work_with("a mapping")?;
+        end_work_with("a mapping", "cuMemUnmap", ptr, size as u64)?;
         let mut st = lock()?;
         for h in st.memory.unmap(ptr, size as u64, &mut |c| backend.change(c))? {
             st.end(Kind::Physical, h as usize);
@@ -192,7 +194,7 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
             descs.iter().filter(of_device).any(|d| st.memory.takes_access(ptr, size, d.flags))
         };
         if takes {
-            end_work_with("access")?;
+            end_work_with("access", "cuMemSetAccess", ptr, size)?;
         }
         let mut st = lock()?;
         // all are looked at before the first one counts

@@ -120,6 +120,7 @@ pub const TOPICS: &[Topic] = &[
     any("vmm_expandable_segment", vmm::expandable_segment),
     any("vmm_aliases", vmm::aliases),
     any("vmm_refusals", vmm::refusals),
+    cards("vmm_under_work", vmm::under_work),
     cards("cards_several", cards::several),
     cards("cards_shared", cards::shared),
     cards("cards_shared_refusals", cards::shared_refusals),

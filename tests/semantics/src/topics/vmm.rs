@@ -1,7 +1,9 @@
 //! The program's own virtual memory, as PyTorch's expandable segments use it.
 use crate::check::Check;
 use crate::driver::{must, Driver};
+use std::ffi::c_void;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 use zerogpu_abi::*;
 
 const MIB: usize = 1 << 20;
@@ -272,4 +274,72 @@ fn on_host(d: &Driver, t: &mut Check) {
     must("cuMemUnmap", d.cuMemUnmap(base, PAGE));
     must("cuMemRelease", d.cuMemRelease(handle));
     must("cuMemAddressFree", d.cuMemAddressFree(base, PAGE));
+}
+
+/// NVIDIA's driver does not wait for work where memory is unmapped (580, recorded: a copy that runs faults); softcuda does, and says so.
+pub fn under_work(d: &'static Driver, t: &mut Check) {
+    if t.driver.real {
+        // a fault would end the process's use of the card
+        return;
+    }
+    static GATE: AtomicBool = AtomicBool::new(false);
+    unsafe extern "C" fn wait(_: *mut c_void) {
+        while !GATE.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+    // SAFETY: a new file of this test's own.
+    let log = unsafe { libc::memfd_create(c"log".as_ptr(), libc::MFD_CLOEXEC) };
+    let log = format!("/proc/self/fd/{log}");
+    // read at the first call, which is still to come
+    std::env::set_var("SOFTCUDA_STRICT_LOG", &log);
+    d.start();
+    let noted = || std::fs::read_to_string(&log).expect("it is a file").lines().count();
+    let (at, other, stream) = (reserve(d, PAGE), d.alloc(PAGE), d.stream(1));
+    let handle = create(d, PAGE);
+    let late = |to| {
+        GATE.store(false, Ordering::Release);
+        must("cuLaunchHostFunc", d.cuLaunchHostFunc(stream, Some(wait), null_mut()));
+        must("cuMemsetD8Async", d.cuMemsetD8Async(to, 7, 64, stream));
+    };
+    // opens the gate once something is noted, or is not for long
+    let opens = |notes| {
+        let log = log.clone();
+        std::thread::spawn(move || {
+            let begun = std::time::Instant::now();
+            let lines = || std::fs::read_to_string(&log).map_or(0, |all| all.lines().count());
+            while lines() < notes && begun.elapsed().as_secs() < 5 {
+                std::thread::yield_now();
+            }
+            GATE.store(true, Ordering::Release);
+        })
+    };
+    map(d, at, PAGE, handle);
+    late(at);
+    let opened = opens(1);
+    t.code("unmap", d.cuMemUnmap(at, PAGE), 0);
+    opened.join().expect("no panic");
+    t.same("it is noted", noted(), 1);
+
+    map(d, at, PAGE, handle);
+    t.same("and waited for", d.read(at, 64), vec![7; 64]);
+    late(at);
+    let opened = opens(2);
+    let none = CUmemAccessDesc { location: CUmemLocation { kind: ON_DEVICE, id: 0 }, flags: 0 };
+    t.code("taking access", d.cuMemSetAccess(at, PAGE, &none, 1), 0);
+    opened.join().expect("no panic");
+    t.same("is noted too", noted(), 2);
+
+    late(other);
+    let opened = opens(0);
+    t.code("unmap beside work", d.cuMemUnmap(at, PAGE), 0);
+    opened.join().expect("no panic");
+    d.wait(stream);
+    map(d, at, PAGE, handle);
+    must("cuMemsetD8Async", d.cuMemsetD8Async(at, 7, 64, stream));
+    d.wait(stream);
+    t.code("unmap after it", d.cuMemUnmap(at, PAGE), 0);
+    t.same("is nothing to note", noted(), 2);
+    must("cuMemRelease", d.cuMemRelease(handle));
+    d.free(other);
 }
