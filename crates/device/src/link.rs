@@ -101,7 +101,8 @@ impl Input {
     ///
     /// # Errors
     /// Those of [`check`]; INVALID_VALUE for another kind than cuda.h has, for no bytes, and for options that concern the
-    /// whole link; INVALID_IMAGE for a cubin or fat binary that is none.
+    /// whole link; INVALID_IMAGE for a cubin or fat binary that is none; NO_BINARY_FOR_GPU for a cubin that is linked already
+    /// (driver 580, recorded).
     pub fn new(kind: u32, bytes: Vec<u8>, name: Option<CString>, settings: Vec<Setting>) -> Res<Self> {
         use option::*;
         const WHOLE: [u32; 5] = [WALL_TIME, INFO_LOG, ERROR_LOG, TARGET_FROM_CONTEXT, TARGET];
@@ -115,11 +116,13 @@ impl Input {
             FATBINARY => matches!(begins, Ok(zerogpu_image::Input::Fatbin(_))),
             _ => true,
         };
-        if good {
-            Ok(Self { kind, bytes, name, settings })
-        } else {
-            Err(CUresult::INVALID_IMAGE)
+        if !good {
+            return Err(CUresult::INVALID_IMAGE);
         }
+        if kind == CUBIN && bytes.get(ELF_TYPE) == Some(&LINKED) {
+            return Err(CUresult::NO_BINARY_FOR_GPU);
+        }
+        Ok(Self { kind, bytes, name, settings })
     }
 }
 

@@ -348,11 +348,9 @@ impl Program {
         let d = self.d;
         let (mut state, mut image, mut size) = (CUlinkState::NULL, null_mut(), 0);
         must("cuLinkCreate", d.cuLinkCreate_v2(0, null_mut(), null_mut(), &mut state));
-        let cubin = image::CUBIN.as_ptr().cast_mut().cast();
-        must(
-            "cuLinkAddData",
-            d.cuLinkAddData_v2(state, 0, cubin, image::CUBIN.len(), null(), 0, null_mut(), null_mut()),
-        );
+        let code = image::fat_binary(90);
+        let data = code.as_ptr().cast_mut().cast();
+        must("cuLinkAddData", d.cuLinkAddData_v2(state, 2, data, code.len(), null(), 0, null_mut(), null_mut()));
         let linked = done(d.cuLinkComplete(state, &mut image, &mut size));
         must("cuLinkDestroy", d.cuLinkDestroy(state));
         linked
