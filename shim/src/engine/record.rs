@@ -130,7 +130,8 @@ impl Record {
             Op::Copy(c) => st.memory.find(c.src.at).is_some_and(|r| r.kind == RegionKind::Global && r.ctx == ctx),
             _ => false,
         };
-        let stays = |r: &Region| r.is_device() && r.kind != RegionKind::Global && r.ctx != ctx;
+        let of_a_pool = |r: &Region| matches!(r.kind, RegionKind::Pool(_));
+        let stays = |r: &Region| r.is_device() && r.kind != RegionKind::Global && (r.ctx != ctx || of_a_pool(r));
         (self.replaying || self.ops.iter().any(needs)) && st.memory.regions().any(stays)
     }
 

@@ -303,8 +303,9 @@ impl State {
                 Host { registered: true, .. } => self.memory.host_unregister(base, &mut told),
                 Host { .. } => self.memory.host_free(base, &mut told),
                 Managed => self.memory.managed_free(base, &mut told),
-                Device | Pool(_) | Global => self.free(base),
-                Mapped { .. } => Ok(()),
+                Device | Global => self.free(base),
+                // what a stream allocated is the device's, not the context's (driver 580, recorded)
+                Pool(_) | Mapped { .. } => Ok(()),
             };
         }
     }
