@@ -311,7 +311,8 @@ impl Engine {
             }
         };
         let pinned = pinned(st);
-        live.unpin_others(d, &pinned);
+        live.unpin_others(d, &pinned, |at| st.memory.keeps(at))
+            .map_err(Failed::at("ending the page-lock of memory that the program has given back"))?;
         for (at, len, flags) in pinned {
             match live.pin(d, at, len, flags) {
                 // no copy can use it, and the app may never end its registration

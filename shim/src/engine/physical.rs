@@ -274,15 +274,19 @@ impl Live {
         Ok(())
     }
 
-    /// Ends what an earlier claim could not end of a context that stayed, but for memory that is still page-locked.
-    pub(super) fn unpin_others(&mut self, d: &Driver, wanted: &[(u64, u64, u32)]) {
+    /// Ends what an earlier claim could not end of a context that stayed, but for memory that is still page-locked. One that the driver
+    /// refuses is in nobody's way where its memory is `kept`; else the card would use pages that may be there no more.
+    pub(super) fn unpin_others(&mut self, d: &Driver, wanted: &[(u64, u64, u32)], kept: impl Fn(u64) -> bool) -> Res {
         let stays = |(&at, &len): (&u64, &u64)| {
             !self.stale_pins.contains(&at) && wanted.iter().any(|want| (want.0, want.1) == (at, len))
         };
         let others: Vec<u64> = self.pins.iter().filter(|pin| !stays(*pin)).map(|(&at, _)| at).collect();
+        let mut result = Ok(());
         for at in others {
-            let _tried_again_at_the_park = self.unpin(d, at);
+            let ended = self.unpin(d, at);
+            result = result.and(if kept(at) { Ok(()) } else { ended });
         }
+        result
     }
 
     /// Page-locks host memory, unless an earlier claim did and could not end that.

@@ -403,6 +403,11 @@ impl Memory {
         }
     }
 
+    /// Whether the host memory at an address was freed and is kept, so that nothing else is there.
+    pub fn keeps(&self, at: u64) -> bool {
+        self.kept.iter().any(|kept| matches!(kept.owner, Owner::System) && kept.off == at)
+    }
+
     /// Makes an allocation unknown without freeing its memory; [`Memory::reclaim`] does that later.
     ///
     /// # Errors
