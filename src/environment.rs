@@ -71,15 +71,7 @@ impl Choices {
         let driver = self.driver.as_ref().map(|driver| driver_value(driver, install, at)).transpose()?;
         let install = &at.map_or_else(|| install.clone(), |at| install.seen_at(at));
         let objects = install.objects();
-        for path in objects.iter().chain(&install.hook) {
-            // The loader takes both for separators, and knows no way to quote them.
-            if path.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b' ' | b':' | b';')) {
-                bail!(
-                    "{} has a space, colon or semicolon in it, which the loader can't take; install zerogpu elsewhere",
-                    path.display()
-                );
-            }
-        }
+        objects.iter().chain(&install.hook).try_for_each(|path| loadable(path))?;
         let objects = objects.map(PathBuf::into_os_string);
         let mut variables = vec![
             ("LD_PRELOAD", in_front(&objects, outer("LD_PRELOAD"), b" :")),
@@ -143,6 +135,21 @@ fn memory(text: &str) -> Result<String, String> {
         0 => Err("a card needs memory; write a size above 0, as in 40GiB".to_string()),
         _ => Ok(text.to_string()),
     }
+}
+
+/// Whether the loader can be told of a file at this path.
+///
+/// # Errors
+/// It can't, with the way out.
+pub fn loadable(path: &Path) -> Result<()> {
+    // it takes each of them for a separator, and knows no way to quote them
+    if path.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b' ' | b':' | b';')) {
+        bail!(
+            "{} has a space, colon or semicolon in it, which the loader can't take; install zerogpu elsewhere",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,10 @@ crate::tests![
     a_socket_of_systemd_is_served,
     a_broker_that_nobody_needs_ends,
     a_second_broker_is_refused,
+    a_log_that_nobody_reads_ends_no_broker,
+    a_broker_that_never_served_leaves_no_mark,
+    a_report_that_can_not_be_written_is_an_error,
+    a_signal_ends_top_and_gives_the_terminal_back,
     cards_that_programs_use_stay_as_they_are,
     a_program_finds_the_broker_of_its_driver,
     the_second_program_starts_a_broker,
@@ -70,7 +74,8 @@ fn a_broker_is_seen_from_all_sides() {
     let socket = stage.path("broker.sock");
     let socket = socket.to_str().unwrap();
     let nobody = zerogpu(&stage, &["status", "--socket", socket]).output().unwrap();
-    assert!(text(&nobody.stderr).contains("no broker answers on"), "{nobody:?}");
+    let said = text(&nobody.stderr);
+    assert!(said.contains("no broker answers on") && said.matches("No such file").count() == 1, "{said}");
 
     let mut command = zerogpu(&stage, &CARDS);
     command.args(["--socket", socket]);
@@ -154,6 +159,81 @@ fn a_second_broker_is_refused() {
     let second = zerogpu(&stage, &CARDS).args(["--socket", "broker.sock"]).output().unwrap();
     assert!(!second.status.success());
     assert!(text(&second.stderr).contains("a broker listens on broker.sock already"), "{second:?}");
+}
+
+fn a_log_that_nobody_reads_ends_no_broker() {
+    let stage = Stage::new();
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "broker.sock", "--announce"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut broker = Held(command.spawn().unwrap());
+    assert_eq!(broker.line(), "ready\n");
+    drop(broker.0.stderr.take());
+    // each has it say a line
+    for _ in 0..3 {
+        broker.signal(libc::SIGHUP);
+        let status = zerogpu(&stage, &["status", "--socket", "broker.sock"]).output().unwrap();
+        assert!(status.status.success(), "{status:?}");
+    }
+    broker.signal(libc::SIGTERM);
+    assert!(broker.0.wait().unwrap().success());
+}
+
+fn a_broker_that_never_served_leaves_no_mark() {
+    let stage = Stage::new();
+    // an address of another machine
+    let refused =
+        zerogpu(&stage, &CARDS).args(["--socket", "broker.sock", "--metrics", "192.0.2.1:80"]).output().unwrap();
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(!stage.path("broker.sock.inuse").exists());
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "broker.sock"]);
+    let _served = broker(command);
+    assert!(stage.path("broker.sock.inuse").exists());
+    let nothing = zerogpu(&stage, &["broker", "--driver", "soft", "--vram", "0"]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(2), "{nothing:?}");
+}
+
+fn a_report_that_can_not_be_written_is_an_error() {
+    let stage = Stage::new();
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "broker.sock"]);
+    let _broker = broker(command);
+    for arguments in [&["status"][..], &["status", "--json"], &["top"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = zerogpu(&stage, arguments);
+        let done = command.args(["--socket", "broker.sock"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = text(&done.stderr);
+        assert_eq!((done.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    }
+}
+
+fn a_signal_ends_top_and_gives_the_terminal_back() {
+    let stage = Stage::new();
+    let mut command = zerogpu(&stage, &CARDS);
+    command.args(["--socket", "broker.sock"]);
+    let _broker = broker(command);
+    for signal in [libc::SIGTERM, libc::SIGHUP] {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let before = nix::sys::termios::tcgetattr(&terminal.slave).unwrap();
+        let side = || Stdio::from(terminal.slave.try_clone().unwrap());
+        let mut command = zerogpu(&stage, &["top", "--every", "1h", "--socket", "broker.sock"]);
+        let mut top = Held(command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap());
+        let mut shown = fs::File::from(terminal.master);
+        let mut seen = Vec::new();
+        let mut wait_for = |what: &str| {
+            while !text(&seen).contains(what) {
+                let mut more = [0; 4096];
+                let count = shown.read(&mut more).unwrap();
+                seen.extend_from_slice(&more[..count]);
+            }
+        };
+        wait_for("\u{1b}[?1049h");
+        wait_for("card");
+        top.signal(signal);
+        wait_for("\u{1b}[?1049l");
+        assert!(top.0.wait().unwrap().success());
+        assert_eq!(nix::sys::termios::tcgetattr(&terminal.slave).unwrap().local_flags, before.local_flags);
+    }
 }
 
 fn cards_that_programs_use_stay_as_they_are() {
@@ -240,6 +320,10 @@ fn the_second_program_starts_a_broker() {
     let mut first = Held(first.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     assert_eq!(first.line(), "=\n", "the first is alone");
 
+    // as a shell's: open in what it starts
+    let lock = fs::File::create(stage.path("lock")).unwrap();
+    // SAFETY: takes numbers.
+    assert_eq!(unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_SETFD, 0) }, 0);
     let (told, said) = user.told(&stage, &[], "cards");
     let found = format!("={}\n", user.socket().display());
     assert_eq!(told, found);
@@ -254,6 +338,9 @@ fn the_second_program_starts_a_broker() {
         unsafe { libc::getsid(pid) }
     };
     assert_eq!(session(pid), pid, "it is in a session of its own");
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+    assert!(!open.is_empty() && !open.contains(&stage.path("lock")), "it has what is ours: {open:?}");
     // the program still counts
     first.0.stdin.take().unwrap().write_all(b"end\n").unwrap();
     assert!(first.0.wait().unwrap().success());

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 crate::tests![
     a_sound_installation_without_a_driver,
+    what_can_not_be_written_or_loaded,
     a_driver_without_a_card,
     a_driver_with_cards,
     a_driver_that_crashes_prints_or_is_none,
@@ -51,6 +52,27 @@ fn a_sound_installation_without_a_driver() {
     assert_eq!(finding(&report, "system", "glibc").0, "ok");
     let plain = stage.zerogpu(&["doctor"]).env("ZEROGPU_DRIVER", "none").output().unwrap();
     assert!(text(&plain.stdout).ends_with("nothing stands in the way\n"), "{plain:?}");
+}
+
+fn what_can_not_be_written_or_loaded() {
+    let stage = Stage::new();
+    let doctor = |driver: &str| {
+        let mut command = stage.zerogpu(&["doctor"]);
+        command.env("ZEROGPU_DRIVER", driver).env("SOFTCUDA_CARDS", "/proc/cards").env("XDG_RUNTIME_DIR", "/proc");
+        examine(&mut command).0
+    };
+    assert_eq!(finding(&doctor("none"), "system", "software cards can't be used in /proc/cards").0, "note");
+    assert_eq!(finding(&doctor("soft"), "system", "software cards can't be used in /proc/cards").0, "problem");
+    assert_eq!(finding(&doctor("none"), "broker", "none can be made there").0, "note");
+
+    let odd = stage.path("a;b");
+    fs::create_dir(&odd).unwrap();
+    for name in ["libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"] {
+        fs::copy(stage.path(&stage.lib()).join(name), odd.join(name)).unwrap();
+    }
+    let (report, ok) = examine(stage.zerogpu(&["doctor"]).env("ZEROGPU_DRIVER", "none").env("ZEROGPU_LIB", &odd));
+    assert!(!ok);
+    assert_eq!(finding(&report, "installation", "a space, colon or semicolon").0, "problem");
 }
 
 fn a_driver_without_a_card() {

@@ -272,3 +272,31 @@ assert driver.download(copied, 4) == driver.download(copied + 64, 4) == b"new!"
 interface.end(region)
 """
     run(world, script).require_end()
+
+
+MET = {
+    "host": "ctypes.c_uint32.from_address(flag).value = 1",
+    "device": 'call("cuCtxSetCurrent", context); call("cuStreamWriteValue32_v2", free, flag, 1, 0)',
+}
+
+
+@pytest.mark.parametrize("where", MET)
+def test_a_value_that_is_late_is_met_while_its_stream_is_held_back(world, where):
+    """By another thread of the program, which writes it there."""
+    script = f"""
+flag = made("cuMemHostAlloc", 4096, 0) if {where!r} == "host" else memory + 64
+call("cuMemsetD32_v2", flag, 0, 1)
+call("cuStreamWaitValue32_v2", one, flag, 1, 1)
+call("cuMemcpyHtoDAsync_v2", memory, pinned, 64, one)
+event = made("cuEventCreate", 2)
+region = claim()
+call("cuEventRecord", event, one)
+driver.launch(empty, one)
+def meet():
+    {MET[where]}
+threading.Timer(0.3, meet).start()
+call("cuCtxSynchronize")
+assert driver.download(memory, 4) == b"new!"
+interface.end(region)
+"""
+    run(world, script, timeout=30).require_end()

@@ -1,6 +1,7 @@
 //! The node broker: is one there, may this process connect to it, and does it fit.
 
 use super::report::Finding;
+use super::system::can_be_used;
 use crate::broker::Status;
 use crate::cmd::status::{read, Watcher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -27,7 +28,14 @@ pub fn findings(settings: &Settings) -> Vec<Finding> {
     let places = [own.clone(), PathBuf::from(SYSTEM_SOCKET)];
     match places.iter().find(|place| place.exists()) {
         Some(socket) => look(socket, false),
-        None => vec![Finding::ok(TOPIC, format!("none on {}: a program claims GPUs by itself", own.display()))],
+        None => vec![match can_be_used(&own) {
+            Ok(()) => Finding::ok(TOPIC, format!("none on {}: a program claims GPUs by itself", own.display())),
+            Err(error) => Finding::note(
+                TOPIC,
+                format!("none on {}, and none can be made there ({error}): programs don't share GPUs", own.display()),
+            )
+            .fix("give this user a folder in XDG_RUNTIME_DIR, or start zerogpu broker as docs/operations.md says"),
+        }],
     }
 }
 

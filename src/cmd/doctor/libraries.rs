@@ -2,6 +2,7 @@
 
 use super::elf;
 use super::report::Finding;
+use crate::environment::loadable;
 use crate::install::{Install, OBJECTS};
 use anyhow::Result;
 use std::ffi::OsStr;
@@ -28,6 +29,11 @@ pub fn findings(install: &Result<Install>) -> Vec<Finding> {
         let names = OBJECTS.map(|object| object.name).join(", ");
         findings.push(Finding::ok(INSTALLATION, format!("{}: {names}, each with its SONAME", install.lib.display())));
         findings.extend(loading(install));
+    }
+    if let Some(error) = install.objects().iter().chain(&install.hook).find_map(|path| loadable(path).err()) {
+        let text = error.to_string();
+        let (what, remedy) = text.split_once("; ").unwrap_or((&text, "install zerogpu elsewhere"));
+        findings.push(Finding::problem(INSTALLATION, what, remedy));
     }
     if let Err(error) = install.software_driver() {
         findings.push(Finding::note(INSTALLATION, format!("{error}")));

@@ -6,13 +6,15 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::AccessFlags;
 use std::ffi::CStr;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use zerogpu_cards::Cards;
-use zerogpu_settings::SoftSettings;
+use zerogpu_settings::{Driver, Settings, SoftSettings};
 
 const TOPIC: &str = "system";
 
@@ -183,6 +185,15 @@ fn ptrace(scope: &str) -> Option<Finding> {
 
 fn software_cards() -> Finding {
     let path = SoftSettings::from_env().0.cards;
+    if let Err(error) = can_be_used(&path) {
+        let text = format!("software cards can't be used in {} ({error})", path.display());
+        let remedy = "choose a file that this user can write to with SOFTCUDA_CARDS";
+        // of no matter to programs of other drivers
+        return match Settings::from_env().0.driver {
+            Driver::Soft => Finding::problem(TOPIC, text, remedy),
+            _ => Finding::note(TOPIC, text).fix(remedy),
+        };
+    }
     match Cards::look(&path) {
         Ok(cards) => {
             Finding::ok(TOPIC, format!("software cards: {} x {} in {}", cards.count(), cards.name(), path.display()))
@@ -195,6 +206,30 @@ fn software_cards() -> Finding {
             let (what, remedy) = text.split_once("; ").unwrap_or((&text, "choose another file with SOFTCUDA_CARDS"));
             Finding::problem(TOPIC, what, remedy)
         }
+    }
+}
+
+/// Whether a file can be read and written, or could be made where it is not. Nothing is left of the try.
+///
+/// # Errors
+/// What the system says.
+pub fn can_be_used(path: &Path) -> std::io::Result<()> {
+    let mut there = path;
+    loop {
+        match there.symlink_metadata() {
+            Ok(_) if there == path => return OpenOptions::new().read(true).write(true).open(path).map(|_| ()),
+            Ok(_) => break,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                there = there.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(there);
+    match unnamed {
+        // a file system that has no files without a name
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(nix::unistd::access(there, AccessFlags::W_OK)?),
+        tried => tried.map(|_| ()),
     }
 }
 
