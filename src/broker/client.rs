@@ -5,7 +5,7 @@ use super::card::Backlog;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zerogpu_lease::{CardId, LeaseId, RequestId, SpaceId};
 use zerogpu_protocol::{Endpoint, Peer, Range, Request};
 
@@ -165,6 +165,8 @@ pub struct Tally {
     pub cleared: bool,
     /// Whether it was given more time to let go since its bytes were on their way home.
     pub spared: bool,
+    /// Until when it may bring them home itself, on the broker's clock, once it has said after its time that it does.
+    pub homeward: Option<Duration>,
 }
 
 impl Space {
@@ -196,6 +198,7 @@ impl Lease {
             taken_back,
             cleared,
             spared,
+            homeward: None,
         };
         Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }
     }

@@ -344,8 +344,9 @@ impl Daemon {
                 lease.stage = Stage::Homing;
                 self.give(card, Job::Home { space: id, backing, lease: lease_id })
             }
-            // its memory was never ours: it copies home itself
+            // its memory was never ours: it copies home itself, and says so as often as it gets on
             Stage::Adopted => {
+                self.gets_on(token);
                 self.send(token, &ToClient::Home { lease: number, bytes: 0, unchanged: 0, micros: 0 });
                 Ok(())
             }

@@ -8,6 +8,10 @@ use std::time::Duration;
 use zerogpu_lease::{Action, CardId, Ended, Evict, Grant, LeaseId, SpaceId};
 use zerogpu_protocol::{clamp_seconds, Reason, ToClient, PACKET_FDS};
 
+/// A program that brings its bytes home itself is at least so fast, in bytes in a second: memory that can't be page-locked, on a
+/// bus that others use as well, is faster.
+const SLOWEST: f64 = (128 << 20) as f64;
+
 impl Daemon {
     /// Carries out what the scheduler decides now.
     pub(super) fn decide(&mut self) {
@@ -95,6 +99,24 @@ impl Daemon {
         self.scheduler.respite(now, id);
         if let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_mut()) {
             lease.tally.spared |= homing;
+        }
+    }
+
+    /// A holder brings its bytes home itself, and gets on: its grace begins anew, but not for longer than all that it may have
+    /// would take at the slowest pace.
+    pub(super) fn gets_on(&mut self, token: usize) {
+        let now = self.now();
+        let Some(space) = self.space_mut(token) else { return };
+        let (vram, Some(lease)) = (space.vram, &space.lease) else { return };
+        let (id, card, until) = (lease.id, lease.card, lease.tally.homeward);
+        let Some(since) = self.scheduler.overdue_since(id) else { return };
+        let most = self.node.cards.get(card.0 as usize).map_or(0, |card| card.bytes);
+        let until = until.unwrap_or(since + Duration::from_secs_f64(vram.min(most) as f64 / SLOWEST));
+        if now < until {
+            self.scheduler.respite(now, id);
+        }
+        if let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_mut()) {
+            lease.tally.homeward = Some(until);
         }
     }
 

@@ -118,14 +118,29 @@ const AHEAD: usize = 3;
 ///
 /// # Errors
 /// The driver's answer to the first call that failed. A refusal to page-lock is none: see [`Copied::refused`].
-pub fn copy(d: &Driver, way: Way, trips: &[Trip], mut pinning: Pinning) -> Res<Copied> {
+pub fn copy(d: &Driver, way: Way, trips: &[Trip], pinning: Pinning) -> Res<Copied> {
+    copy_telling(d, way, trips, pinning, &mut || {})
+}
+
+/// The same. `gets_on` is called each time that a piece which is pinned for itself is on its way, or has arrived: a copy from or
+/// to memory that can't be pinned may be over when it is queued.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_telling(
+    d: &Driver,
+    way: Way,
+    trips: &[Trip],
+    mut pinning: Pinning,
+    gets_on: &mut dyn FnMut(),
+) -> Res<Copied> {
     if let Pinning::Transient(leaked) = &mut pinning {
         leaked.end(d)?;
     }
     let mut stream = CUstream::NULL;
     // SAFETY: writes the new stream; 1 is CU_STREAM_NON_BLOCKING.
     ok(unsafe { (d.cuStreamCreateWithPriority)(&mut stream, 1, 0) })?;
-    let mut pipe = Pipe { d, way, stream, pinned: VecDeque::new(), copied: Copied::default() };
+    let mut pipe = Pipe { d, way, stream, pinned: VecDeque::new(), copied: Copied::default(), gets_on };
     let queued = match &mut pinning {
         Pinning::Transient(_) => pipe.transient(trips),
         Pinning::Kept(pins) => pipe.kept(trips, pins),
@@ -145,6 +160,8 @@ struct Pipe<'a> {
     /// Pieces on their way that are pinned for it.
     pinned: VecDeque<Piece>,
     copied: Copied,
+    /// Told of each step.
+    gets_on: &'a mut dyn FnMut(),
 }
 
 /// A piece on its way.
@@ -180,6 +197,10 @@ impl Pipe<'_> {
                 at += n;
             }
         }
+        // one by one, so that each is told of
+        while !self.pinned.is_empty() {
+            self.retire()?;
+        }
         Ok(())
     }
 
@@ -199,6 +220,7 @@ impl Pipe<'_> {
         });
         self.pinned.push_back(Piece { host: pinned.is_ok().then_some(host), len: n, event });
         self.copied.add(n, pinned.err());
+        (self.gets_on)();
         queued
     }
 
@@ -225,6 +247,7 @@ impl Pipe<'_> {
         // its copy is over
         piece.let_go(d)?;
         self.pinned.pop_front();
+        (self.gets_on)();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ pub mod physical;
 mod pins;
 
 pub use checkpoint::{Failure, ProcessState};
-pub use copy::{copy, Copied, Leaked, Pinning, Trip, Way};
+pub use copy::{copy, copy_telling, Copied, Leaked, Pinning, Trip, Way};
 pub use driver::{locate, Below, Driver};
 pub use hasher::{Hash, Hasher};
 pub use pins::{Part, Pins, PIECE};

@@ -27,7 +27,8 @@
 //! deadlines are at most `max_seconds` away, and while someone waits a lease is extended only up to `max_seconds` after
 //! its grant. Once a request is old only older ones go before it, say `k`, each of another Space. The first of them that
 //! has no card holds a reservation, whose card is empty after `L` at the latest. So a request waits at most `2 * aging + (k
-//! + 1) * L`, whatever arrives after it, if the daemon ends the Spaces that [`Action::Kill`] names. Where
+//! + 1) * L`, whatever arrives after it, if the daemon ends the Spaces that [`Action::Kill`] names, and but for what it adds to their grace by
+//! [`Scheduler::respite`]. Where
 //! each of `n` cards would do for all of them, one lease at a time, `k / n` (rounded down) stands for `k`.
 //!
 //! # Which card

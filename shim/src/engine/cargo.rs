@@ -7,7 +7,7 @@ use super::unchanged::Unchanged;
 use std::collections::HashMap;
 use zerogpu_abi::*;
 use zerogpu_below::physical::READ_WRITE;
-use zerogpu_below::{copy, ok, Driver, Leaked, Pinning, Trip, Way};
+use zerogpu_below::{copy, copy_telling, ok, Driver, Leaked, Pinning, Trip, Way};
 use zerogpu_device::memory::{Region, RegionKind};
 use zerogpu_device::runtime::State;
 
@@ -20,8 +20,16 @@ pub(super) enum Whose {
     Own,
 }
 
-/// Moves bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card.
-pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whose: Whose) -> Res<u64> {
+/// Moves bytes one way; returns how many. Physical memory and mappings exist, nothing runs on the card. `gets_on` is called
+/// now and then on the way home.
+pub(super) fn travel(
+    live: &mut Live,
+    d: &Driver,
+    st: &mut State,
+    way: Way,
+    whose: Whose,
+    gets_on: &mut dyn FnMut(),
+) -> Res<u64> {
     let mut trips = Vec::new();
     for (va, len) in st.memory.in_use() {
         let host = st.memory.arena_host(va)? as u64;
@@ -32,7 +40,7 @@ pub(super) fn travel(live: &mut Live, d: &Driver, st: &mut State, way: Way, whos
         Way::In => {
             bring_in(&mut live.leaked, d, st, &trips).and_then(|bytes| watch(live, d, st, &trips).map(|()| bytes))
         }
-        Way::Out => bring_out(live, d, st, trips),
+        Way::Out => bring_out(live, d, st, trips, gets_on),
     });
     // the bytes have moved all the same
     let _tried_again_at_the_park = live.close_windows(d);
@@ -61,14 +69,14 @@ fn watch(live: &mut Live, d: &Driver, st: &mut State, trips: &[Trip]) -> Res {
 }
 
 /// Brings home what has changed, or may have.
-fn bring_out(live: &mut Live, d: &Driver, st: &mut State, mut trips: Vec<Trip>) -> Res<u64> {
+fn bring_out(live: &mut Live, d: &Driver, st: &mut State, mut trips: Vec<Trip>, gets_on: &mut dyn FnMut()) -> Res<u64> {
     let all: u64 = trips.iter().map(|trip| trip.len).sum();
     if let Some(unchanged) = &mut live.unchanged {
         trips = unchanged.changed(d, st.memory.backing()?.at(0) as u64, trips);
     }
     let bytes = match trips.is_empty() {
         true => 0,
-        false => copy(d, Way::Out, &trips, Pinning::Transient(&mut live.leaked))?.bytes,
+        false => copy_telling(d, Way::Out, &trips, Pinning::Transient(&mut live.leaked), gets_on)?.bytes,
     };
     if live.unchanged.is_some() {
         crate::report::explain(&format!("{bytes} bytes came home; {} had not changed", all - bytes));

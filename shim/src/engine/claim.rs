@@ -306,7 +306,7 @@ impl Engine {
                 }
                 map_all(&mut live, d, st).map_err(|code| mapping(code, live.bytes()))?;
                 live.watched_from = self.settings.hash;
-                cargo::travel(&mut live, d, st, Way::In, Whose::All)
+                cargo::travel(&mut live, d, st, Way::In, Whose::All, &mut || {})
                     .map_err(Failed::at("copying memory to the card"))?
             }
         };

@@ -111,6 +111,8 @@ struct State {
     /// The number of the lease that was granted last, from the moment its grant was read until it is released: the only one that
     /// a broker can take back. What it says of another has crossed our release.
     granted: Option<u64>,
+    /// Whether the broker has said that it has taken the lease over from an earlier connection.
+    taken_over: bool,
     claims: u32,
     /// The claim that waits.
     waiting: Option<Waiting>,
@@ -396,6 +398,16 @@ impl Lender {
                 ),
             }
         }
+    }
+
+    /// This process brings its bytes home itself, and gets on with it. A broker that took its lease over leaves it the card for
+    /// as long as it hears that; one that has no room for it in its socket, or is just being connected to, hears it the next time.
+    pub fn gets_on(&self) {
+        let Ok(state) = self.state.try_lock() else { return };
+        let (Some(link), Some(lease), true) = (&state.link, state.lease, state.taken_over) else { return };
+        let connection = link.connection.clone();
+        drop(state);
+        let _it_may_have_no_room = connection.send(&ToBroker::Drained { lease: lease.number }, Some(Instant::now()));
     }
 
     /// Nothing of this process is on the card any more, but for a context that it is `bound` to: that card, and what binds

@@ -4,6 +4,7 @@
 //! the process claimed with its bytes on the card, and a later park tries again.
 use super::cargo::{self, Whose};
 use super::claim::name;
+use super::lender::Lender;
 use super::live::Live;
 use super::{locked, Engine, Phase};
 use crate::report;
@@ -163,20 +164,22 @@ impl Engine {
         self.note_times(d, st, epoch);
         self.save_variables(d, st)?;
         let lent = self.lender.as_ref().filter(|_| locked(&self.live).lender.is_some());
-        match lent.map(|lender| lender.home()) {
+        let (whose, brought) = match lent.map(|lender| lender.home()) {
             Some(Ok(bytes)) => {
                 self.punch_unused(st)?;
-                Ok(bytes + cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::Own)?)
+                (Whose::Own, bytes)
             }
             // the broker is gone: what it lent is still mapped here. The next one has to know, before it lends the card
             Some(Err(_)) => {
-                if let Some(lender) = &self.lender {
-                    lender.reconnect();
-                }
-                cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::All)
+                self.lender.iter().for_each(|lender| drop(lender.reconnect()));
+                (Whose::All, 0)
             }
-            None => cargo::travel(&mut locked(&self.live), d, st, Way::Out, Whose::All),
-        }
+            None => (Whose::All, 0),
+        };
+        // a broker that took the lease over ends whoever seems to hang
+        let mut gets_on = || self.lender.iter().for_each(Lender::gets_on);
+        gets_on();
+        Ok(brought + cargo::travel(&mut locked(&self.live), d, st, Way::Out, whose, &mut gets_on)?)
     }
 
     /// The broker brought home whole slabs: what the app has freed in one meanwhile has memory again, and loses it.

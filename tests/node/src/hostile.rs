@@ -217,6 +217,24 @@ pub const CRIMES: &[Deed] = &[
         }
         bail!("it is never ended")
     }),
+    ("a way home without end", |socket| {
+        let vram = Hello { vram: BACKING, ..hello("hostile", Role::Space) };
+        let (mut client, welcome) = Client::introduced(socket, &vram, BACKING)?;
+        client.say(&ToBroker::Claim { id: 1, seconds: 0.5, wait_seconds: 600.0, borrowed: false, bytes: 0 })?;
+        let ToClient::Granted { lease, card, .. } = client.hear()? else { bail!("it was granted nothing") };
+        client.fill(lease, &[Range::new(0, 2 * MIB)])?;
+        drop(client);
+        // its memory is its own now, and so is its way home
+        let holds = Some(Holding { card, broker: welcome.broker, lease, seconds_left: 0.5, bytes: 2 * MIB });
+        let (client, _) = Client::introduced(socket, &Hello { holds, ..vram }, BACKING)?;
+        let (end, mut packet) = (Instant::now() + LONG, Packet::new());
+        while client.say(&ToBroker::Drained { lease }).is_ok() {
+            ensure!(Instant::now() < end, "it is never ended");
+            while let Ok(Some(_)) = client.connection().try_recv(&mut packet) {}
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }),
     ("a wish while it computes", |socket| {
         let (mut client, _) = ready(socket, &[Range::new(0, 2 * MIB)])?;
         client.say(&ToBroker::Prefetch { seconds: 9.0, slabs: vec![], dirty: vec![], more: false })?;

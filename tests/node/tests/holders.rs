@@ -267,6 +267,34 @@ fn a_holder_is_not_ended_while_its_bytes_travel() {
     node.end(broker).unwrap();
 }
 
+/// Nor while it brings them home itself, its broker being gone, as long as it gets on.
+#[test]
+fn a_holder_that_brings_its_bytes_home_itself_is_not_ended_while_it_gets_on() {
+    const BYTES: u64 = 320 * MIB;
+    let _alone = alone();
+    // 3.3 s each way, 0.7 s for each piece, and 2 s of grace
+    let soft = vec![("SOFTCUDA_GBPS", "0.1".to_string())];
+    let queue = "grace = \"2s\"".into();
+    let node = Node::new(Shape { room: 400 * MIB, vram: 384 * MIB, soft, queue, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let mut space = node.obedient(1, BYTES + 8 * MIB).unwrap();
+    space.tell(&format!("take {BYTES}")).unwrap();
+    space.tell("begin 7").unwrap();
+    space.tell("change 100").unwrap();
+    broker.kill().unwrap();
+    let broker = node.broker().unwrap();
+    node.log().wait("the lease is taken over", |log| log.adopted == 1).unwrap();
+    node.log().wait("its time is over", |log| log.held() == 0).unwrap();
+    assert!(!space.has_ended().unwrap(), "{}", node.log().look().tail());
+    space.tell("end").unwrap();
+    space.tell("check").unwrap();
+    let log = node.log().look();
+    assert!(log.tail().contains("revoked=true") && log.ended == 0, "{}", log.tail());
+    drop(log);
+    space.finish().unwrap();
+    node.end(broker).unwrap();
+}
+
 /// Memory that came after the rest went home is no secret of the worker's: it leaves when others need the room.
 #[test]
 fn memory_that_grows_after_all_is_home_is_counted() {

@@ -59,7 +59,7 @@ impl Lender {
         for message in owed.iter().chain(&bound) {
             connection.send(message, until).map_err(gone)?;
         }
-        state.owed = None;
+        (state.owed, state.taken_over) = (None, false);
         let connection = Arc::new(connection);
         self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
         state.link = Some(Link {
@@ -117,7 +117,7 @@ impl Lender {
                     let mut state = self.locked();
                     if let Some(held) = &mut state.lease {
                         (held.number, held.until) = (lease, now().saturating_add((seconds * 1e9) as u64));
-                        state.granted = Some(lease);
+                        (state.granted, state.taken_over) = (Some(lease), true);
                     }
                 }
                 ToClient::Closing { text, .. } => report::explain(&format!("the broker closes the connection: {text}")),
