@@ -72,6 +72,7 @@ impl Daemon {
                 return Err(format!("it was refused: {text}").into());
             }
         }
+        self.end_unheard(token);
         match hello.holds {
             Some(_) if before.is_some() => self.tell_taken_over(token),
             Some(holds) => self.adopt(token, &holds),
@@ -127,6 +128,7 @@ impl Daemon {
             claim: None,
             told: 0,
             lease: None,
+            unheard: None,
             home: None,
             wish: Request::default(),
             ahead: None,
@@ -146,6 +148,26 @@ impl Daemon {
     /// may have them still.
     pub(super) fn unheard_before(&self, token: usize) -> Option<usize> {
         self.before(token, |client, lease| client.parting.is_some() && lease.stage == Stage::Granted)
+    }
+
+    /// Who says hello has no lease but the one that it names: others were granted on connections that were lost before it heard
+    /// of them.
+    fn end_unheard(&mut self, token: usize) {
+        if self.space_mut(token).is_none() {
+            return;
+        }
+        // an end that was not looked at yet is behind what was said before
+        let is_silent = |client: &Client, lease: &Lease| client.parting.is_none() && lease.stage == Stage::Granted;
+        if let Some(before) = self.before(token, is_silent) {
+            self.read(before);
+        }
+        while let Some(before) = self.unheard_before(token) {
+            let lease = self.space_mut(before).and_then(|space| space.lease.as_ref()).map(|lease| lease.id.0);
+            self.leave(before, "its process has connected again without it");
+            if let Some(space) = self.space_mut(token) {
+                space.unheard = lease;
+            }
+        }
     }
 
     fn before(&self, token: usize, is_meant: impl Fn(&Client, &Lease) -> bool) -> Option<usize> {
@@ -204,6 +226,7 @@ impl Daemon {
             claim: None,
             told: 0,
             lease: Some(lease),
+            unheard: None,
             home: None,
             wish: Request::default(),
             bound: None,

@@ -86,6 +86,8 @@ pub struct Space {
     pub told: u32,
     /// The lease that it has.
     pub lease: Option<Lease>,
+    /// A lease that ended as it said hello, and that it may give back still.
+    pub unheard: Option<u64>,
     /// The card with slabs of it, leased or warm.
     pub home: Option<CardId>,
     /// The list of what it may claim soon, as it comes.

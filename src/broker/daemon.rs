@@ -107,7 +107,7 @@ pub struct Daemon {
     pub(super) host_memory: u64,
     pub(super) metrics: Metrics,
     pub(super) closer: Closer,
-    buffer: Packet,
+    pub(super) buffer: Packet,
     leaving: bool,
     idle: Option<Idle>,
     ledger: Ledger,
@@ -347,7 +347,7 @@ impl Daemon {
     }
 
     /// Reads what a client says, up to a turn's worth.
-    fn read(&mut self, token: usize) {
+    pub(super) fn read(&mut self, token: usize) {
         for _ in 0..TURN {
             let Some(client) = self.clients.get_mut(&token).filter(|client| client.parting.is_none()) else { return };
             if client.role.space().is_some_and(|space| space.backlog.is_much()) {

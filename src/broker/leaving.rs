@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 use zerogpu_lease::SpaceId;
+use zerogpu_protocol::{Error, ToBroker};
 
 impl Daemon {
     /// Ends a process that has a card, or memory of one, that is not its own (any more). Its lease ends when the process has.
@@ -33,7 +34,7 @@ impl Daemon {
         if let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_ref()).map(|lease| lease.id) {
             self.scheduler.condemn(now, lease);
         }
-        self.lose(token, why);
+        self.part(token, why);
     }
 
     /// Whether a client holds a card.
@@ -45,28 +46,55 @@ impl Daemon {
     /// A connection is over. A card that its process holds stays its until the process has ended, or connects again: nobody
     /// else can say that it has let go.
     pub(super) fn lose(&mut self, token: usize, why: &str) {
+        if !self.part(token, why) {
+            return;
+        }
+        // what it could send before is said, for all that it knows
+        loop {
+            let Some(client) = self.clients.get_mut(&token) else { return };
+            let said = client.endpoint.recv(&mut self.buffer);
+            self.buffer.fds.drain(..).for_each(|fd| self.closer.close(fd));
+            match said {
+                Ok(Some(ToBroker::Released { lease })) if self.has_lease(token, lease) => {
+                    return self.leave(token, "it has let go, and its connection is over");
+                }
+                Ok(Some(_)) | Err(Error::Malformed(_)) => {}
+                Err(Error::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn has_lease(&mut self, token: usize, number: u64) -> bool {
+        self.space_mut(token).is_some_and(|space| space.lease_mut(number).is_some())
+    }
+
+    /// The same, whatever it has said last. Whether its process holds a card still, and the connection has ended just now.
+    fn part(&mut self, token: usize, why: &str) -> bool {
         // one that was never told of its lease holds nothing
         let told =
             |client: &Client| client.role.space().and_then(|space| space.lease.as_ref()).map(|lease| lease.stage);
         let returning = self.clients.get(&token).and_then(told) == Some(Stage::Returning);
         let holds = self.holds_card(token) && !returning;
         let Some(client) = self.clients.get_mut(&token).filter(|client| holds && client.pidfd.is_some()) else {
-            return self.leave(token, why);
+            self.leave(token, why);
+            return false;
         };
-        if client.parting.is_none() {
-            let Role::Space(space) = &client.role else { return };
-            // its process goes on by itself, and the host copy is its alone
-            space.backing.leave();
-            let served =
-                space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Stage::Filling | Stage::Homing));
-            let socket = client.endpoint.as_fd().as_raw_fd();
-            let _a_socket_that_was_watched = self.poll.registry().deregister(&mut SourceFd(&socket));
-            client.endpoint.hang_up();
-            client.parting = Some(why.into());
-            if served {
-                self.spare(token);
-            }
+        if client.parting.is_some() {
+            return false;
         }
+        let Role::Space(space) = &client.role else { return false };
+        // its process goes on by itself, and the host copy is its alone
+        space.backing.leave();
+        let served = space.lease.as_ref().is_some_and(|lease| matches!(lease.stage, Stage::Filling | Stage::Homing));
+        let socket = client.endpoint.as_fd().as_raw_fd();
+        let _a_socket_that_was_watched = self.poll.registry().deregister(&mut SourceFd(&socket));
+        client.endpoint.hang_up();
+        client.parting = Some(why.into());
+        if served {
+            self.spare(token);
+        }
+        true
     }
 
     /// Whether a connection is over although its process still holds a card.

@@ -114,6 +114,8 @@ struct State {
     /// Whether the broker has said that it has taken the lease over from an earlier connection.
     taken_over: bool,
     claims: u32,
+    /// Whether the last of them has no answer that was read.
+    asked: bool,
     /// The claim that waits.
     waiting: Option<Waiting>,
     /// How the backing was cut into slabs at the last claim: offset to bytes.
@@ -123,6 +125,9 @@ struct State {
     /// A lease that was let go of unheard, its connection being lost: the broker, and its number. That broker keeps the card
     /// for this process until it hears of it.
     owed: Option<(u64, u64)>,
+    /// Whether a claim's connection was lost before its answer: a broker may keep a card for this process that it has never heard of,
+    /// and end it at the end of that time. Its next hello says that it holds none.
+    in_doubt: bool,
 }
 
 impl State {
@@ -130,6 +135,7 @@ impl State {
     /// yet, is let go of: who does not claim again would have the card kept for it.
     fn unlink(&mut self, connection: &Connection) -> Option<Link> {
         let link = self.link.take_if(|link| std::ptr::eq(&*link.connection, connection))?;
+        self.in_doubt |= std::mem::take(&mut self.asked);
         if self.lease.is_none() {
             self.owed = self.granted.take().map(|lease| (link.broker, lease)).or(self.owed);
         }
@@ -182,10 +188,11 @@ impl Lender {
     }
 
     /// Whether a broker ought to know what this process has on a card, and there is none: a lease goes on, or ended unheard, or
-    /// a context is bound.
+    /// may have been granted unheard, or a context is bound.
     pub fn is_orphan(&self) -> bool {
         let state = self.locked();
-        (state.lease.is_some() || state.bound.is_some() || state.owed.is_some()) && state.link.is_none()
+        let tells = state.lease.is_some() || state.bound.is_some() || state.owed.is_some() || state.in_doubt;
+        tells && state.link.is_none()
     }
 
     /// How the backing is cut: what was agreed at the last claim.
@@ -249,6 +256,7 @@ impl Lender {
                 link.inbox.retain(|(answer, _)| !is_of_a_lease(answer));
             }
             state.claims = state.claims.wrapping_add(1).max(1);
+            state.asked = true;
             state.claims
         };
         let wait_seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64().max(0.001);

@@ -75,6 +75,48 @@ fn a_lease_that_was_never_heard_of_ends_with_the_next_claim() {
     node.end(broker).unwrap();
 }
 
+/// Nor has who says hello without one, be the claim given up: it is not ended for a lease that it has never heard of.
+#[test]
+fn a_lease_that_was_never_heard_of_ends_with_the_next_hello() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let mut first = Client::join(&node.socket(), "holder", 64 * MIB).unwrap();
+    let lease = first.claim(115.0, 2 * MIB).unwrap();
+    // whether the broker knows by then that the first connection is over, or not
+    broker.pause().unwrap();
+    drop(first);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| Client::join(&node.socket(), "holder", 64 * MIB).unwrap());
+        broker.go_on().unwrap();
+        let mut second = second.join().unwrap();
+        node.log().wait("it is over", |log| log.held() == 0).unwrap();
+        // who had read its grant and not taken it says this, and keeps its connection
+        second.say(&ToBroker::Released { lease }).unwrap();
+        second.round(&[Range::new(0, 2 * MIB)]).unwrap();
+    });
+    node.log().wait("all have let go", |log| log.held() == 0).unwrap();
+    assert_eq!(node.log().look().ended, 0);
+    node.end(broker).unwrap();
+}
+
+/// What a Space has said before its connection ended counts, although the broker finds the end first.
+#[test]
+fn a_release_that_lies_in_the_socket_is_heard() {
+    let _alone = alone();
+    let node = Node::new(Shape::default()).unwrap();
+    let broker = node.broker().unwrap();
+    let (first, lease, _) = holder(&node, 115.0, 2 * MIB);
+    broker.pause().unwrap();
+    // what is answered fails, since nobody is there any more
+    first.say(&ToBroker::Extend { lease, seconds: 60.0 }).unwrap();
+    first.say(&ToBroker::Released { lease }).unwrap();
+    drop(first);
+    broker.go_on().unwrap();
+    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    node.end(broker).unwrap();
+}
+
 /// Who has had memory of a card does not free it by claiming another: its process may have it still.
 #[test]
 fn a_lease_with_memory_does_not_end_with_the_next_claim() {

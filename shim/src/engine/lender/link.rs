@@ -59,7 +59,7 @@ impl Lender {
         for message in owed.iter().chain(&bound) {
             connection.send(message, until).map_err(gone)?;
         }
-        (state.owed, state.taken_over) = (None, false);
+        (state.owed, state.in_doubt, state.taken_over) = (None, false, false);
         let connection = Arc::new(connection);
         self.socket.store(connection.as_fd().as_raw_fd(), Ordering::Relaxed);
         state.link = Some(Link {
@@ -125,8 +125,10 @@ impl Lender {
                     let state = &mut *self.locked();
                     let ours = |link: &&mut Link| Arc::ptr_eq(&link.connection, connection);
                     let Some(link) = state.link.as_mut().filter(ours) else { return };
-                    if let ToClient::Granted { lease, .. } = answer {
-                        state.granted = Some(lease);
+                    match answer {
+                        ToClient::Granted { lease, .. } => (state.granted, state.asked) = (Some(lease), false),
+                        ToClient::Denied { id, .. } if id == state.claims => state.asked = false,
+                        _ => {}
                     }
                     link.inbox.push((answer, fds));
                     self.news.notify_all();
@@ -217,7 +219,7 @@ impl Lender {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Lease;
+    use super::super::{Ask, Lease};
     use super::*;
     use std::path::Path;
     use std::time::Duration;
@@ -265,6 +267,39 @@ mod tests {
         assert_eq!((state.owed, state.granted), (Some((1, 5)), None));
         drop(state);
         assert!(lender.is_orphan());
+    }
+
+    /// Its broker may have granted it meanwhile, and would end this process at the end of that time.
+    #[test]
+    fn a_claim_that_has_no_answer_is_told_of() {
+        for answered in [true, false] {
+            let (connection, mut broker) = pair();
+            let lender = lender(&connection);
+            std::thread::scope(|scope| {
+                scope.spawn(|| lender.listen(&connection));
+                let claim = scope.spawn(|| {
+                    let ask = Ask { seconds: 9.0, bytes: 0, borrowed: false, wanted: &|| true };
+                    lender.claim_once(&ask, Instant::now() + ANSWER)
+                });
+                let mut packet = Packet::new();
+                let id = loop {
+                    match broker.recv(&mut packet).unwrap() {
+                        Some(ToBroker::Claim { id, .. }) => break id,
+                        _ => std::thread::yield_now(),
+                    }
+                };
+                if answered {
+                    let denied = ToClient::Denied { id, reason: Reason::Busy, text: "no".into() };
+                    broker.send(&denied, &[] as &[OwnedFd]).unwrap();
+                    assert!(matches!(claim.join().unwrap(), Err(Trouble::Denied(..))));
+                    lender.hang_up(&connection, "the end");
+                } else {
+                    lender.hang_up(&connection, "before the answer");
+                    assert!(matches!(claim.join().unwrap(), Err(Trouble::Gone(_))));
+                }
+                assert_eq!(lender.is_orphan(), !answered);
+            });
+        }
     }
 
     /// A broker that is hung up on while it copies home would write over what comes later.
