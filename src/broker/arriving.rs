@@ -128,6 +128,7 @@ impl Daemon {
             claim: None,
             told: 0,
             lease: None,
+            doubt: None,
             unheard: None,
             home: None,
             wish: Request::default(),

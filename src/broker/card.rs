@@ -6,6 +6,7 @@
 //! [`Worker::lend`].
 use super::ahead::{Ahead, Stop};
 use super::bound;
+use super::doubt::Missing;
 use super::slabs::{Card, Moved, Slabs};
 use super::space::Backing;
 use mio::Waker;
@@ -38,6 +39,8 @@ pub enum Job {
     Forget { space: SpaceId, backing: Arc<Backing>, range: Range, drop: bool },
     /// Drop all slabs of a Space. `let_go`: it has said that it uses none of them.
     Evict { space: SpaceId, let_go: bool },
+    /// Look what is free on the card, since memory of a Space is missed.
+    Look { space: SpaceId },
     /// Have the driver checkpoint a Space's process.
     PutAside { space: SpaceId, backing: Arc<Backing>, pid: i32, patience: Duration },
     /// Have it restored, before its lease begins. `aside`: it is checkpointed for certain.
@@ -58,6 +61,7 @@ impl Job {
             | Job::Home { space, .. }
             | Job::Forget { space, .. }
             | Job::Evict { space, .. }
+            | Job::Look { space }
             | Job::PutAside { space, .. }
             | Job::BringBack { space, .. }
             | Job::Leave { space, .. } => *space,
@@ -141,8 +145,10 @@ pub enum Done {
     /// A range may be punched; `dropped` bytes have left the card.
     Forgotten { space: SpaceId, range: Range, dropped: u64 },
     /// The broker holds nothing of the Space on the card any more. Of its `bytes`, `withheld` did not come free: the Space has
-    /// kept what it must not, or others have made their contexts meanwhile.
-    Evicted { space: SpaceId, bytes: u64, withheld: u64 },
+    /// kept what it must not, or others have taken memory meanwhile. `level` was free before, or in slabs.
+    Evicted { space: SpaceId, bytes: u64, withheld: u64, level: u64 },
+    /// What is free on the card, or in slabs.
+    Looked { space: SpaceId, level: Option<u64> },
     /// The driver is about to checkpoint or restore a Space's process.
     Begun { space: SpaceId },
     /// A Space's process is checkpointed, or the reason why not.
@@ -369,6 +375,7 @@ impl Room {
                 (self.tell)(done);
             }
             Job::Evict { space, let_go } => self.evict(shelf, space, let_go),
+            Job::Look { space } => (self.tell)(Done::Looked { space, level: self.level(shelf) }),
             Job::PutAside { .. } | Job::BringBack { .. } => {
                 bound::act(self.card.driver, job, &self.tell);
             }
@@ -407,29 +414,32 @@ impl Room {
         (self.tell)(done);
     }
 
-    /// Bytes that are free on the card.
-    fn free(&self) -> u64 {
+    /// Bytes that are free on the card; None: it does not tell.
+    fn free(&self) -> Option<u64> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two numbers; the card's context is current.
-        match unsafe { (self.card.driver.cuMemGetInfo_v2)(&mut free, &mut total) }.ok() {
-            true => free as u64,
-            // unknown: nobody is suspected
-            false => u64::MAX,
-        }
+        unsafe { (self.card.driver.cuMemGetInfo_v2)(&mut free, &mut total) }.ok().then_some(free as u64)
+    }
+
+    /// Bytes that are free there, or in slabs: what all that this worker does leaves as it is.
+    fn level(&self, shelf: &Shelf) -> Option<u64> {
+        Some(self.free()? + shelf.spaces.values().map(Slabs::bytes).sum::<u64>())
     }
 
     fn evict(&self, shelf: &mut Shelf, space: SpaceId, let_go: bool) {
         shelf.ahead.retain(|ahead| ahead.space != space);
-        let Some(mut slabs) = shelf.spaces.remove(&space) else {
-            return (self.tell)(Done::Evicted { space, bytes: 0, withheld: 0 });
-        };
         // what it never had it can't keep
-        let bytes = if let_go { slabs.lent() } else { 0 };
-        let before = (bytes > 0).then(|| self.free());
-        match slabs.clear(&self.card) {
+        let bytes = shelf.spaces.get(&space).filter(|_| let_go).map_or(0, Slabs::lent);
+        let level = if bytes > 0 { self.level(shelf) } else { None };
+        let mut missing = level.and(self.free()).map(Missing::from);
+        let Some(mut slabs) = shelf.spaces.remove(&space) else {
+            return (self.tell)(Done::Evicted { space, bytes: 0, withheld: 0, level: 0 });
+        };
+        let look = |lent| missing.iter_mut().for_each(|missing| missing.gone(lent, self.free()));
+        match slabs.clear(&self.card, look) {
             Ok(()) => {
-                let freed = before.map_or(0, |before| self.free().saturating_sub(before));
-                (self.tell)(Done::Evicted { space, bytes, withheld: bytes.saturating_sub(freed) });
+                let withheld = missing.map_or(0, |missing| missing.bytes);
+                (self.tell)(Done::Evicted { space, bytes, withheld, level: level.unwrap_or(0) });
             }
             Err(code) => {
                 shelf.spaces.insert(space, slabs);

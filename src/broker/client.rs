@@ -2,6 +2,7 @@
 use super::ahead::Stop;
 use super::bound::Bound;
 use super::card::Backlog;
+use super::doubt::Doubt;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -86,6 +87,8 @@ pub struct Space {
     pub told: u32,
     /// The lease that it has.
     pub lease: Option<Lease>,
+    /// Memory of a card that it seems to keep.
+    pub doubt: Option<Doubt>,
     /// A lease that ended as it said hello, and that it may give back still.
     pub unheard: Option<u64>,
     /// The card with slabs of it, leased or warm.
@@ -169,6 +172,8 @@ pub struct Tally {
     pub spared: bool,
     /// Until when it may bring them home itself, on the broker's clock, once it has said after its time that it does.
     pub homeward: Option<Duration>,
+    /// Until when its slabs wait for memory that is missed on the card, if they had to.
+    pub patience: Option<Instant>,
 }
 
 impl Space {
@@ -201,6 +206,7 @@ impl Lease {
             cleared,
             spared,
             homeward: None,
+            patience: None,
         };
         Lease { id, card, claim, before: None, stage, request: Request::default(), slabs: Vec::new(), tally }
     }

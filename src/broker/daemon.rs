@@ -9,6 +9,7 @@ use super::client::{Client, Role};
 use super::closer::Closer;
 use super::config::Config;
 use super::desk::Fault;
+use super::doubt::PutOff;
 use super::idle::Idle;
 use super::ledger::Ledger;
 use super::metrics::{Cause, Metrics};
@@ -101,6 +102,10 @@ pub struct Daemon {
     accept_at: Option<Instant>,
     /// When a user with too many connections was told of last.
     crowd_told: Option<Instant>,
+    /// When memory that is missed on a card is to be looked for again.
+    pub(super) look_at: Option<Instant>,
+    /// What waits for it.
+    pub(super) put_off: Vec<PutOff>,
     /// When a Space that came bound may be put aside.
     pub(super) strangers_from: Instant,
     /// Bytes of host memory for all Spaces.
@@ -180,6 +185,8 @@ impl Daemon {
             places_told: Instant::now(),
             accept_at: None,
             crowd_told: None,
+            look_at: None,
+            put_off: Vec::new(),
             strangers_from: Instant::now(),
             host_memory,
             metrics: Metrics::default(),
@@ -246,6 +253,7 @@ impl Daemon {
             self.dismiss_silent();
             self.end_stuck();
             self.receive_stranger();
+            self.look_again();
             self.decide();
             self.tell_places();
             self.look_whether_idle();
@@ -273,6 +281,7 @@ impl Daemon {
         let state = self.used.then(|| self.ledger.wake());
         let stranger = self.stranger_at().map(|at| at.saturating_duration_since(Instant::now()));
         let accept = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let look = self.look_at.map(|at| at.saturating_duration_since(Instant::now()));
         let stuck = self.stuck_at().map(|at| at.saturating_duration_since(Instant::now()));
         // rounded up, since epoll counts milliseconds and an early wake would spin
         scheduler
@@ -284,6 +293,7 @@ impl Daemon {
             .chain(stuck)
             .chain(accept)
             .chain(stranger)
+            .chain(look)
             .min()
             .map(|t| t + Duration::from_millis(1))
     }

@@ -19,6 +19,7 @@ mod closer;
 mod config;
 mod daemon;
 mod desk;
+mod doubt;
 mod idle;
 mod leaving;
 mod ledger;

@@ -154,20 +154,8 @@ impl Daemon {
     /// A worker's result.
     pub(super) fn result(&mut self, card: CardId, done: Done) {
         match done {
-            Done::Evicted { space, bytes, withheld } => {
-                self.scheduler.evicted(space, card);
-                if withheld == 0 {
-                    return;
-                }
-                let theirs = self.room_of_others(card, space);
-                if withheld <= theirs.saturating_add(bytes / 2) {
-                    return tracing::debug!(space = space.0, withheld, theirs, "memory of a card did not come free");
-                }
-                tracing::warn!(space = space.0, withheld, "kept card memory that it has no lease for");
-                if let Some(&token) = self.spaces.get(&space) {
-                    self.end_process(token, Cause::Memory, "it kept memory of a card beyond its time");
-                }
-            }
+            Done::Evicted { space, bytes, withheld, level } => self.evicted(card, space, bytes, withheld, level),
+            Done::Looked { space, level } => self.looked(card, space, level),
             Done::Ahead { space, stop, bytes, moved, took } => {
                 self.metrics.brought(moved, took);
                 tracing::debug!(space = space.0, card = card.0, bytes, moved, "brought ahead");
@@ -244,12 +232,15 @@ impl Daemon {
     /// A card has less room than this broker knows of: somebody else is on it. What is warm there leaves, and it is tried once
     /// more.
     fn no_room(&mut self, card: CardId, space: SpaceId, lease: LeaseId, fill: Job) {
-        let held = self.holder(space, lease).and_then(|token| self.space_mut(token)?.lease_mut(lease.0));
-        let Some(held) = held else { return };
+        let Some(token) = self.holder(space, lease) else { return };
+        let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) else { return };
         let again = std::mem::replace(&mut held.tally.cleared, true);
         let evicts = if again { Vec::new() } else { self.scheduler.clear(card) };
         if evicts.is_empty() {
-            return self.failed(space, Some(lease), MAKING, zerogpu_abi::CUresult::OUT_OF_MEMORY.0);
+            if self.puts_off(token, card, fill).is_err() {
+                self.failed(space, Some(lease), MAKING, zerogpu_abi::CUresult::OUT_OF_MEMORY.0);
+            }
+            return;
         }
         tracing::warn!(
             card = card.0,
@@ -307,16 +298,6 @@ impl Daemon {
         if let Some(Role::Space(space)) = self.clients.get(&token).map(|client| &client.role) {
             self.lease_ended(space, &held, ended, why);
         }
-    }
-
-    /// What the contexts of others on a card may take, which come and go while a Space's memory is given back.
-    fn room_of_others(&self, card: CardId, space: SpaceId) -> u64 {
-        let is_there = |role: &Role| match role {
-            Role::Space(other) => other.id != space && other.lease.as_ref().is_some_and(|lease| lease.card == card),
-            _ => false,
-        };
-        let others = self.clients.values().filter(|client| is_there(&client.role)).count() as u64;
-        others.saturating_mul(self.scheduler.policy().context_bytes)
     }
 
     fn drop_slabs(&self, card: CardId, space: SpaceId, let_go: bool) {

@@ -250,14 +250,19 @@ impl Slabs {
         Ok(bytes)
     }
 
-    /// Gives everything back. What the driver refuses to take stays in the table, and is the error.
-    pub fn clear(&mut self, card: &Card) -> Res {
+    /// Gives everything back. What the driver refuses to take stays in the table, and is the error. `gone` is told of each slab
+    /// that is given back: the bytes of it that its Space can keep.
+    pub fn clear(&mut self, card: &Card, mut gone: impl FnMut(u64)) -> Res {
         card.give_back_again();
-        let all: Vec<u64> = self.0.keys().copied().collect();
+        let all: Vec<(u64, u64)> = self.0.iter().map(|(&off, s)| (off, if s.lent { s.len } else { 0 })).collect();
         let mut result = Ok(());
-        for off in all {
+        for (off, lent) in all {
             // each is given back, also behind one that could not be
-            result = result.and(self.drop_one(card, off));
+            let dropped = self.drop_one(card, off);
+            if dropped.is_ok() {
+                gone(lent);
+            }
+            result = result.and(dropped);
         }
         result
     }

@@ -326,7 +326,7 @@ pub fn commit(name: &str, socket: &Path) -> Result<()> {
     bail!("{name}: it was dropped, and lives")
 }
 
-/// Has a slab of `bytes` on a card, gives the lease back, and keeps the slab until its input ends.
+/// Has a slab of `bytes` on a card, gives the lease back, and keeps the slab until it is told a line, or its input ends.
 ///
 /// # Errors
 /// The broker or the driver does not give it what it asks for.
@@ -350,6 +350,11 @@ pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
     client.say(&ToBroker::Drained { lease })?;
     ensure!(matches!(client.hear()?, ToClient::Home { .. }), "it was not told that it is home");
     client.say(&ToBroker::Released { lease })?;
+    std::io::stdin().read_line(&mut String::new())?;
+    // SAFETY: a handle of this process.
+    must("cuMemRelease", unsafe { (driver.cuMemRelease)(handle) })?;
+    drop(kept);
+    println!("it is free");
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }

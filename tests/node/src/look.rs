@@ -13,7 +13,7 @@ impl Node {
         command.stdin(Stdio::null()).spawn().context("a villain can't be started")
     }
 
-    /// A process that keeps a slab of so many bytes beyond its lease, until its input ends.
+    /// A process that keeps a slab of so many bytes beyond its lease, until it is told a line; it ends with its input.
     pub fn hoarder(&self, bytes: u64) -> Result<Child> {
         let mut command = self.command("zerogpu-node-space");
         command.args(["keep", &bytes.to_string()]).arg(self.socket()).arg(self.library("libsoftcuda.so"));

@@ -1,8 +1,10 @@
 //! A card is leased on only when its holder has let go of it, or has ended; and what a broker remembers of its tenants.
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::{hello, Client};
 use zerogpu_node_tests::node::{Node, Shape, LONG};
+use zerogpu_node_tests::referee::Referee;
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_node_tests::{alone, hostile};
 use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient};
@@ -77,7 +79,8 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
     const KEPT: u64 = 16 << 20;
     let _alone = alone();
     for (context, ended) in [("1MiB", true), ("10MiB", false)] {
-        let node = Node::new(Shape { memory: format!("context = \"{context}\""), ..Shape::default() }).unwrap();
+        let (memory, queue) = (format!("context = \"{context}\""), "grace = \"500ms\"".into());
+        let node = Node::new(Shape { memory, queue, ..Shape::default() }).unwrap();
         let broker = node.broker().unwrap();
         let mut villain = node.hoarder(KEPT).unwrap();
         node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
@@ -87,8 +90,7 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
             node.log().wait("it is ended", |log| log.tail().contains("cause=\"memory\"")).unwrap();
             assert_eq!(villain.wait().unwrap().signal(), Some(libc::SIGKILL));
         } else {
-            let doubt =
-                |log: &zerogpu_node_tests::referee::Referee| log.tail().contains("memory of a card did not come free");
+            let doubt = |log: &Referee| log.tail().contains("memory of a card did not come free");
             node.log().wait("the doubt is noted", doubt).unwrap();
             assert!(villain.wait().unwrap().success());
         }
@@ -97,6 +99,33 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
         assert_eq!(node.status().unwrap()["totals"]["killed"], u64::from(ended));
         node.end(broker).unwrap();
     }
+}
+
+/// A card's free memory tells nobody's name: whose memory is only missed for a while, since it comes free later or others have
+/// taken room meanwhile, is not ended.
+#[test]
+fn whose_memory_comes_free_late_is_not_ended() {
+    const KEPT: u64 = 16 << 20;
+    let _alone = alone();
+    let node = Node::new(Shape { queue: "grace = \"20s\"".into(), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let mut late = node.hoarder(KEPT).unwrap();
+    node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
+    let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
+    let lease = next.claim(60.0, 20 << 20).unwrap();
+    // who comes has no room before
+    next.say(&ToBroker::Slabs { lease, slabs: vec![Range::new(0, 20 << 20)], dirty: vec![], more: false }).unwrap();
+    let missed = |log: &Referee| log.tail().contains("memory of a card is missed") || log.ended > 0;
+    node.log().wait("its memory is missed", missed).unwrap();
+    late.stdin.as_mut().unwrap().write_all(b"let go\n").unwrap();
+    while !matches!(next.hear().unwrap(), ToClient::Ready { .. }) {}
+    node.log().wait("it is seen", |log| log.tail().contains("it came free after all")).unwrap();
+    next.drain(lease).unwrap();
+    next.say(&ToBroker::Released { lease }).unwrap();
+    assert!(late.wait().unwrap().success());
+    assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
+    drop(next);
+    node.end(broker).unwrap();
 }
 
 /// A broker that can't bring bytes home lets their owner do it, which keeps the card meanwhile.
