@@ -515,6 +515,7 @@ impl Daemon {
 
     /// Lets bytes that travel arrive, then closes. Spaces keep computing; they find the next broker by themselves.
     fn farewell(&mut self) -> bool {
+        self.put_no_more_off();
         let until = Instant::now() + FAREWELL;
         while self.moving() {
             match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {

@@ -121,6 +121,13 @@ impl Daemon {
         }
     }
 
+    /// The broker ends: what waits for memory that is missed has none.
+    pub(super) fn put_no_more_off(&mut self) {
+        for off in std::mem::take(&mut self.put_off) {
+            self.has_no_room(off.fill);
+        }
+    }
+
     /// A card has no room for a claim's slabs: whether it waits for memory that is missed there.
     pub(super) fn puts_off(&mut self, token: usize, card: CardId, fill: Job) -> Result<(), Job> {
         let on_card = |role: &Role| role.space()?.doubt.filter(|doubt| doubt.card == card).map(|doubt| doubt.until);

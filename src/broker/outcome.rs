@@ -229,6 +229,13 @@ impl Daemon {
         }
     }
 
+    /// The list of a lease can't be had.
+    pub(super) fn has_no_room(&mut self, fill: Job) {
+        if let Job::Fill { space, lease, .. } = fill {
+            self.failed(space, Some(lease), MAKING, zerogpu_abi::CUresult::OUT_OF_MEMORY.0);
+        }
+    }
+
     /// A card has less room than this broker knows of: somebody else is on it. What is warm there leaves, and it is tried once
     /// more.
     fn no_room(&mut self, card: CardId, space: SpaceId, lease: LeaseId, fill: Job) {
@@ -237,8 +244,8 @@ impl Daemon {
         let again = std::mem::replace(&mut held.tally.cleared, true);
         let evicts = if again { Vec::new() } else { self.scheduler.clear(card) };
         if evicts.is_empty() {
-            if self.puts_off(token, card, fill).is_err() {
-                self.failed(space, Some(lease), MAKING, zerogpu_abi::CUresult::OUT_OF_MEMORY.0);
+            if let Err(fill) = self.puts_off(token, card, fill) {
+                self.has_no_room(fill);
             }
             return;
         }

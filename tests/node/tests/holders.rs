@@ -7,7 +7,7 @@ use zerogpu_node_tests::node::{Node, Shape, LONG};
 use zerogpu_node_tests::referee::Referee;
 use zerogpu_node_tests::witness::Witness;
 use zerogpu_node_tests::{alone, hostile};
-use zerogpu_protocol::{Hello, Holding, Range, Role, ToBroker, ToClient};
+use zerogpu_protocol::{Hello, Holding, Range, Reason, Role, ToBroker, ToClient};
 
 const MIB: u64 = 1 << 20;
 
@@ -101,22 +101,28 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
     }
 }
 
+/// Faults of a card that is full when the second program's slab is made, one of the broker's own being there, and so many times.
+fn full(times: u32) -> String {
+    (3..3 + times).map(|nth| format!("cuMemCreate:{nth}=2")).collect::<Vec<_>>().join(",")
+}
+
 /// A card's free memory tells nobody's name: whose memory is only missed for a while, since it comes free later or others have
 /// taken room meanwhile, is not ended.
 #[test]
 fn whose_memory_comes_free_late_is_not_ended() {
     const KEPT: u64 = 16 << 20;
     let _alone = alone();
-    let node = Node::new(Shape { queue: "grace = \"20s\"".into(), ..Shape::default() }).unwrap();
+    let node = Node::new(Shape { queue: "grace = \"20s\"".into(), faults: full(3), ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
     let mut late = node.hoarder(KEPT).unwrap();
     node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
     let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
     let lease = next.claim(60.0, 20 << 20).unwrap();
-    // who comes has no room before
+    // who comes has no room at first
     next.say(&ToBroker::Slabs { lease, slabs: vec![Range::new(0, 20 << 20)], dirty: vec![], more: false }).unwrap();
     let missed = |log: &Referee| log.tail().contains("memory of a card is missed") || log.ended > 0;
     node.log().wait("its memory is missed", missed).unwrap();
+    node.log().wait("the next one waits", |log| log.tail().contains("waits for memory that is missed")).unwrap();
     late.stdin.as_mut().unwrap().write_all(b"let go\n").unwrap();
     while !matches!(next.hear().unwrap(), ToClient::Ready { .. }) {}
     node.log().wait("it is seen", |log| log.tail().contains("it came free after all")).unwrap();
@@ -126,6 +132,26 @@ fn whose_memory_comes_free_late_is_not_ended() {
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
     drop(next);
     node.end(broker).unwrap();
+}
+
+/// A claim that waits for memory which is missed does not keep the broker from its end.
+#[test]
+fn a_broker_that_ends_waits_for_no_missed_memory() {
+    let _alone = alone();
+    let node = Node::new(Shape { queue: "grace = \"60s\"".into(), faults: full(300), ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    let late = node.hoarder(16 << 20).unwrap();
+    node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
+    let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
+    let lease = next.claim(60.0, 20 << 20).unwrap();
+    next.say(&ToBroker::Slabs { lease, slabs: vec![Range::new(0, 20 << 20)], dirty: vec![], more: false }).unwrap();
+    node.log().wait("it waits", |log| log.tail().contains("a claim waits for memory that is missed")).unwrap();
+    let start = Instant::now();
+    broker.terminate().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let heard = next.hear().unwrap();
+    assert!(matches!(heard, ToClient::Denied { reason: Reason::Memory, .. }), "{heard:?}");
+    late.wait_with_output().unwrap();
 }
 
 /// A broker that can't bring bytes home lets their owner do it, which keeps the card meanwhile.
