@@ -1,7 +1,7 @@
 //! `zerogpu broker`, and how programs find it. The driver is softcuda, as cargo built it.
 
 use crate::stage::{text, Stage};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{chown, PermissionsExt};
@@ -213,26 +213,30 @@ fn a_signal_ends_top_and_gives_the_terminal_back() {
     command.args(["--socket", "broker.sock"]);
     let _broker = broker(command);
     for signal in [libc::SIGTERM, libc::SIGHUP] {
-        let terminal = nix::pty::openpty(None, None).unwrap();
-        let before = nix::sys::termios::tcgetattr(&terminal.slave).unwrap();
+        let size = nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = nix::pty::openpty(&size, None).unwrap();
+        let modes = |side: &File| nix::sys::termios::tcgetattr(side).unwrap().local_flags;
+        let shown = File::from(terminal.master);
+        let before = modes(&shown);
         let side = || Stdio::from(terminal.slave.try_clone().unwrap());
-        let mut command = zerogpu(&stage, &["top", "--every", "1h", "--socket", "broker.sock"]);
+        let mut command = zerogpu(&stage, &["top", "--every", "60min", "--socket", "broker.sock"]);
         let mut top = Held(command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap());
-        let mut shown = fs::File::from(terminal.master);
+        // once the program has ended too, reading ends
+        drop((command, terminal.slave));
         let mut seen = Vec::new();
         let mut wait_for = |what: &str| {
             while !text(&seen).contains(what) {
                 let mut more = [0; 4096];
-                let count = shown.read(&mut more).unwrap();
+                let count = (&shown).read(&mut more).unwrap_or_else(|e| panic!("{what}: {e}: {}", text(&seen)));
                 seen.extend_from_slice(&more[..count]);
             }
         };
         wait_for("\u{1b}[?1049h");
-        wait_for("card");
+        wait_for("NVIDIA");
         top.signal(signal);
         wait_for("\u{1b}[?1049l");
         assert!(top.0.wait().unwrap().success());
-        assert_eq!(nix::sys::termios::tcgetattr(&terminal.slave).unwrap().local_flags, before.local_flags);
+        assert_eq!(modes(&shown), before);
     }
 }
 
