@@ -496,7 +496,8 @@ interface.end(region)
     run(world, MAPPED + script, SOFTCUDA_FAULT=unmaps + faults).require_end()
 
 
-@pytest.mark.parametrize("times", [2, 4, 6])
+# the copy tries it four times, the free and the next allocation twice
+@pytest.mark.parametrize("times", [4, 6, 8])
 def test_memory_is_not_copied_through_a_registration_of_what_was_there_before(world, times):
     """The driver does not end the registration of a park's copy, so that the park fails; then the memory is freed, and other
     memory has its place as soon as the driver has let go, not before."""
@@ -511,9 +512,9 @@ assert shim.state()["level"] != "parked"
 region = interface.begin(60.0)
 driver.call("cuMemFree_v2", old)
 freed = shim.state()["last_error"]
-assert ("page-locked that the program has freed" in freed) == ({times} > 2), freed
+assert ("page-locked that the program has freed" in freed) == ({times} > 4), freed
 new = driver.made("cuMemAlloc_v2", size)
-assert (new == old) == ({times} < 6), "it has the bytes of what the driver keeps"
+assert (new == old) == ({times} < 8), "it has the bytes of what the driver keeps"
 driver.upload(new, b"two!")
 interface.end(region)
 checks.until(shim.parked, "parked")
