@@ -197,8 +197,10 @@ impl Pipe<'_> {
                 at += n;
             }
         }
-        // one by one, so that each is told of; what is refused here is tried again at the end, where it counts
-        while !self.pinned.is_empty() && self.retire().is_ok() {}
+        // one by one, so that each is told of
+        while !self.pinned.is_empty() {
+            self.retire()?;
+        }
         Ok(())
     }
 
