@@ -34,7 +34,7 @@ impl Engine {
         Some(self.forward_to(stream, op))
     }
 
-    /// The same whatever captures. In its caller's frame, so that both look up thread-local state once.
+    /// The same whatever captures. Always in its caller's frame: the way of each launch.
     #[inline(always)]
     pub(super) fn forward_to(&self, stream: CUstream, op: &Op) -> Res {
         let epoch = self.bind()?;
