@@ -128,7 +128,7 @@ impl Daemon {
             claim: None,
             told: 0,
             lease: None,
-            doubt: None,
+            lent: false,
             unheard: None,
             home: None,
             wish: Request::default(),
@@ -211,7 +211,7 @@ impl Daemon {
         }
         // all of it, so that a worker is the last to have it
         let former = std::mem::replace(&mut old.backing, backing);
-        self.let_go(old.id, former);
+        self.let_go(old.id, former, false);
         let before = hello.holds.as_ref().map(|holds| holds.lease);
         tracing::info!(
             space = old.id.0,

@@ -45,8 +45,9 @@ pub enum Job {
     PutAside { space: SpaceId, backing: Arc<Backing>, pid: i32, patience: Duration },
     /// Have it restored, before its lease begins. `aside`: it is checkpointed for certain.
     BringBack { space: SpaceId, backing: Arc<Backing>, lease: LeaseId, pid: i32, aside: bool },
-    /// Drop all slabs of a Space that is gone, and let go of its backing.
-    Leave { space: SpaceId, backing: Option<Arc<Backing>> },
+    /// Drop all slabs of a Space that is gone, and let go of its backing. `let_go`: its process may be there, and uses none of
+    /// them.
+    Leave { space: SpaceId, backing: Option<Arc<Backing>>, let_go: bool },
 }
 
 impl Job {
@@ -147,6 +148,8 @@ pub enum Done {
     /// The broker holds nothing of the Space on the card any more. Of its `bytes`, `withheld` did not come free: the Space has
     /// kept what it must not, or others have taken memory meanwhile. `level` was free before, or in slabs.
     Evicted { space: SpaceId, bytes: u64, withheld: u64, level: u64 },
+    /// The worker has nothing of a Space that is gone any more, and was to see what comes free.
+    Left { space: SpaceId },
     /// What is free on the card, or in slabs.
     Looked { space: SpaceId, level: Option<u64> },
     /// The driver is about to checkpoint or restore a Space's process.
@@ -379,9 +382,14 @@ impl Room {
             Job::PutAside { .. } | Job::BringBack { .. } => {
                 bound::act(self.card.driver, job, &self.tell);
             }
-            Job::Leave { space, backing } => {
-                self.evict(shelf, space, false);
+            Job::Leave { space, backing, let_go } => {
+                self.evict(shelf, space, let_go);
+                // nobody asks for it a second time
+                shelf.spaces.remove(&space).into_iter().for_each(|slabs| slabs.abandon(&self.card));
                 drop(backing);
+                if let_go {
+                    (self.tell)(Done::Left { space });
+                }
             }
         }
     }

@@ -2,7 +2,6 @@
 use super::ahead::Stop;
 use super::bound::Bound;
 use super::card::Backlog;
-use super::doubt::Doubt;
 use super::space::Backing;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -28,22 +27,20 @@ pub struct Client {
     pub role: Role,
 }
 
-impl Client {
-    /// Ends its process: the one that connected, as the kernel says.
-    ///
-    /// # Errors
-    /// It can't be named, or this process may not.
-    pub fn kill(&self) -> std::io::Result<()> {
-        let process = self.pidfd.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
-        // SAFETY: a descriptor of ours, and numbers; no signal information.
-        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()).or_else(|e| match e.raw_os_error() {
-                // it has ended already
-                Some(libc::ESRCH) => Ok(()),
-                _ => Err(e),
-            }),
-        }
+/// Ends a process: the one that connected, as the kernel says.
+///
+/// # Errors
+/// It can't be named, or this process may not.
+pub fn kill(pidfd: Option<&OwnedFd>) -> std::io::Result<()> {
+    let process = pidfd.ok_or(std::io::ErrorKind::NotFound)?;
+    // SAFETY: a descriptor of ours, and numbers; no signal information.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).or_else(|e| match e.raw_os_error() {
+            // it has ended already
+            Some(libc::ESRCH) => Ok(()),
+            _ => Err(e),
+        }),
     }
 }
 
@@ -87,8 +84,8 @@ pub struct Space {
     pub told: u32,
     /// The lease that it has.
     pub lease: Option<Lease>,
-    /// Memory of a card that it seems to keep.
-    pub doubt: Option<Doubt>,
+    /// Whether it was ever given a descriptor of a slab, and so could keep card memory.
+    pub lent: bool,
     /// A lease that ended as it said hello, and that it may give back still.
     pub unheard: Option<u64>,
     /// The card with slabs of it, leased or warm.

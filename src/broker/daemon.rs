@@ -9,8 +9,9 @@ use super::client::{Client, Role};
 use super::closer::Closer;
 use super::config::Config;
 use super::desk::Fault;
-use super::doubt::PutOff;
+use super::doubt::{Doubt, PutOff};
 use super::idle::Idle;
+use super::leaving::Departed;
 use super::ledger::Ledger;
 use super::metrics::{Cause, Metrics};
 use super::Node;
@@ -92,6 +93,8 @@ pub struct Daemon {
     pub(super) scheduler: Scheduler,
     pub(super) clients: BTreeMap<usize, Client>,
     pub(super) spaces: HashMap<SpaceId, usize>,
+    /// Processes of Spaces that have left, by the numbers that their connections had.
+    pub(super) departed: BTreeMap<usize, Departed>,
     next: usize,
     /// Clients with messages left to read.
     busy: VecDeque<usize>,
@@ -102,7 +105,9 @@ pub struct Daemon {
     accept_at: Option<Instant>,
     /// When a user with too many connections was told of last.
     crowd_told: Option<Instant>,
-    /// When memory that is missed on a card is to be looked for again.
+    /// Card memory that Spaces seem to keep.
+    pub(super) doubts: BTreeMap<SpaceId, Doubt>,
+    /// When it is to be looked for again.
     pub(super) look_at: Option<Instant>,
     /// What waits for it.
     pub(super) put_off: Vec<PutOff>,
@@ -179,12 +184,14 @@ impl Daemon {
             scheduler,
             clients: BTreeMap::new(),
             spaces: HashMap::new(),
+            departed: BTreeMap::new(),
             next: CLIENTS,
             busy: VecDeque::new(),
             deaf_to: BTreeSet::new(),
             places_told: Instant::now(),
             accept_at: None,
             crowd_told: None,
+            doubts: BTreeMap::new(),
             look_at: None,
             put_off: Vec::new(),
             strangers_from: Instant::now(),
@@ -232,7 +239,7 @@ impl Daemon {
                     LISTENER => self.accept(),
                     WAKER => {}
                     SIGNALS => self.signal()?,
-                    Token(token) if token % 2 == 1 => self.leave(token - 1, "its process has ended"),
+                    Token(token) if token % 2 == 1 => self.process_ended(token - 1),
                     Token(token) => {
                         self.flush(token);
                         self.busy.push_back(token);
@@ -315,7 +322,8 @@ impl Daemon {
             };
             let Ok(peer) = peer(socket.as_fd()) else { continue };
             let idle = |client: &&Client| client.peer.uid == peer.uid && client.role.space().is_none();
-            if self.clients.values().filter(idle).count() >= STRANGERS {
+            let departed = self.departed.values().filter(|departed| departed.peer.uid == peer.uid).count();
+            if self.clients.values().filter(idle).count() + departed >= STRANGERS {
                 if self.crowd_told.is_none_or(|at| at.elapsed() >= CROWD) {
                     self.crowd_told = Some(Instant::now());
                     tracing::warn!(

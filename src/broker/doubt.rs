@@ -66,11 +66,12 @@ impl Daemon {
         if withheld <= theirs.saturating_add(bytes / 2) {
             return tracing::debug!(space = space.0, withheld, theirs, "memory of a card did not come free");
         }
+        if self.process_of(space).is_none() {
+            return;
+        }
         let until = Instant::now() + self.scheduler.policy().grace;
-        let token = self.spaces.get(&space).copied();
-        let Some(space) = token.and_then(|token| self.space_mut(token)) else { return };
-        tracing::debug!(space = space.id.0, card = card.0, withheld, "memory of a card is missed");
-        space.doubt.get_or_insert(Doubt { card, level, withheld, until });
+        tracing::debug!(space = space.0, card = card.0, withheld, "memory of a card is missed");
+        self.doubts.entry(space).or_insert(Doubt { card, level, withheld, until });
         self.look_at.get_or_insert(Instant::now() + LOOK);
     }
 
@@ -91,9 +92,7 @@ impl Daemon {
         if self.look_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let doubts = |role: &Role| role.space().and_then(|space| Some((space.id, space.doubt?.card)));
-        let doubts: Vec<_> = self.clients.values().filter_map(|client| doubts(&client.role)).collect();
-        let looks = doubts.into_iter().map(|(space, card)| (card, Job::Look { space }));
+        let looks = self.doubts.iter().map(|(&space, doubt)| (doubt.card, Job::Look { space }));
         let again = std::mem::take(&mut self.put_off).into_iter().map(|off| (off.card, off.fill));
         let jobs: Vec<_> = looks.chain(again).collect();
         self.look_at = (!jobs.is_empty()).then(|| Instant::now() + LOOK);
@@ -107,18 +106,20 @@ impl Daemon {
     /// What is free on a card, or in slabs, while memory of a Space is missed there; None: it is not known.
     pub(super) fn looked(&mut self, card: CardId, space: SpaceId, level: Option<u64>) {
         let theirs = self.room_of_contexts(card);
-        let Some(&token) = self.spaces.get(&space) else { return };
-        let Some(held) = self.space_mut(token) else { return };
-        let Some(doubt) = held.doubt.filter(|doubt| doubt.card == card) else { return };
+        let Some(doubt) = self.doubts.get(&space).filter(|doubt| doubt.card == card) else { return };
         let missed = level.map_or(0, |level| doubt.level.saturating_sub(level));
         if missed <= theirs.saturating_add(doubt.withheld / 2) {
-            held.doubt = None;
-            return tracing::debug!(space = space.0, card = card.0, missed, theirs, "it came free after all");
-        }
-        if doubt.until <= Instant::now() {
+            tracing::debug!(space = space.0, card = card.0, missed, theirs, "it came free after all");
+        } else if doubt.until <= Instant::now() {
             tracing::warn!(space = space.0, withheld = missed, "kept card memory that it has no lease for");
-            self.end_process(token, Cause::Memory, "it kept memory of a card beyond its time");
+            if let Some(token) = self.process_of(space) {
+                self.end_process(token, Cause::Memory, "it kept memory of a card beyond its time");
+            }
+        } else {
+            return;
         }
+        self.doubts.remove(&space);
+        self.watch_suspects_only();
     }
 
     /// The broker ends: what waits for memory that is missed has none.
@@ -130,8 +131,7 @@ impl Daemon {
 
     /// A card has no room for a claim's slabs: whether it waits for memory that is missed there.
     pub(super) fn puts_off(&mut self, token: usize, card: CardId, fill: Job) -> Result<(), Job> {
-        let on_card = |role: &Role| role.space()?.doubt.filter(|doubt| doubt.card == card).map(|doubt| doubt.until);
-        let longest = self.clients.values().filter_map(|client| on_card(&client.role)).max();
+        let longest = self.doubts.values().filter(|doubt| doubt.card == card).map(|doubt| doubt.until).max();
         let Some(lease) = self.space_mut(token).and_then(|space| space.lease.as_mut()) else { return Err(fill) };
         lease.tally.patience = lease.tally.patience.or(longest.map(|until| until + GOING));
         if lease.tally.patience.is_none_or(|until| until <= Instant::now()) {

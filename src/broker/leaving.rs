@@ -1,25 +1,37 @@
 //! How clients go: dropped, gone, or ended. A card that a process holds is leased on only when it has let go, or has ended.
 use super::card::Job;
-use super::client::{Client, Role, Stage};
+use super::client::{kill, Client, Role, Stage};
 use super::daemon::Daemon;
 use super::metrics::Cause;
 use super::space::Backing;
 use mio::unix::SourceFd;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 use zerogpu_lease::SpaceId;
-use zerogpu_protocol::{Error, ToBroker};
+use zerogpu_protocol::{Error, Peer, ToBroker};
+
+/// A process whose Space has left, and which had memory of a card once: it is watched until all of that is back.
+pub struct Departed {
+    space: SpaceId,
+    /// Who it is, as the kernel says.
+    pub peer: Peer,
+    /// Readable when it has ended.
+    pidfd: OwnedFd,
+    /// Workers that have not looked yet.
+    workers: usize,
+}
 
 impl Daemon {
     /// Ends a process that has a card, or memory of one, that is not its own (any more). Its lease ends when the process has.
     pub(super) fn end_process(&mut self, token: usize, cause: Cause, why: &str) {
         let now = self.now();
-        let Some(client) = self.clients.get_mut(&token) else { return };
-        let (pid, ended) = (client.peer.pid, client.kill());
-        match &ended {
+        let client = self.clients.get(&token).map(|client| (client.peer.pid, client.pidfd.as_ref()));
+        let departed = || self.departed.get(&token).map(|departed| (departed.peer.pid, Some(&departed.pidfd)));
+        let Some((pid, process)) = client.or_else(departed) else { return };
+        match kill(process) {
             Ok(()) => tracing::warn!(pid, cause = cause.label(), "a process is ended: {why}"),
-            Err(e) if client.pidfd.is_none() => tracing::warn!(
+            Err(e) if process.is_none() => tracing::warn!(
                 pid,
                 cause = cause.label(),
                 "a process should be ended and can't be ({e}): {why}; its card goes to others, since its process can't be watched: run the broker outside of containers"
@@ -102,18 +114,41 @@ impl Daemon {
         self.clients.get(&token).is_some_and(|client| client.parting.is_some())
     }
 
+    /// A process has ended: nothing of it is on any card.
+    pub(super) fn process_ended(&mut self, token: usize) {
+        if let Some(departed) = self.departed.remove(&token) {
+            self.watch_no_more(departed.pidfd.as_raw_fd());
+            self.doubts.remove(&departed.space);
+        }
+        if let Some(ended) = self.clients.get_mut(&token).and_then(|client| client.pidfd.take()) {
+            self.watch_no_more(ended.as_raw_fd());
+        }
+        self.leave(token, "its process has ended");
+    }
+
+    /// Closing takes a descriptor out of epoll as well; a duplicate elsewhere would keep it in.
+    fn watch_no_more(&self, fd: RawFd) {
+        let _it_is_closed_anyway = self.poll.registry().deregister(&mut SourceFd(&fd));
+    }
+
     /// A client is gone: so is all that it held.
     pub(super) fn leave(&mut self, token: usize, why: &str) {
         let Some(client) = self.clients.remove(&token) else { return };
         let why = client.parting.as_deref().unwrap_or(why);
-        let registry = self.poll.registry();
-        // closing takes them out of epoll as well; a duplicate elsewhere would keep them in
-        for fd in
-            std::iter::once(client.endpoint.as_fd().as_raw_fd()).chain(client.pidfd.iter().map(|fd| fd.as_raw_fd()))
-        {
-            let _closed_below = registry.deregister(&mut SourceFd(&fd));
-        }
+        self.watch_no_more(client.endpoint.as_fd().as_raw_fd());
         self.closer.close(client.endpoint.into_socket());
+        let (pidfd, lent) = (client.pidfd, client.role.space().filter(|space| space.lent).map(|space| space.id));
+        let watched = match (pidfd, lent) {
+            (Some(pidfd), Some(space)) => {
+                let departed = Departed { space, peer: client.peer, pidfd, workers: self.workers.len() };
+                self.departed.insert(token, departed);
+                true
+            }
+            (pidfd, _) => {
+                pidfd.iter().for_each(|pidfd| self.watch_no_more(pidfd.as_raw_fd()));
+                false
+            }
+        };
         let Role::Space(space) = client.role else {
             if !matches!(client.role, Role::Observer) {
                 tracing::debug!(pid = client.peer.pid, "a connection was closed: {why}");
@@ -127,18 +162,45 @@ impl Daemon {
             self.lease_ended(&space, lease, ended, why);
         }
         tracing::info!(space = space.id.0, name = ?space.name, pid = client.peer.pid, "Space left: {why}");
-        self.let_go(space.id, space.backing);
+        if !watched {
+            self.doubts.remove(&space.id);
+        }
+        self.let_go(space.id, space.backing, watched);
     }
 
-    /// The workers drop what they have of a Space, and its memory.
-    pub(super) fn let_go(&self, space: SpaceId, backing: Arc<Backing>) {
+    /// The process of a Space, by its connection, while there is one, and then by the number that it had.
+    pub(super) fn process_of(&self, space: SpaceId) -> Option<usize> {
+        let departed = || self.departed.iter().find(|(_, departed)| departed.space == space).map(|(&token, _)| token);
+        self.spaces.get(&space).copied().or_else(departed)
+    }
+
+    /// A worker has nothing of a Space any more whose process is watched.
+    pub(super) fn worker_let_go(&mut self, space: SpaceId) {
+        if let Some(departed) = self.departed.values_mut().find(|departed| departed.space == space) {
+            departed.workers -= 1;
+        }
+        self.watch_suspects_only();
+    }
+
+    /// Whose memory has come free is nobody that has to be watched.
+    pub(super) fn watch_suspects_only(&mut self) {
+        let cleared = |departed: &Departed| departed.workers == 0 && !self.doubts.contains_key(&departed.space);
+        let tokens: Vec<usize> = self.departed.iter().filter(|(_, d)| cleared(d)).map(|(&token, _)| token).collect();
+        for token in tokens {
+            let departed = self.departed.remove(&token);
+            departed.iter().for_each(|departed| self.watch_no_more(departed.pidfd.as_raw_fd()));
+        }
+    }
+
+    /// The workers drop what they have of a Space, and its memory. `check`: what its process was lent has to come free.
+    pub(super) fn let_go(&self, space: SpaceId, backing: Arc<Backing>, check: bool) {
         backing.leave();
         let mut backing = Some(backing);
         let last = self.workers.len().saturating_sub(1);
         for (i, worker) in self.workers.iter().enumerate() {
             // the last one gets ours: whoever ends last is a worker, with a context to unpin in
             let share = if i == last { backing.take() } else { backing.clone() };
-            worker.give(Job::Leave { space, backing: share }, None);
+            worker.give(Job::Leave { space, backing: share, let_go: check }, None);
         }
     }
 

@@ -156,6 +156,7 @@ impl Daemon {
         match done {
             Done::Evicted { space, bytes, withheld, level } => self.evicted(card, space, bytes, withheld, level),
             Done::Looked { space, level } => self.looked(card, space, level),
+            Done::Left { space } => self.worker_let_go(space),
             Done::Ahead { space, stop, bytes, moved, took } => {
                 self.metrics.brought(moved, took);
                 tracing::debug!(space = space.0, card = card.0, bytes, moved, "brought ahead");
@@ -170,6 +171,7 @@ impl Daemon {
             }
             Done::Slabs { space, lease, fds } => {
                 let Some(token) = self.holder(space, lease) else { return };
+                self.is_lent(token);
                 for (i, part) in fds.chunks(PACKET_FDS).enumerate() {
                     let first = (i * PACKET_FDS) as u32;
                     self.send_with(token, &ToClient::SlabFds { lease: lease.0, first }, part);
@@ -189,7 +191,10 @@ impl Daemon {
             Done::Grown { space, lease, slab, fd } => {
                 let Some(token) = self.holder(space, lease) else { return };
                 match fd {
-                    Ok(fd) => self.send_with(token, &ToClient::Grown { lease: lease.0, slab }, &[fd]),
+                    Ok(fd) => {
+                        self.is_lent(token);
+                        self.send_with(token, &ToClient::Grown { lease: lease.0, slab }, &[fd]);
+                    }
                     Err(code) => {
                         self.scheduler.shrink(lease, slab.len);
                         if let Some(held) = self.space_mut(token).and_then(|space| space.lease_mut(lease.0)) {
@@ -317,6 +322,11 @@ impl Daemon {
     pub(super) fn holder(&mut self, space: SpaceId, lease: LeaseId) -> Option<usize> {
         let token = *self.spaces.get(&space)?;
         self.space_mut(token)?.lease.as_ref().filter(|held| held.id == lease).map(|_| token)
+    }
+
+    /// A Space is about to get a descriptor of a slab.
+    fn is_lent(&mut self, token: usize) {
+        self.space_mut(token).into_iter().for_each(|space| space.lent = true);
     }
 
     /// One line of the log for each lease.

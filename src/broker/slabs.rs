@@ -267,6 +267,11 @@ impl Slabs {
         result
     }
 
+    /// What the driver has refused to take of a Space that is gone is tried again with others' slabs.
+    pub fn abandon(self, card: &Card) {
+        self.0.into_values().for_each(|slab| card.give_back((slab.va, slab.len, slab.handle)));
+    }
+
     fn drop_one(&mut self, card: &Card, off: u64) -> Res {
         let Some(slab) = self.0.get(&off) else { return Ok(()) };
         if slab.va != 0 {

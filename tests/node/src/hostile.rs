@@ -326,11 +326,15 @@ pub fn commit(name: &str, socket: &Path) -> Result<()> {
     bail!("{name}: it was dropped, and lives")
 }
 
-/// Has a slab of `bytes` on a card, gives the lease back, and keeps the slab until it is told a line, or its input ends.
+/// How a [`keep`]er of memory goes on when it has given its lease back.
+pub const GUISES: [&str; 3] = ["stays connected", "closes its connection", "has itself dropped"];
+
+/// Has a slab of `bytes` on a card, gives the lease back in one of the [`GUISES`], and keeps the slab until it is told a line, or
+/// its input ends.
 ///
 /// # Errors
 /// The broker or the driver does not give it what it asks for.
-pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
+pub fn keep(bytes: u64, guise: &str, socket: &Path, driver: &Path) -> Result<()> {
     let driver = Driver::start(driver)?;
     let mut client = join(socket)?;
     let lease = client.claim(30.0, bytes)?;
@@ -350,12 +354,26 @@ pub fn keep(bytes: u64, socket: &Path, driver: &Path) -> Result<()> {
     client.say(&ToBroker::Drained { lease })?;
     ensure!(matches!(client.hear()?, ToClient::Home { .. }), "it was not told that it is home");
     client.say(&ToBroker::Released { lease })?;
+    let connection = match guise {
+        "stays connected" => Some(client),
+        "closes its connection" => {
+            drop(client);
+            None
+        }
+        "has itself dropped" => {
+            client.say_bytes(&[0xFF; 100])?;
+            dropped(&mut client)?;
+            Some(client)
+        }
+        _ => bail!("{guise:?} is no guise"),
+    };
     std::io::stdin().read_line(&mut String::new())?;
     // SAFETY: a handle of this process.
     must("cuMemRelease", unsafe { (driver.cuMemRelease)(handle) })?;
     drop(kept);
     println!("it is free");
     std::io::stdin().read_line(&mut String::new())?;
+    drop(connection);
     Ok(())
 }
 

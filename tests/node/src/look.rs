@@ -13,10 +13,11 @@ impl Node {
         command.stdin(Stdio::null()).spawn().context("a villain can't be started")
     }
 
-    /// A process that keeps a slab of so many bytes beyond its lease, until it is told a line; it ends with its input.
-    pub fn hoarder(&self, bytes: u64) -> Result<Child> {
+    /// A process that keeps a slab of so many bytes beyond its lease, until it is told a line; it ends with its input. `guise`: one
+    /// of [`crate::hostile::GUISES`].
+    pub fn hoarder(&self, bytes: u64, guise: &str) -> Result<Child> {
         let mut command = self.command("zerogpu-node-space");
-        command.args(["keep", &bytes.to_string()]).arg(self.socket()).arg(self.library("libsoftcuda.so"));
+        command.args(["keep", &bytes.to_string(), guise]).arg(self.socket()).arg(self.library("libsoftcuda.so"));
         command.stdin(Stdio::piped()).spawn().context("a villain can't be started")
     }
 

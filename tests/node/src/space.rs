@@ -26,7 +26,9 @@ pub fn main(words: &[String]) -> Result<()> {
         }
         ["deed", name, socket] => hostile::commit(name, Path::new(socket)),
         ["late", card, socket] => hostile::lie(card, Path::new(socket)),
-        ["keep", bytes, socket, driver] => hostile::keep(bytes.parse()?, Path::new(socket), Path::new(driver)),
+        ["keep", bytes, guise, socket, driver] => {
+            hostile::keep(bytes.parse()?, guise, Path::new(socket), Path::new(driver))
+        }
         _ => bail!("usage: zerogpu-node-space plan LIBRARY SEED BYTES CALLS [bound] | obey LIBRARY SEED BYTES"),
     }
 }

@@ -3,6 +3,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 use zerogpu_node_tests::client::{hello, Client};
+use zerogpu_node_tests::hostile::GUISES;
 use zerogpu_node_tests::node::{Node, Shape, LONG};
 use zerogpu_node_tests::referee::Referee;
 use zerogpu_node_tests::witness::Witness;
@@ -82,7 +83,7 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
         let (memory, queue) = (format!("context = \"{context}\""), "grace = \"500ms\"".into());
         let node = Node::new(Shape { memory, queue, ..Shape::default() }).unwrap();
         let broker = node.broker().unwrap();
-        let mut villain = node.hoarder(KEPT).unwrap();
+        let mut villain = node.hoarder(KEPT, GUISES[0]).unwrap();
         node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
         let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
         let lease = next.claim(10.0, 20 << 20).unwrap();
@@ -101,6 +102,65 @@ fn who_keeps_memory_without_a_lease_is_ended_and_nobody_else() {
     }
 }
 
+/// Whoever keeps memory of a card is ended for it, also when it has left, and nobody is watched whose memory has come free.
+#[test]
+fn who_leaves_with_memory_of_a_card_is_ended() {
+    const KEPT: u64 = 16 << 20;
+    let _alone = alone();
+    let (memory, queue) = ("context = \"1MiB\"".into(), "grace = \"500ms\"".into());
+    let node = Node::new(Shape { memory, queue, ..Shape::default() }).unwrap();
+    let broker = node.broker().unwrap();
+    for (ended, guise) in (1..).zip(&GUISES[1..]) {
+        let mut villain = node.hoarder(KEPT, guise).unwrap();
+        // it would let go at the end of its input
+        let _open = villain.stdin.take();
+        node.log().wait(guise, |log| log.tail().matches("cause=\"memory\"").count() == ended).unwrap();
+        assert_eq!(villain.wait().unwrap().signal(), Some(libc::SIGKILL), "{guise}");
+    }
+    // who leaves in order, and lives on
+    visit(&node, KEPT);
+    let watched = || {
+        std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().filter(|fd| {
+            let name = fd.as_ref().ok().and_then(|fd| std::fs::read_link(fd.path()).ok());
+            name.is_some_and(|name| name.to_string_lossy().contains("[pidfd]"))
+        })
+    };
+    node.wait_for_empty_cards().unwrap();
+    let end = Instant::now() + LONG;
+    while watched().count() > 0 {
+        assert!(Instant::now() < end, "{}", node.log().look().tail());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(node.status().unwrap()["totals"]["killed"], GUISES.len() - 1);
+    node.end(broker).unwrap();
+}
+
+/// A Space that has a lease, gives it back warm, and leaves.
+fn visit(node: &Node, bytes: u64) {
+    let mut client = Client::join(&node.socket(), "guest", 64 << 20).unwrap();
+    let lease = client.claim(10.0, bytes).unwrap();
+    client.fill(lease, &[Range::new(0, bytes)]).unwrap();
+    client.drain(lease).unwrap();
+    client.say(&ToBroker::Released { lease }).unwrap();
+}
+
+/// Memory of a Space that has left, which the driver did not take back at once, is tried again.
+#[test]
+fn what_the_driver_keeps_of_who_has_left_is_given_back() {
+    let _alone = alone();
+    for fault in ["cuMemUnmap:1=999", "cuMemRelease:1=999", "cuMemRelease:1=999,cuMemRelease:2=999"] {
+        let node = Node::new(Shape { faults: fault.into(), ..Shape::default() }).unwrap();
+        let broker = node.broker().unwrap();
+        visit(&node, 16 << 20);
+        node.log().wait("it has left", |log| log.tail().contains("Space left")).unwrap();
+        // with the next one's memory at the latest
+        visit(&node, 16 << 20);
+        node.wait_for_empty_cards().unwrap();
+        assert_eq!(node.status().unwrap()["totals"]["killed"], 0, "{fault}");
+        node.end(broker).unwrap();
+    }
+}
+
 /// Faults of a card that is full when the second program's slab is made, one of the broker's own being there, and so many times.
 fn full(times: u32) -> String {
     (3..3 + times).map(|nth| format!("cuMemCreate:{nth}=2")).collect::<Vec<_>>().join(",")
@@ -114,7 +174,7 @@ fn whose_memory_comes_free_late_is_not_ended() {
     let _alone = alone();
     let node = Node::new(Shape { queue: "grace = \"20s\"".into(), faults: full(3), ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
-    let mut late = node.hoarder(KEPT).unwrap();
+    let mut late = node.hoarder(KEPT, GUISES[0]).unwrap();
     node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
     let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
     let lease = next.claim(60.0, 20 << 20).unwrap();
@@ -140,7 +200,7 @@ fn a_broker_that_ends_waits_for_no_missed_memory() {
     let _alone = alone();
     let node = Node::new(Shape { queue: "grace = \"60s\"".into(), faults: full(300), ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
-    let late = node.hoarder(16 << 20).unwrap();
+    let late = node.hoarder(16 << 20, GUISES[0]).unwrap();
     node.log().wait("it has had a lease", |log| log.grants == 1 && log.held() == 0).unwrap();
     let mut next = Client::join(&node.socket(), "next", 64 << 20).unwrap();
     let lease = next.claim(60.0, 20 << 20).unwrap();
