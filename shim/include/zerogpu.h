@@ -29,8 +29,8 @@ extern "C" {
  * Opens a region with a deadline `seconds` from now; `seconds` must be above zero, and INFINITY means no deadline.
  *
  * Returns the region's number: never zero, never given out twice in a process, and using all 64 bits. Zero means that
- * no region was opened; zerogpu_reason() says why, in words fit for the user of the program ("No GPU was available
- * after 60s", a quota that is used up, a duration above the maximum, ...).
+ * no region was opened; zerogpu_reason() says why (a duration that is not above zero, a forked child, a device that could
+ * not start). That no GPU could be had, and why, is told by zerogpu_region_end().
  *
  * A region ends by itself when the thread that opened it ends, unless zerogpu_region_movable() was called for it.
  *
@@ -67,7 +67,8 @@ int zerogpu_region_expired(uint64_t region);
  * all; `buf` may be null if `n` is 0. Returns the length of the whole text without its NUL, as snprintf does: the text
  * is complete if the result is less than `n`.
  *
- * In a process that has opened no region and called no CUDA function yet the text is "{}". Keys that hooks and tests
+ * In a process that has opened no region and called no CUDA function yet, and in the child that a process forked after
+ * cuInit, the text is "{}". Keys that hooks and tests
  * may rely on (others may be added; times in milliseconds, sizes in bytes):
  *   "level"          "parked", "claimed", or "lost" once the device has failed for good
  *   "regions"        number of open regions

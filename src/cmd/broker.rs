@@ -19,8 +19,9 @@ use zerogpu_settings::{driver_path, Driver, SoftSettings, MAX_CARDS};
 /// again. The log goes to standard error; RUST_LOG=debug says more.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where programs connect. Without it: the socket that systemd passed, else the configuration's, else
-    /// $XDG_RUNTIME_DIR/zerogpu/broker.sock (/run/zerogpu/broker.sock for root)
+    /// Where programs connect, and beside which the broker's files lie; a socket that systemd passes is used instead, wherever it
+    /// is. Without it: the configuration's, else /run/zerogpu/broker.sock for root, for others $XDG_RUNTIME_DIR/zerogpu/broker.sock
+    /// or /tmp/zerogpu-UID/broker.sock
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Configuration in TOML; packaging/zerogpu.toml shows each key. Without it: the defaults
@@ -33,7 +34,8 @@ pub struct Args {
     /// How many software cards, with --driver soft. Programs find the same. Without it: as many as there are, else 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CARDS)))]
     cards: Option<u32>,
-    /// Memory of each software card, with --driver soft, as in 40GiB. Without it: as there is, else that of an A100 of 40 GB
+    /// Memory of each software card, with --driver soft, as in 40GiB. Without it: as there is, else that
+    /// of SOFTCUDA_PROFILE, an A100 of 40 GB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     vram: Option<String>,
     /// Serve metrics for Prometheus here, as in 127.0.0.1:9464. Without it: the configuration's, else none

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 /// Print the variables that `zerogpu run` sets
 ///
-/// For a shell: eval "$(zerogpu env)". What the variables hold already is kept behind ours.
+/// For a shell: eval "$(zerogpu env)". What the variables hold already is kept behind ours. No broker is looked for: name one
+/// with --socket.
 ///
 /// For a container: zerogpu env --format docker --at FOLDER > zerogpu.env, then docker run --env-file zerogpu.env with our
 /// library folder mounted at FOLDER. What the variables hold outside the container is left out.

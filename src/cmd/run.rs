@@ -16,8 +16,8 @@ use zerogpu_settings::{driver_path, Settings};
 
 /// Start a program that sees one CUDA device
 ///
-/// What is set: LD_PRELOAD, LD_LIBRARY_PATH, LIBRARY_PATH and PYTHONPATH, each in front of what it holds, and the ZEROGPU_
-/// variables of the options given. Without --socket and ZEROGPU_SOCKET a broker is looked for: at the usual place of this user,
+/// What is set: LD_PRELOAD, LD_LIBRARY_PATH, LIBRARY_PATH and PYTHONPATH, each in front of what it holds, ZEROGPU_LIB, the
+/// ZEROGPU_ variables of the options given, and ZEROGPU_SOCKET if a broker was found. Without --socket and ZEROGPU_SOCKET a broker is looked for: at the usual place of this user,
 /// then at that of the system. If none lends the cards of the program's driver, and another program started by `zerogpu run`
 /// uses that driver, a broker is started; it ends by itself. This process becomes the program. With a trace, the program is a child instead: it gets the signals
 /// sent here, and its trace is completed when it has ended, even by a kill.

@@ -87,7 +87,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "ZEROGPU_LIB",
-        "beside the executable",
+        "../lib/zerogpu as seen from the command, or the wheel's",
         "a folder",
         "Folder of libcuda.so.1, libcuda.so, libnvidia-ml.so.1 and libsoftcuda.so.",
     ),

@@ -9,7 +9,7 @@ const HEAD: &str = "# Environment variables
 Made from the table in `crates/settings/src/variables.rs` by `UPDATE_DOCS=1 cargo test -p zerogpu-settings`: change it there.
 
 Unset and empty mean the default, except for `CUDA_VISIBLE_DEVICES`, where empty hides every device. A value that can't be
-understood is ignored: the trace and `zerogpu doctor` name it. Sizes are bytes, or a whole number with KiB, MiB, GiB, TiB
+understood is ignored: standard error, the trace and `zerogpu doctor` name it. Sizes are bytes, or a whole number with KiB, MiB, GiB, TiB
 (powers of 1024) or kB, MB, GB, TB (powers of 1000). Durations are a number with us, ms, s or min; alone it counts
 milliseconds. A relative path is taken from the folder in which the process starts.
 ";
@@ -24,7 +24,8 @@ const FOOT: &str = "
 | `LIBRARY_PATH` | their folder, in front of what was there: Triton 2 builds with `cc -lcuda` |
 | `PYTHONPATH` | the folder of the `spaces` hook, in front of what was there |
 | `ZEROGPU_LIB` | their folder |
-| `ZEROGPU_*` | what the options say; `ZEROGPU_SOCKET` also if a broker was found |
+| `ZEROGPU_*` | what the options say; `ZEROGPU_SOCKET` also if `run` found a broker |
+| `SOFTCUDA_PROFILE` | the profile of `--profile`, with `--driver soft` |
 
 ## Others that are read
 
@@ -32,7 +33,7 @@ const FOOT: &str = "
 |---|---|---|
 | `CUDA_MODULE_LOADING` | the virtual device | `EAGER`: what `cuModuleGetLoadingMode` answers; nothing else |
 | `LD_LIBRARY_PATH` | shim, `zerogpu doctor` | where the machine's driver is looked for, besides the usual folders |
-| `XDG_RUNTIME_DIR` | all | folder of a user's broker (`zerogpu/broker.sock`), its log and its locks, else `/tmp/zerogpu-UID`; and of the software cards, else `/dev/shm` |
+| `XDG_RUNTIME_DIR` | all | folder of a user's broker (`zerogpu/broker.sock`), its log and its locks, else `/tmp/zerogpu-UID` (of root's `/run/zerogpu`, whatever this says); and of the software cards, else `/dev/shm` |
 | `TMPDIR` | traces | folder of the ring of a trace on standard error; `/tmp` without it |
 | `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked |
 | `RUST_LOG` | `zerogpu broker` | what its log says: `info` without it, `debug` for more |

@@ -29,7 +29,7 @@ class Shim:
         self._reason = _function(library.zerogpu_reason, ctypes.c_char_p)
 
     def reason(self):
-        """The text of this thread's last failed call, '' if none has failed."""
+        """Why this thread's last begin or end failed, or why the region that it ended had no GPU; '' if neither."""
         return (self._reason() or b"").decode("utf-8", "replace")
 
     def state(self):
