@@ -27,6 +27,7 @@ pub enum Kind {
     Physical,
     Link,
     UserObject,
+    LogListener,
 }
 
 /// Bytes of address space between two handles.

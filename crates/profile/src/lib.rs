@@ -2,7 +2,7 @@
 //!
 //! A [`Profile`] is one card. Its attributes are the rows that an H100 answered, except where [`Profile::source`] says
 //! that a row is derived from what NVIDIA publishes about the card. Used inside the shim: nothing beyond std, and no I/O
-//! but one look at /proc when no profile is named.
+//! but one look at /proc and /sys when a card is chosen.
 
 mod cards;
 mod limits;
@@ -82,8 +82,12 @@ struct Derived {
 /// Memory that a virtual card can have: the arena's addresses.
 pub const MOST_BYTES: u64 = 127 << 30;
 
+/// CU_DEVICE_ATTRIBUTE_PCI_BUS_ID.
+const PCI_BUS: i32 = 33;
 /// CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID.
 const PCI_DEVICE: i32 = 34;
+/// CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID.
+const PCI_DOMAIN: i32 = 50;
 
 impl Profile {
     /// The profile called `key`.
@@ -102,7 +106,8 @@ impl Profile {
     }
 
     /// The profile that two settings ask for: a name and a memory size in bytes, each with its default if it is absent.
-    /// Without a name it is the kind of the machine's own GPU, with a workload's share of its memory, else the default.
+    /// Without a name it is the kind of the machine's own GPU, with a workload's share of its memory, else the default. It is at a
+    /// place on the PCI bus where this machine has a GPU, or nothing: NCCL looks there.
     /// One place for all who must agree about the card (shim, NVML, software driver). An unknown name gives the default,
     /// too much memory the most there is, and both a complaint.
     pub fn chosen(name: Option<&str>, vram: Option<u64>) -> (Profile, Option<String>) {
@@ -122,6 +127,7 @@ impl Profile {
                 MOST_BYTES >> 30
             )
         }));
+        let card = Profile { pci: machine::place(card.pci), ..card };
         (vram.map_or(card, |bytes| card.with_vram(bytes.min(MOST_BYTES))), complaint)
     }
 
@@ -150,8 +156,11 @@ impl Profile {
     /// The value of a `CUdevice_attribute`. `None`: the driver answers CUDA_ERROR_INVALID_VALUE.
     pub fn attribute(&self, number: i32) -> Option<i32> {
         let recorded = recorded_row(number)?;
-        if number == PCI_DEVICE {
-            return Some(self.pci.device);
+        match number {
+            PCI_BUS => return Some(self.pci.bus),
+            PCI_DEVICE => return Some(self.pci.device),
+            PCI_DOMAIN => return Some(self.pci.domain),
+            _ => {}
         }
         Some(self.derived_row(number).map_or(recorded, |row| row.value))
     }

@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::Path;
 use std::process::Command;
+use zerogpu_profile::{Pci, Profile};
 
 const OK: u32 = 0;
 const UNINITIALIZED: u32 = 1;
@@ -178,12 +179,20 @@ fn handles_are_found_by_index_uuid_and_place() {
             let code = call!(nvml, nvmlDeviceGetHandleByPciBusId_v2(place.as_ptr(), &mut found));
             (code, found)
         };
+        let Pci { domain, bus, device: n } = Profile::chosen(None, None).0.pci;
         // As NVML, NCCL, PyTorch and people write it.
-        for place in ["00000000:00:04.0", "0000:00:04.0", "0:0:4.0", "00:04.0", "00:04"] {
+        let names = [
+            format!("{domain:08X}:{bus:02X}:{n:02X}.0"),
+            format!("{domain:04X}:{bus:02X}:{n:02X}.0"),
+            format!("{domain:x}:{bus:x}:{n:x}.0"),
+        ];
+        let of_domain_0 = [format!("{bus:02X}:{n:02X}.0"), format!("{bus:02X}:{n:02X}")];
+        for place in names.iter().chain(of_domain_0.iter().filter(|_| domain == 0)) {
             assert_eq!(by_place(place), (OK, device), "{place}");
         }
-        for place in ["0000:00:05.0", "0001:00:04.0", "0000:01:04.0"] {
-            assert_eq!(by_place(place).0, NOT_FOUND, "{place}");
+        let others = [(domain, bus, n + 1), (domain + 1, bus, n), (domain, bus + 1, n)];
+        for (domain, bus, n) in others {
+            assert_eq!(by_place(&format!("{domain:04X}:{bus:02X}:{n:02X}.0")).0, NOT_FOUND, "{domain}:{bus}:{n}");
         }
         for place in ["", "x", "4", "00:04.1", "0:0:0:4.0", "00:+4.0", "00:04.", ":04.0", "0000:00:0g.0"] {
             assert_eq!(by_place(place).0, INVALID_ARGUMENT, "{place:?}");
@@ -237,8 +246,9 @@ fn structures_have_their_documented_sizes_and_versions() {
         let (v2, _) = written(&|pci| call!(nvml, nvmlDeviceGetPciInfo_v2(device, pci)));
         let (v3, pci) = written(&|pci| call!(nvml, nvmlDeviceGetPciInfo_v3(device, pci)));
         assert_eq!([v1, v2, v3], [32, 52, 68]);
-        assert_eq!(&pci[..13], b"0000:00:04.0\0");
-        assert_eq!(&pci[36..53], b"00000000:00:04.0\0");
+        let Pci { domain, bus, device } = Profile::chosen(None, None).0.pci;
+        assert_eq!(&pci[..13], format!("{domain:04X}:{bus:02X}:{device:02X}.0\0").as_bytes());
+        assert_eq!(&pci[36..53], format!("{domain:08X}:{bus:02X}:{device:02X}.0\0").as_bytes());
 
         const VERSION_2: u32 = 40 | 2 << 24;
         let mut memory = [u64::from(VERSION_2), 1, 1, 1, 1];

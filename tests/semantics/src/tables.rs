@@ -140,6 +140,8 @@ slots! {
     blas = 4 (a: *mut u64, b: *mut u64, c: *const c_void, size: u64) -> CUresult;
     /// `REMARKS[1]`: a remark for the driver's log: part, level, format, `va_list`.
     remark = 1 (part: *const c_char, level: u32, format: *const c_char, values: *const c_void);
+    /// `REMARKS[2]`: whether errors are worth a remark.
+    remarks_taken = 2 (on: u32);
     /// `FUNCTIONS[7]`: calls back with each function of a module; gives their number.
     functions = 7 (context: CUcontext, module: CUmodule, each: OnFunction, data: *mut c_void) -> u32;
     /// `INTERNALS[4]`: `cuCtxGetId`.

@@ -100,7 +100,7 @@ pub static TABLES: [Table; 14] = [
     table!(6, "21318C60", b"\x21\x31\x8C\x60\x97\x14\x32\x48\x8C\xA6\x41\xFF\x73\x24\xC8\xF2", 77, 93 of 93,
         4 => internals_context_id, 39 => internals_stream_id, 51 => internals_stream),
     table!(7, "F8CFF951", b"\xF8\xCF\xF9\x51\x21\x46\x8B\x4E\xB9\xE2\xFB\x46\x9E\x7C\x0D\xD9", - 3,
-        1 => remark),
+        1 => remark, 2 => remarks_taken),
     table!(8, "1734DC26", b"\x17\x34\xDC\x26\x80\x0D\x47\x45\x87\x26\xC0\xF1\xE7\xDD\x8B\xCA", 16, 17 of 17),
     // of this one and the last, driver 535's size is known alone
     table!(9, "6E163FBE", b"\x6E\x16\x3F\xBE\xB9\x58\x44\x4D\x83\x5C\xE1\x82\xAF\xF1\x99\x1E", 88, 88 of 96,

@@ -178,8 +178,12 @@ pub(super) unsafe extern "C" fn internals_stream_id(_ctx: CUcontext, stream: usi
 }
 
 /// F8CFF951\[1\]: a remark for the driver's log, as part, level, format and `va_list`: cudart 13 tells that two kernels have
-/// one name. Functions that read such a log (`cuLogs*`) are not implemented, so there is none.
+/// one name. Ours has no such log (`cuLogs*`).
 pub(super) extern "C" fn remark(_part: *const c_void, _level: u32, _format: *const c_void, _values: *const c_void) {}
+
+/// F8CFF951\[2\]: whether errors are worth a remark: cudart 13.2 and newer say 0 before they ask for a kernel's attribute that
+/// driver 580 does not know, and 1 after it (read in the code of NCCL 2.30).
+pub(super) extern "C" fn remarks_taken(_on: u32) {}
 
 /// Callback of [`functions_of_module`].
 type OnFunction = Option<unsafe extern "C" fn(*mut c_void, CUfunction)>;

@@ -183,6 +183,8 @@ pub fn unknown_slot(d: &'static Driver, t: &mut Check) {
     t.same("untouched", (a, b), (7, 7));
     // cudart's remarks are known: they claim nothing more
     Table::of(d, REMARKS).remark(c"CUDA".as_ptr(), 0, c"Nothing is wrong.".as_ptr(), null());
+    Table::of(d, REMARKS).remarks_taken(0);
+    Table::of(d, REMARKS).remarks_taken(1);
     if let Some(claims) = claims(d) {
         t.same("a GPU was claimed for it, if there is one", claims, u64::from(!t.driver.no_kernels));
     }

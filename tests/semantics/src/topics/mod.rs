@@ -19,6 +19,7 @@ mod jit;
 mod kept;
 mod leases;
 mod links;
+mod logs;
 mod memory;
 mod memory_model;
 mod modules;
@@ -154,6 +155,7 @@ pub const TOPICS: &[Topic] = &[
     claims("module_attributes_set_again", modules::attributes_set_again),
     claims("module_attributes_of_kernels", modules::attributes_of_kernels),
     claims("module_jit_options", jit::options),
+    any("logs", logs::logs),
     any("link_linked", links::linked),
     any("link_to_be_linked", links::to_be_linked),
     any("link_refusals", links::refusals),
