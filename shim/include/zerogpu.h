@@ -59,6 +59,13 @@ int zerogpu_region_end(uint64_t region);
  */
 int zerogpu_region_movable(uint64_t region);
 
+/*
+ * Says that nothing runs in the region for now (`rests` is 1: a generator between two steps), or that it goes on (0). A
+ * region that rests at its deadline ends there, since whoever is to go on may never do so: later GPU work is not refused for
+ * it, zerogpu_region_expired() answers 1, and zerogpu_region_end() 0. Returns 0, or nonzero if no such region is open.
+ */
+int zerogpu_region_rests(uint64_t region, int rests);
+
 /* Returns 1 once the deadline of this open region has passed, else 0 (also for a region that is not open). */
 int zerogpu_region_expired(uint64_t region);
 

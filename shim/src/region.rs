@@ -57,6 +57,12 @@ pub extern "C" fn zerogpu_region_movable(id: u64) -> c_int {
     contained(|| own_engine().map_or(1, |e| !e.regions.set_movable(id) as c_int)).unwrap_or(1)
 }
 
+/// Says whether nothing runs in a region for now. 0: done; 1: there is no such region.
+#[no_mangle]
+pub extern "C" fn zerogpu_region_rests(id: u64, rests: c_int) -> c_int {
+    contained(|| own_engine().map_or(1, |e| !e.regions.set_resting(id, rests != 0) as c_int)).unwrap_or(1)
+}
+
 /// Whether a region's time is over: 1 yes, 0 no (or no such region).
 #[no_mangle]
 pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {

@@ -41,6 +41,9 @@ pub struct Args {
     /// Serve metrics for Prometheus here, as in 127.0.0.1:9464. Without it: the configuration's, else none
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// The longest call, in seconds. Without it: the configuration's, else 120
+    #[arg(long, value_name = "SECONDS")]
+    max_seconds: Option<f64>,
     /// End after this time without programs, as in 60s. Without it: the configuration's, else never
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_exit: Option<String>,
@@ -75,6 +78,7 @@ pub fn run(args: Args) -> Result<()> {
     config.driver = args.driver.or(config.driver);
     config.metrics = args.metrics.or(config.metrics);
     config.idle_exit = args.idle_exit.or(config.idle_exit);
+    config.queue.max_seconds = args.max_seconds.or(config.queue.max_seconds);
     let driver = config.driver()?;
     if driver == Driver::Soft {
         software_cards(args.cards, args.vram)?;

@@ -20,6 +20,8 @@ use zerogpu_protocol::{default_socket, SYSTEM_SOCKET};
 
 /// How long a broker that was started here lives without programs.
 const IDLE: &str = "60s";
+/// The longest call that it serves, in seconds: that of the service whose programs these are.
+const LONGEST: &str = "2400";
 /// How long it may take to start: it makes a context on each card.
 const START: Duration = Duration::from_secs(60);
 /// What it prints when it serves.
@@ -94,7 +96,7 @@ fn start(path: &Path, install: &Install, runs: &Runs) -> Result<PathBuf> {
     let driver = if software_cards(path).is_some() { Path::new("soft") } else { path };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("broker").arg("--socket").arg(&socket).arg("--driver").arg(driver).arg("--lib").arg(&install.lib);
-    command.args(["--idle-exit", IDLE, "--announce"]);
+    command.args(["--idle-exit", IDLE, "--max-seconds", LONGEST, "--announce"]);
     command.env_remove("LD_PRELOAD").current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     // SAFETY: between fork and exec the child makes system calls only, which need no memory.
     unsafe {

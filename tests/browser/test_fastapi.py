@@ -63,7 +63,7 @@ def test_a_stream(app):
 def test_no_gpu_in_time_is_an_answer_that_says_so(app):
     with app.rival() as rival:
         status, text = post(app, "/vectors", "one")
-        assert status == 503 and "no GPU was free in time" in json.loads(text)["error"], text
+        assert status == 503 and "No GPU was available after" in json.loads(text)["error"], text
         rival.release()
     vectors(app, "two")
     app.settled()

@@ -35,7 +35,7 @@ const FOOT: &str = "
 | `LD_LIBRARY_PATH` | shim, `zerogpu doctor` | where the machine's driver is looked for, besides the usual folders |
 | `XDG_RUNTIME_DIR` | all | folder of a user's broker (`zerogpu/broker.sock`), its log and its locks, else `/tmp/zerogpu-UID` (of root's `/run/zerogpu`, whatever this says); and of the software cards, else `/dev/shm` |
 | `TMPDIR` | traces | folder of the ring of a trace on standard error; `/tmp` without it |
-| `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked |
+| `SPACES_GRADIO_AUTO_WRAP` | the hook | `1`, `t` or `true`: each handler given to Gradio counts as marked, where Gradio finds itself in a Space (`SYSTEM=spaces`, `SPACE_ID`) |
 | `RUST_LOG` | `zerogpu broker` | what its log says: `info` without it, `debug` for more |
 | `LISTEN_PID`, `LISTEN_FDS` | `zerogpu broker` | the socket that systemd passes |
 | `STATE_DIRECTORY` | `zerogpu broker` | where the use of the last 24 hours is kept, unless `state` says otherwise; systemd sets it |

@@ -246,9 +246,9 @@ fn structures_have_their_documented_sizes_and_versions() {
         let (v2, _) = written(&|pci| call!(nvml, nvmlDeviceGetPciInfo_v2(device, pci)));
         let (v3, pci) = written(&|pci| call!(nvml, nvmlDeviceGetPciInfo_v3(device, pci)));
         assert_eq!([v1, v2, v3], [32, 52, 68]);
-        let Pci { domain, bus, device } = Profile::chosen(None, None).0.pci;
-        assert_eq!(&pci[..13], format!("{domain:04X}:{bus:02X}:{device:02X}.0\0").as_bytes());
-        assert_eq!(&pci[36..53], format!("{domain:08X}:{bus:02X}:{device:02X}.0\0").as_bytes());
+        let Pci { domain, bus, device: n } = Profile::chosen(None, None).0.pci;
+        assert_eq!(&pci[..13], format!("{domain:04X}:{bus:02X}:{n:02X}.0\0").as_bytes());
+        assert_eq!(&pci[36..53], format!("{domain:08X}:{bus:02X}:{n:02X}.0\0").as_bytes());
 
         const VERSION_2: u32 = 40 | 2 << 24;
         let mut memory = [u64::from(VERSION_2), 1, 1, 1, 1];

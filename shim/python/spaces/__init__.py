@@ -9,6 +9,7 @@ Under the zerogpu shim the process may hold a GPU only while a marked call runs.
 form returns the function that it was given, itself, and nothing else happens; torch and gradio are never imported.
 """
 
+from . import config, zero
 from ._aoti import (
     aoti_apply,
     aoti_blocks_load,
@@ -25,6 +26,8 @@ from ._gradio import disable_gradio_auto_wrap, enable_gradio_auto_wrap, gradio_a
 
 __all__ = [
     "GPU",
+    "config",
+    "zero",
     "gradio_auto_wrap",
     "disable_gradio_auto_wrap",
     "enable_gradio_auto_wrap",

@@ -1,4 +1,5 @@
-"""Automatic marking of Gradio's event handlers. Gradio itself calls `gradio_auto_wrap` for each; it is off at first."""
+"""Automatic marking of Gradio's event handlers; it is off at first. Gradio calls `gradio_auto_wrap` for each where it finds that it
+runs in a Space, by SYSTEM=spaces and SPACE_ID."""
 
 import os
 
@@ -17,6 +18,11 @@ def disable_gradio_auto_wrap():
     """From now on handlers given to Gradio are left as they are."""
     global _enabled
     _enabled = False
+
+
+def is_enabled():
+    """Whether automatic marking is on."""
+    return _enabled
 
 
 def gradio_auto_wrap(task):

@@ -1,14 +1,21 @@
 """One region: opened, watched and ended around one marked call."""
 
+import contextlib
+import contextvars
 import os
 import sys
 import warnings
+import weakref
 
 from . import _waiting
 
 
 class GPUError(RuntimeError):
     """No GPU could be had for a marked call, or the call overran its duration. Raised where Gradio is not loaded."""
+
+
+# The region whose call this context is in, as a weak reference: a step that is dropped in its middle never says that it is over.
+_current = contextvars.ContextVar("spaces_region", default=lambda: None)
 
 
 class Region:
@@ -64,6 +71,22 @@ class Region:
         """Whether the deadline has passed."""
         return any(map(self._shim.expired, self._open))
 
+    def step(self):
+        """While its context is entered the call runs; a movable one rests from there to its next step."""
+        return _Step(self)
+
+    # Bound at definition, as for `_end`.
+    def rests(self, whether, getpid=os.getpid):
+        """Tells that nothing runs here, or that it goes on: what rests at its deadline ends there."""
+        if self._movable and getpid() == self._process:
+            any(map(self._shim.rests, self._open, (whether,)))
+
+    @staticmethod
+    def is_inside():
+        """Whether this context is in a marked call that has its region."""
+        region = _current.get()()
+        return region is not None and any(region._open) and region._process == os.getpid()
+
     # Bound at definition: at interpreter exit a dropped generator may end its region after `os` has been torn down.
     def _end(self, getpid=os.getpid, unwatch=_waiting.unwatch):
         """Ends the region, if it is open; why it had no GPU, "" if it had one or needed none."""
@@ -78,6 +101,41 @@ class Region:
         return self._shim.reason()
 
     __del__ = _end
+
+
+class _Step:
+    """One step of a call."""
+
+    __slots__ = ("_region", "_outer")
+
+    def __init__(self, region):
+        self._region = region
+
+    # No token: a generator may be closed in another context than it was begun in.
+    def __enter__(self, current=_current):
+        self._outer = current.get()
+        current.set(weakref.ref(self._region))
+        self._region.rests(0)
+
+    def __exit__(self, kind, error, trace, current=_current):
+        self._region.rests(1)
+        current.set(self._outer)
+
+
+class Within:
+    """What a marked call within a marked call holds: nothing of its own."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    def expired(self):
+        return False
+
+    def step(self):
+        return contextlib.nullcontext()
 
 
 def _error(text):

@@ -24,6 +24,7 @@ class Shim:
         self.begin = _function(library.zerogpu_region_begin, ctypes.c_uint64, ctypes.c_double)
         self.end = _function(library.zerogpu_region_end, ctypes.c_int, ctypes.c_uint64)
         self.movable = _function(library.zerogpu_region_movable, ctypes.c_int, ctypes.c_uint64)
+        self.rests = _function(library.zerogpu_region_rests, ctypes.c_int, ctypes.c_uint64, ctypes.c_int)
         self.expired = _function(library.zerogpu_region_expired, ctypes.c_int, ctypes.c_uint64)
         self._state = _function(library.zerogpu_state, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
         self._reason = _function(library.zerogpu_reason, ctypes.c_char_p)

@@ -76,8 +76,12 @@ def _look(shim):
         with _changed:
             _changed.wait_for(lambda: _calls)
         state = shim.state()
-        for someone in _calls.copy().values():
-            someone.tell(state)
+        for region, someone in _calls.copy().items():
+            try:
+                someone.tell(state)
+            except Exception:
+                # Gradio may have dropped the page of one; the others are told on
+                unwatch(region)
         with _changed:
             _changed.wait(EVERY)
 

@@ -6,7 +6,7 @@ import inspect
 import types
 import weakref
 
-from ._region import Region
+from ._region import Region, Within
 
 DEFAULT_SECONDS = 60.0
 
@@ -25,9 +25,11 @@ def wrap(shim, task, duration):
         return task
 
     def region(args, kwargs, movable=False):
-        return Region(shim, _seconds(duration, args, kwargs), movable)
+        # a marked call within a marked call is a plain one: it has the outer one's GPU, for the outer one's time
+        return Within() if Region.is_inside() else Region(shim, _seconds(duration, args, kwargs), movable)
 
     marked = functools.update_wrapper(_kind(task)(task, region), task)
+    marked.zerogpu = True  # Gradio looks for it
     _marked.add(marked)
     return marked
 
@@ -61,7 +63,7 @@ def _kind(task):
 
 def _plain(task, region):
     def marked(*args, **kwargs):
-        with region(args, kwargs):
+        with region(args, kwargs) as held, held.step():
             return task(*args, **kwargs)
 
     return marked
@@ -69,7 +71,7 @@ def _plain(task, region):
 
 def _coroutine(task, region):
     async def marked(*args, **kwargs):
-        with region(args, kwargs, movable=True):
+        with region(args, kwargs, movable=True) as held, held.step():
             return await task(*args, **kwargs)
 
     return marked
@@ -102,17 +104,20 @@ class _Steps:
 
     def send(self, value):
         self._stop_if_expired()
-        item = self._generator.send(value)
-        self._stop_if_expired()
-        return item
+        return self._step(self._generator.send, value)
 
     def throw(self, *error):
-        item = self._generator.throw(*error)
-        self._stop_if_expired()
-        return item
+        return self._step(self._generator.throw, *error)
 
     def close(self):
-        self._generator.close()
+        with self._region.step():
+            self._generator.close()
+
+    def _step(self, step, *arguments):
+        with self._region.step():
+            item = step(*arguments)
+        self._stop_if_expired()
+        return item
 
     def _stop_if_expired(self):
         if self._region.expired():
@@ -128,7 +133,8 @@ def _async_generator(task, region):
             advance, value = generator.asend, None
             try:
                 while True:
-                    item = await advance(value)
+                    with held.step():
+                        item = await advance(value)
                     if held.expired():
                         break
                     try:
@@ -140,6 +146,7 @@ def _async_generator(task, region):
             except StopAsyncIteration:
                 pass
             finally:
-                await generator.aclose()
+                with held.step():
+                    await generator.aclose()
 
     return marked

@@ -37,8 +37,8 @@ pub(super) enum End {
     Failed,
     /// The broker went away meanwhile: it is tried again.
     Gone,
-    /// It asks for more time than there is; the remedy is what the program's user reads.
-    TooLong,
+    /// With its error; the remedy is all that the program's user reads.
+    ForUser,
     /// The regions that it was for have ended while it waited.
     CalledOff,
 }
@@ -62,7 +62,7 @@ impl Failed {
         let (step, code) = ("asking the broker for a GPU", CUresult::DEVICE_UNAVAILABLE);
         match trouble {
             Trouble::Denied(code, text) => Failed { end: End::Failed, step, code, remedy: text.into() },
-            Trouble::TooLong(text) => Failed { end: End::TooLong, step, code, remedy: text.into() },
+            Trouble::ForUser(text) => Failed { end: End::ForUser, step, code, remedy: text.into() },
             Trouble::CalledOff => Failed { end: End::CalledOff, step, code, remedy: "".into() },
             Trouble::Gone(text) => Failed { end: End::Gone, step, code, remedy: text.into() },
         }
@@ -125,7 +125,7 @@ impl Engine {
                 let failed = format!("{} failed ({}); {}", f.step, name(f.code), f.remedy);
                 report::error(&format!("no GPU could be claimed for {why}: {failed}"));
                 let words = match f.end {
-                    End::TooLong => f.remedy.into_owned(),
+                    End::ForUser => f.remedy.into_owned(),
                     _ => format!("No GPU could be claimed: {failed}"),
                 };
                 self.regions.note_claim(Err(words));
@@ -210,7 +210,7 @@ impl Engine {
         let leased = lender.claim(&Ask { seconds, bytes, borrowed, wanted: &wanted });
         self.regions.resume();
         let (lease, waited) = leased.map_err(|trouble| match trouble {
-            Trouble::TooLong(text) => Failed::by(Trouble::TooLong(in_full(&text, self.regions.requested()))),
+            Trouble::ForUser(text) => Failed::by(Trouble::ForUser(in_full(&text, self.regions.requested()))),
             trouble => Failed::by(trouble),
         })?;
         zerogpu_trace::span(zerogpu_trace::Span::Wait, why, start, start + waited.as_nanos() as u64, 0);

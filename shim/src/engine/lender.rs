@@ -41,8 +41,8 @@ const GIVEN_BACK: u64 = 16 << 20;
 pub enum Trouble {
     /// It said no.
     Denied(CUresult, String),
-    /// The claim asks for more seconds than any lease may last; what to tell the user.
-    TooLong(String),
+    /// It said no, for a reason that the program's user is to read as it is: a call too long, a limit, nothing free in time.
+    ForUser(String),
     /// Nobody wants the card any more.
     CalledOff,
     /// It is gone, or was never there.
@@ -289,7 +289,13 @@ impl Lender {
                     return Ok(lease);
                 }
                 ToClient::Denied { reason: Reason::Cancelled, .. } => return Err(Trouble::CalledOff),
-                ToClient::Denied { reason: Reason::TooLong, text, .. } => return Err(Trouble::TooLong(text)),
+                ToClient::Denied { reason: Reason::Busy, .. } => {
+                    let waited = self.patience.as_secs_f64();
+                    return Err(Trouble::ForUser(format!("No GPU was available after {waited:.0}s: try again later")));
+                }
+                ToClient::Denied { reason: Reason::TooLong | Reason::Quota, text, .. } => {
+                    return Err(Trouble::ForUser(text))
+                }
                 ToClient::Denied { reason, text, .. } => return Err(Trouble::Denied(code(reason), text)),
                 _ => {}
             }

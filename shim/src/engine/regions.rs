@@ -1,6 +1,6 @@
 //! The open regions of the process, and their deadlines.
 use crate::fault::contained;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use zerogpu_device::exec::now;
@@ -16,6 +16,8 @@ struct Region {
     begun: u64,
     thread: u64,
     movable: bool,
+    /// Whether nothing runs in it until its hook says so.
+    resting: bool,
 }
 
 /// The open regions by number, and their clock.
@@ -26,6 +28,8 @@ struct Open {
     paused: Option<u64>,
     /// Why the last claim for them failed.
     refusal: Option<String>,
+    /// Regions that have ended at their deadlines, and whose hooks do not know yet.
+    late: HashSet<u64>,
 }
 
 impl Open {
@@ -35,6 +39,23 @@ impl Open {
 
     fn over(&self) -> bool {
         latest(&self.regions).is_some_and(|d| d <= self.clock())
+    }
+
+    /// Ends what rests beyond its deadline: whoever left it there may never come back, and others would be refused for it.
+    fn end_late(&mut self) {
+        let clock = self.clock();
+        let is_late = |region: &Region| region.resting && region.deadline.is_some_and(|deadline| deadline <= clock);
+        let late: Vec<u64> = self.regions.iter().filter(|(_, region)| is_late(region)).map(|(&id, _)| id).collect();
+        for id in late {
+            self.regions.remove(&id).iter().for_each(Region::tell);
+            self.late.insert(id);
+        }
+    }
+}
+
+impl Region {
+    fn tell(&self) {
+        zerogpu_trace::span(zerogpu_trace::Span::Region, "region", self.begun, now(), 0);
     }
 }
 
@@ -81,7 +102,7 @@ impl Regions {
             return Err("this process was forked from one that uses the GPU; start it with spawn instead".into());
         }
         if seconds.is_nan() || seconds <= 0.0 {
-            return Err(format!("a region needs a duration above 0 seconds, not {seconds}"));
+            return Err(format!("the duration of a GPU call must be above 0 seconds, not {seconds}"));
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // an odd multiplier makes the numbers distinct and wide, so that a mixed-up id is seldom another region's
@@ -89,10 +110,24 @@ impl Regions {
         watch_this_thread();
         let mut open = self.locked();
         let deadline = (seconds < 1e9).then(|| open.clock() + (seconds * 1e9) as u64);
-        open.regions.insert(id, Region { deadline, seconds, begun: now(), thread: thread::id(), movable: false });
-        self.count.store(open.regions.len() as u64, Ordering::Release);
-        self.over.store(open.over(), Ordering::Release);
+        open.regions.insert(
+            id,
+            Region { deadline, seconds, begun: now(), thread: thread::id(), movable: false, resting: false },
+        );
+        self.settle(&mut open);
         Ok(id)
+    }
+
+    /// What readers see that take no lock.
+    fn settle(&self, open: &mut Open) -> bool {
+        open.end_late();
+        if open.regions.is_empty() {
+            open.refusal = None;
+        }
+        let over = open.over();
+        self.count.store(open.regions.len() as u64, Ordering::Release);
+        self.over.store(over, Ordering::Release);
+        over
     }
 
     /// Notes how a claim for the open regions ended; the error is why there is no GPU.
@@ -115,16 +150,15 @@ impl Regions {
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();
-        let ended = open.regions.remove(&id)?;
-        if open.regions.is_empty() {
-            open.refusal = None;
+        if open.late.remove(&id) {
+            return Some(false);
         }
-        self.count.store(open.regions.len() as u64, Ordering::Release);
+        let ended = open.regions.remove(&id)?;
         // of those that stay, the time may be over already
-        self.over.store(open.over(), Ordering::Release);
+        self.settle(&mut open);
         let last = open.regions.is_empty();
         drop(open);
-        zerogpu_trace::span(zerogpu_trace::Span::Region, "region", ended.begun, now(), 0);
+        ended.tell();
         Some(last)
     }
 
@@ -151,7 +185,7 @@ impl Regions {
         for region in open.regions.values_mut() {
             region.deadline = Some(region.deadline.map_or(clock, |deadline| deadline.min(clock)));
         }
-        self.over.store(open.over(), Ordering::Release);
+        self.settle(&mut open);
     }
 
     /// Closes what a thread left open.
@@ -165,9 +199,19 @@ impl Regions {
         self.locked().regions.get_mut(&id).map(|r| r.movable = true).is_some()
     }
 
+    /// Says whether a region rests; false: there is none of this number.
+    pub fn set_resting(&self, id: u64, resting: bool) -> bool {
+        let mut open = self.locked();
+        let found = open.regions.get_mut(&id).map(|region| region.resting = resting).is_some();
+        found || open.late.contains(&id)
+    }
+
     /// Whether a region's own deadline has passed.
     pub fn expired(&self, id: u64) -> bool {
         let open = self.locked();
+        if open.late.contains(&id) {
+            return true;
+        }
         let region = open.regions.get(&id);
         region.is_some_and(|r| r.deadline.is_some_and(|d| d <= open.clock()))
     }
@@ -199,12 +243,8 @@ impl Regions {
             return true;
         }
         // found and noted under one lock: a region that begins meanwhile has time
-        let open = self.locked();
-        let over = open.over();
-        if over {
-            self.over.store(true, Ordering::Release);
-        }
-        over
+        let mut open = self.locked();
+        open.over() && self.settle(&mut open)
     }
 }
 
@@ -317,6 +357,24 @@ mod tests {
         assert!(r.latest_deadline().unwrap() > before);
         while !r.over() {}
         r.end(a);
+    }
+
+    #[test]
+    fn a_region_that_rests_beyond_its_deadline_ends_there() {
+        let r = Regions::default();
+        let a = r.begin(1e-9).unwrap();
+        assert!(r.set_resting(a, true) && !r.set_resting(a + 1, true));
+        let later = now() + 1_000_000;
+        while now() < later {}
+        assert!(!r.over() && !r.any(), "nobody else is refused for it");
+        assert!(r.expired(a) && r.set_resting(a, false), "its hook hears of it");
+        assert_eq!((r.end(a), r.end(a)), (Some(false), None));
+        // one that has come back in time goes on, and the last to end takes along what rests
+        let (b, c) = (r.begin(1e-9).unwrap(), r.begin(60.0).unwrap());
+        assert!(r.set_resting(b, true) && r.set_resting(b, false));
+        assert!(!r.over() && r.count() == 2);
+        assert!(r.set_resting(b, true));
+        assert_eq!((r.end(c), r.any(), r.expired(b)), (Some(true), false, true));
     }
 
     #[test]

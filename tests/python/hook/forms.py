@@ -154,13 +154,13 @@ KINDS = [
     Form(
         "calls-marked",
         "spaces.GPU(task)",
-        ["begin 1 60", "begin 2 5", "note inner", "end 2", "end 1"],
+        ["begin 1 60", "note inner", "end 1"],
         task="@spaces.GPU(5)\ndef inner(x):\n    note('inner')\n    return x\ndef task(x):\n    return inner(x) * 2",
     ),
     Form(
         "calls-itself",
         "spaces.GPU(task)",
-        ["begin 1 60", "begin 2 60", "begin 3 60", "end 3", "end 2", "end 1"],
+        ["begin 1 60", "end 1"],
         task="def task(x):\n    return marked(x - 2) + 4 if x else 0",
     ),
     Form(

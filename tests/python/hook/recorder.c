@@ -6,7 +6,7 @@
  * More calls let a test play the rest of the world: hook_expire() makes the deadline of a region pass, hook_refuse()
  * lets each following begin fail with a text, hook_block() holds each following begin until hook_unblock(),
  * hook_state() chooses what zerogpu_state() answers, hook_signal() has the next begin or end raise a signal in its thread
- * right before it returns, and hook_region() tells a region's number.
+ * right before it returns, hook_region() tells a region's number, and hook_rests() whether it rests.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,7 +29,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unblocked = PTHREAD_COND_INITIALIZER;
 static int blocked;
 static uint64_t count;
-static struct { uint64_t region; int open, expired; } table[REGIONS];
+static struct { uint64_t region; int open, expired, rests; } table[REGIONS];
 static char refusal[200], state[200];
 static char interrupted[20];
 static __thread char reason[200];
@@ -113,6 +113,24 @@ int zerogpu_region_movable(uint64_t region)
 	strcpy(reason, failed ? "no such region is open" : "");
 	pthread_mutex_unlock(&lock);
 	return NEXT(zerogpu_region_movable) ? NEXT(zerogpu_region_movable)(region) : failed;
+}
+
+int zerogpu_region_rests(uint64_t region, int rests)
+{
+	pthread_mutex_lock(&lock);
+	int i = row(region), failed = !table[i].open;
+	if (!failed)
+		table[i].rests = rests;
+	pthread_mutex_unlock(&lock);
+	return NEXT(zerogpu_region_rests) ? NEXT(zerogpu_region_rests)(region, rests) : failed;
+}
+
+int hook_rests(int nth)
+{
+	pthread_mutex_lock(&lock);
+	int rests = nth <= count ? table[nth - 1].rests : -1;
+	pthread_mutex_unlock(&lock);
+	return rests;
 }
 
 int zerogpu_region_expired(uint64_t region)

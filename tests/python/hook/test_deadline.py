@@ -66,16 +66,66 @@ assert task(False) == 5
 
 def test_only_the_region_that_is_over(calls):
     script = """
+import threading
 @spaces.GPU(5)
 def inner():
     expire(2)
 @spaces.GPU(90)
 def outer():
-    check(raised(inner))
+    other = threading.Thread(target=lambda: check(raised(inner)))
+    other.start()
+    other.join()
     return "whole"
 assert outer() == "whole"
 """
     assert calls(ABORTED + script) == ["begin 1 90", "begin 2 5", "end 2", "end 1"]
+
+
+def test_a_generator_rests_between_its_steps(calls):
+    script = """
+seen = []
+@spaces.GPU
+def stream():
+    seen.append(_world.hook_rests(1))
+    got = yield 1
+    seen.append(_world.hook_rests(1))
+    yield 2
+items = stream()
+next(items)
+seen.append(_world.hook_rests(1))
+items.send("on")
+seen.append(_world.hook_rests(1))
+assert seen == [0, 1, 0, 1], seen
+"""
+    assert calls(script) == OPEN + ["end 1"]
+
+
+def test_an_async_generator_rests_between_its_steps(calls):
+    script = """
+import asyncio
+seen = []
+@spaces.GPU
+async def stream():
+    await asyncio.sleep(0)
+    seen.append(_world.hook_rests(1))
+    yield 1
+async def main():
+    async for item in stream():
+        seen.append(_world.hook_rests(1))
+asyncio.run(main())
+assert seen == [0, 1], seen
+"""
+    assert calls(script) == OPEN + ["end 1"]
+
+
+def test_what_never_rests(calls):
+    script = """
+@spaces.GPU
+def task():
+    return _world.hook_rests(1)
+assert task() == 0
+"""
+    assert calls(script) == ["begin 1 60", "end 1"]
 
 
 def test_a_generator_whose_step_is_late(calls):

@@ -27,11 +27,11 @@ def test_exports_are_those_of_the_original_package(bare):
     bare(
         """
 assert set(spaces.__all__) == {
-    "GPU", "gradio_auto_wrap", "disable_gradio_auto_wrap", "enable_gradio_auto_wrap", "aoti_capture", "aoti_compile",
+    "GPU", "config", "zero", "gradio_auto_wrap", "disable_gradio_auto_wrap", "enable_gradio_auto_wrap", "aoti_capture", "aoti_compile",
     "aoti_compile_and_save", "aoti_apply", "aoti_patch", "aoti_load", "aoti_load_call_source",
     "aoti_load_from_package_dir", "aoti_blocks_load",
 }
-for name in spaces.__all__:
+for name in set(spaces.__all__) - {"config", "zero"}:
     assert callable(getattr(spaces, name)) and getattr(spaces, name).__name__ == name
 """
     )
@@ -126,7 +126,7 @@ def task():
 
 task()
 """
-    assert calls(script) == ["begin 1 30", "begin 2 10", "end 2", "begin 3 10", "end 3", "end 1"]
+    assert calls(script) == ["begin 1 30", "end 1"]
 
 
 def test_marked_functions_are_freed(calls):
@@ -162,3 +162,99 @@ state = spaces._shim.find().state()
 assert state["level"] == "parked" and state["regions"] == 0 and isinstance(state["bound_by"], list), state
 """
     )
+
+
+NESTED = """
+import asyncio
+asked = []
+def seconds(*args):
+    asked.append(args)
+    return 5
+@spaces.GPU(duration=seconds)
+def plain():
+    return 1
+@spaces.GPU(duration=seconds)
+def items():
+    got = yield 1
+    return got
+@spaces.GPU(duration=seconds)
+async def later():
+    return 1
+@spaces.GPU(duration=seconds)
+async def stream():
+    yield 1
+"""
+
+
+def test_a_marked_call_within_a_marked_call_is_a_plain_one(calls):
+    script = """
+@spaces.GPU(90)
+def outer():
+    steps = items()
+    next(steps)
+    try:
+        steps.send("sent")
+    except StopIteration as end:
+        assert end.value == "sent"
+    return plain()
+assert outer() == 1
+@spaces.GPU(90)
+async def outer_later():
+    assert [item async for item in stream()] == [1]
+    return plain() + await later()
+assert asyncio.run(outer_later()) == 2
+@spaces.GPU(90)
+def outer_items():
+    yield plain()
+    yield plain()
+assert list(outer_items()) == [1, 1]
+assert not asked
+plain()
+assert asked == [()]
+"""
+    opened = ["begin 2 90", "movable 2", "end 2", "begin 3 90", "movable 3", "end 3"]
+    assert calls(NESTED + script) == ["begin 1 90", "end 1"] + opened + ["begin 4 5", "end 4"]
+
+
+def test_between_two_steps_of_a_generator_nothing_is_within_it(calls):
+    script = """
+steps = items()
+next(steps)
+assert plain() == 1
+steps.close()
+"""
+    assert calls(NESTED + script) == ["begin 1 5", "movable 1", "begin 2 5", "end 2", "end 1"]
+
+
+def test_what_outlives_the_call_that_began_it_has_a_region_of_its_own(calls):
+    script = """
+@spaces.GPU(90)
+async def outer():
+    async def after():
+        await asyncio.sleep(0.01)
+        return plain()
+    return asyncio.ensure_future(after())
+async def main():
+    assert await (await outer()) == 1
+asyncio.run(main())
+"""
+    assert calls(NESTED + script) == ["begin 1 90", "movable 1", "end 1", "begin 2 5", "end 2"]
+
+
+ASKED_FOR = """
+from spaces.config import Config
+from spaces.zero import startup
+startup()
+spaces.zero.client.startup_report()
+assert spaces.config.Config is Config
+assert Config.gradio_auto_wrap is False
+"""
+
+
+def test_what_programs_ask_of_the_original(calls):
+    script = "assert Config.zero_gpu is True\nassert spaces.GPU(lambda: 1).zerogpu"
+    assert calls(ASKED_FOR + script) == []
+
+
+def test_what_programs_ask_of_the_original_without_the_shim(bare):
+    bare(ASKED_FOR + "assert Config.zero_gpu is False")

@@ -1,0 +1,5 @@
+"""The original's reports to its service."""
+
+
+def startup_report():
+    """Does nothing."""
