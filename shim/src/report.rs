@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use zerogpu_device::thread::unsignalled;
 use zerogpu_trace::{message, on, Message};
 
-/// Messages printed so far; a few hundred at most, since each text is fixed but for names.
+/// Messages printed so far. Beyond [`MOST`] they are forgotten, and told once more: some have numbers in them, and would be new
+/// for ever.
 static PRINTED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
 /// The last of them, for `zerogpu_state`.
@@ -27,10 +28,17 @@ pub fn error(text: &str) {
     }
 }
 
+/// So many are remembered.
+const MOST: usize = 1000;
+
 /// Whether a text is new; from now on it is not.
 fn first(text: &str) -> bool {
     let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
-    printed.get_or_insert_with(HashSet::new).insert(text.to_string())
+    let printed = printed.get_or_insert_with(HashSet::new);
+    if printed.len() >= MOST {
+        printed.clear();
+    }
+    printed.insert(text.to_string())
 }
 
 /// A text that was not told is told when there is another reason to.

@@ -9,6 +9,7 @@ use crate::objects::graph::GraphLaunch;
 use crate::objects::{Stream, StreamKind};
 use crate::op::{HostCall, Launch, Op, Owned, OwnedLaunch, Value};
 use crate::runtime::{lock, Guard, Scope, State};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerogpu_abi::*;
 
 /// What a launch does with bytes that were found under the state's lock.
@@ -390,12 +391,13 @@ fn holds(v: &Value, seen: u64) -> bool {
 
 fn holds_now(st: &State, v: &Value) -> Res<bool> {
     let at = place(st, v)?;
-    // SAFETY: validated like a write; another thread or stream changes the value, hence volatile.
+    // SAFETY: validated like a write, alignment too; another thread or stream changes the value, and what it wrote before is
+    // seen after it.
     let seen = unsafe {
         if v.wide {
-            (at as *const u64).read_volatile()
+            AtomicU64::from_ptr(at as *mut u64).load(Ordering::Acquire)
         } else {
-            (at as *const u32).read_volatile() as u64
+            AtomicU32::from_ptr(at as *mut u32).load(Ordering::Acquire).into()
         }
     };
     Ok(holds(v, seen))

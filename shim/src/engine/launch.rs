@@ -82,9 +82,9 @@ impl Engine {
         let mut size = bytes.len();
         // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END; the driver only reads the buffer
         let mut list = [
-            std::ptr::dangling_mut::<c_void>(),
+            std::ptr::without_provenance_mut(1),
             bytes.as_ptr().cast_mut().cast(),
-            2 as *mut c_void,
+            std::ptr::without_provenance_mut(2),
             (&mut size as *mut usize).cast(),
             null_mut(),
         ];

@@ -476,13 +476,10 @@ impl Lender {
     pub fn forget(&self, range: Range) {
         let Some(connection) = self.locked().link.as_ref().map(|link| link.connection.clone()) else { return };
         let mine = |m: &ToClient| matches!(m, ToClient::Forgotten { range: of } if *of == range);
-        let forgotten = self
+        // a broker that is gone, or is hung up on since it does not answer, copies no more
+        let _forgotten_or_gone = self
             .send(&connection, &ToBroker::Forget { range })
             .and_then(|()| self.receive(&connection, mine, Instant::now() + COPY));
-        // a broker that is gone, or is hung up on, copies no more
-        if let Err(Trouble::Denied(..)) = forgotten {
-            self.hang_up(&connection, "the broker did not let go of host memory; restart it");
-        }
     }
 
     /// The app takes `more` bytes of device memory. The error: the node has no host memory for them.

@@ -203,6 +203,9 @@ impl Regions {
     pub fn set_resting(&self, id: u64, resting: bool) -> bool {
         let mut open = self.locked();
         let found = open.regions.get_mut(&id).map(|region| region.resting = resting).is_some();
+        if found && resting {
+            self.settle(&mut open);
+        }
         found || open.late.contains(&id)
     }
 

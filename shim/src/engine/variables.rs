@@ -40,7 +40,8 @@ impl Variable {
 
     /// The bytes on the host.
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the backing holds `size` bytes of the variable; the state's lock is held, so nobody writes them.
+        // SAFETY: the backing holds `size` bytes of the variable. Nobody writes them: copies on the host that were under way have
+        // ended before the claim brings anything in (`exec::settle`), and while claimed none begins.
         unsafe { std::slice::from_raw_parts(self.host as *const u8, self.size as usize) }
     }
 

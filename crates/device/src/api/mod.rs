@@ -94,6 +94,8 @@ unsafe fn array<'a, T>(from: *const T, len: usize) -> Res<&'a [T]> {
     match (from.is_null(), len) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(CUresult::INVALID_VALUE),
+        // no array of C's can be like that
+        _ if !from.is_aligned() || len > isize::MAX as usize / size_of::<T>().max(1) => Err(CUresult::INVALID_VALUE),
         _ => Ok(std::slice::from_raw_parts(from, len)),
     }
 }

@@ -111,6 +111,9 @@ fn kernel_parameters_are_owned_copies_that_can_be_read_back() {
     };
     ok!(cuGraphKernelNodeGetParams(node, &mut old));
     assert_eq!((old.func, old.gridDimX, read(old.kernelParams)), (t.kernel, 9, (0x1122334455667788, 0x99AABBCC)));
+    let mut again = old;
+    ok!(cuGraphKernelNodeGetParams(node, &mut again));
+    assert_eq!(again.kernelParams, old.kernelParams, "who has asked before has them still");
     // pointers stay good while other nodes come and go
     for _ in 0..100 {
         empty(g, &[node]);
@@ -120,7 +123,7 @@ fn kernel_parameters_are_owned_copies_that_can_be_read_back() {
     let packed = [7u8; 12];
     let mut size = packed.len();
     let mut extra = [
-        std::ptr::dangling_mut::<c_void>(),
+        std::ptr::without_provenance_mut::<c_void>(1),
         packed.as_ptr() as *mut _,
         2 as *mut _,
         (&raw mut size).cast(),

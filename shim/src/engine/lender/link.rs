@@ -291,7 +291,7 @@ mod tests {
                 if answered {
                     let denied = ToClient::Denied { id, reason: Reason::Busy, text: "no".into() };
                     broker.send(&denied, &[] as &[OwnedFd]).unwrap();
-                    assert!(matches!(claim.join().unwrap(), Err(Trouble::Denied(..))));
+                    assert!(matches!(claim.join().unwrap(), Err(Trouble::ForUser(_))));
                     lender.hang_up(&connection, "the end");
                 } else {
                     lender.hang_up(&connection, "before the answer");

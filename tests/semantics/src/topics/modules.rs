@@ -331,7 +331,7 @@ fn launches(d: &Driver, t: &mut Check, probe: CUfunction, heavy: CUfunction) {
     let mut size = buffer.len();
     // cuda.h: CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
     let mut extra: [*mut c_void; 5] = [
-        std::ptr::dangling_mut::<c_void>(),
+        std::ptr::without_provenance_mut::<c_void>(1),
         buffer.as_mut_ptr().cast(),
         2 as *mut c_void,
         (&raw mut size).cast(),

@@ -209,8 +209,9 @@ impl Graphs {
         if let Work::Child(_) = work {
             return Err(CUresult::INVALID_VALUE);
         }
+        n.work.set(work)?;
         n.pointers = Box::default();
-        n.work.set(work)
+        Ok(())
     }
 
     /// Fails unless `from` are distinct nodes of the graph whose ports exist.
@@ -371,7 +372,10 @@ impl State {
         let n = self.graphs.node_mut(node)?;
         let launch = n.work.launch().ok_or(CUresult::INVALID_VALUE)?;
         let base = launch.params.as_ptr() as usize;
-        n.pointers = kernel.params.iter().map(|p| base + p.offset as usize).collect();
+        // the app may have those of an earlier call still
+        if n.pointers.is_empty() {
+            n.pointers = kernel.params.iter().map(|p| base + p.offset as usize).collect();
+        }
         Ok(&n.pointers)
     }
 }
