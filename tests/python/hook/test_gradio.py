@@ -121,6 +121,30 @@ assert told[2:] == [("b", ACQUIRED)], told
     assert calls(PAGE + script) == ["begin 1 60", "begin 2 60", "end 1", "end 2"]
 
 
+def test_a_visitor_that_cannot_be_told_keeps_nobody_from_being_told(calls):
+    script = """
+tried = threading.Event()
+def gone(text):
+    if event_id.get(None) == "gone":
+        tried.set()
+        raise KeyError("its page is closed")
+    Info(text)
+gradio.Info = gone
+@spaces.GPU
+def task():
+    state("parked", place(1, 1))
+    if event_id.get() == "gone":
+        assert tried.wait(20)
+    else:
+        expect(1)
+    state("parked")
+event("gone", task)
+event("b", task)
+assert told == [("b", WAITING + ": place 1 of 1 in the queue")], told
+"""
+    assert calls(PAGE + script) == ["begin 1 60", "end 1", "begin 2 60", "end 2"]
+
+
 def test_a_generators_visitor_is_the_one_of_its_first_step(calls):
     script = """
 @spaces.GPU
