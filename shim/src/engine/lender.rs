@@ -291,7 +291,9 @@ impl Lender {
                 ToClient::Denied { reason: Reason::Cancelled, .. } => return Err(Trouble::CalledOff),
                 ToClient::Denied { reason: Reason::Busy, .. } => {
                     let waited = self.patience.as_secs_f64();
-                    return Err(Trouble::ForUser(format!("No GPU was available after {waited:.0}s: try again later")));
+                    return Err(Trouble::ForUser(format!(
+                        "No GPU was available after {waited:.0}s: try again later, or allow a longer wait (ZEROGPU_WAIT)"
+                    )));
                 }
                 ToClient::Denied { reason: Reason::TooLong | Reason::Quota, text, .. } => {
                     return Err(Trouble::ForUser(text))

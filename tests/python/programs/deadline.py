@@ -176,6 +176,26 @@ def a_generator_that_takes_too_long():
 
 
 @check
+def a_generator_that_nobody_goes_on_with():
+    """Its region ends at its deadline: others have their GPU work done, and it hears of it if it goes on after all."""
+
+    @spaces.GPU(duration=0.3)
+    def stream():
+        while True:
+            kernel()
+            yield 1
+
+    items = stream()
+    assert next(items) == 1
+    checks.until(shim.empty, "the card is empty although the generator has not ended", 20)
+    assert torch.equal(DATA.cpu(), HOST)
+    (DATA + 1).sum().item()
+    checks.until(lambda: shim.state()["regions"] == 0, "its region has ended", 20)
+    raises(RuntimeError, ABORTED, next, items)
+    require_alive()
+
+
+@check
 def many_aborted_calls():
     @spaces.GPU(duration=0.05)
     def late():
