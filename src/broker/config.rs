@@ -25,6 +25,9 @@ pub struct Config {
     pub host_memory: Option<String>,
     /// Where the use of tenants is kept over a restart; without it, in $STATE_DIRECTORY, else beside the socket.
     pub state: Option<PathBuf>,
+    /// The longest lease in seconds, as the command line has it: it goes before that of the queue, also when the file is read again.
+    #[serde(skip)]
+    pub longest: Option<f64>,
     /// The queue.
     pub queue: Queue,
     /// What stays on a card.
@@ -121,7 +124,7 @@ impl Config {
             let limits = tenant.limits(&self.default_tenant).with_context(|| format!("tenant {name}"));
             limits.map(|limits| (name.clone(), limits))
         });
-        let max_seconds = self.queue.max_seconds.unwrap_or(usual.max_seconds);
+        let max_seconds = self.longest.or(self.queue.max_seconds).unwrap_or(usual.max_seconds);
         if !(max_seconds > 0.0 && max_seconds <= zerogpu_protocol::SECONDS) {
             bail!("max-seconds is {max_seconds}; write a number above 0");
         }
@@ -293,6 +296,8 @@ mod tests {
         assert_eq!((config.socket_mode().unwrap(), config.host_memory().unwrap()), (0o660, 10 << 30));
         assert_eq!(config.reconnect().unwrap(), Duration::from_secs(1));
         assert_eq!(config.idle_exit().unwrap(), Some(Duration::from_secs(60)));
+        let longest = Some(2400.0);
+        assert_eq!(Config { longest, ..config }.policy().unwrap().max_seconds, 2400.0);
     }
 
     /// The example that is shipped, with everything that is commented out.

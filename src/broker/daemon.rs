@@ -509,7 +509,11 @@ impl Daemon {
 
     fn reload(&mut self) {
         let Some(file) = &self.file else { return tracing::info!("there is no configuration file to read again") };
-        let read = Config::read(file).and_then(|config| Ok((config.policy()?, config.host_memory()?, config)));
+        let longest = self.config.longest;
+        let read = Config::read(file).and_then(|config| {
+            let config = Config { longest, ..config };
+            Ok((config.policy()?, config.host_memory()?, config))
+        });
         match read {
             Ok((policy, host_memory, config)) => {
                 let now = self.now();

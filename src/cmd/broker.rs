@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
     config.driver = args.driver.or(config.driver);
     config.metrics = args.metrics.or(config.metrics);
     config.idle_exit = args.idle_exit.or(config.idle_exit);
-    config.queue.max_seconds = args.max_seconds.or(config.queue.max_seconds);
+    config.longest = args.max_seconds;
     let driver = config.driver()?;
     if driver == Driver::Soft {
         software_cards(args.cards, args.vram)?;
