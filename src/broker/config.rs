@@ -27,7 +27,7 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// The longest lease in seconds, as the command line has it: it goes before that of the queue, also when the file is read again.
     #[serde(skip)]
-    pub longest: Option<f64>,
+    pub(crate) longest: Option<f64>,
     /// The queue.
     pub queue: Queue,
     /// What stays on a card.
