@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import sys
+import threading
 import time
 
 from gradio_client import Client
@@ -11,10 +12,13 @@ PROMPTS = ["Once upon a time", "The sea is", "In the year 3000", "My neighbour s
 SYLLABLES = 20
 # Seconds in which nobody calls, so that one sees a card that is free.
 PAUSE = 1.5
+# print() writes a line and its end one after the other: another thread's line could come between.
+OUTPUT = threading.Lock()
 
 
 def say(**news):
-    print(json.dumps(news), flush=True)
+    with OUTPUT:
+        print(json.dumps(news), flush=True)
 
 
 def call(app, clients, prompt):
