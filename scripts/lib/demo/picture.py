@@ -32,6 +32,7 @@ class Picture:
         self._notes = dict.fromkeys(stage.apps, "")
         self._drawn = 0
         self._ended = threading.Event()
+        self._telling = threading.Lock()
         self._failure = None
         self._thread = threading.Thread(target=self._watch)
 
@@ -48,7 +49,7 @@ class Picture:
         name = self._stage.apps[app]
         self._notes[name] = "" if call == "ends" else text
         if not self._live and call != "goes on":
-            print(f"{self._now():7.1f} s  {name} {'is called' if call == 'begins' else 'has answered'}: {text}", flush=True)
+            self._tell(f"{self._now():7.1f} s  {name} {'is called' if call == 'begins' else 'has answered'}: {text}")
 
     def finish(self):
         """Ends the watch, and leaves the whole picture."""
@@ -81,7 +82,12 @@ class Picture:
         elif before and before[1:] == sample[1:] and differs(sample, self._told):
             self._told = sample
             states = ", ".join(f"{app} {state}" for app, state in sample.states.items())
-            print(f"{sample.at:7.1f} s  {states}; on the card: {sample.bytes >> 20} MiB", flush=True)
+            self._tell(f"{sample.at:7.1f} s  {states}; on the card: {sample.bytes >> 20} MiB")
+
+    def _tell(self, line):
+        """A line of its own, whichever thread it comes from."""
+        with self._telling:
+            print(line, flush=True)
 
     def _erase(self):
         if self._drawn:
