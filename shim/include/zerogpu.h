@@ -70,6 +70,14 @@ int zerogpu_region_rests(uint64_t region, int rests);
 int zerogpu_region_expired(uint64_t region);
 
 /*
+ * Has the process's main thread, if it waits in a broker's queue for a GPU, wait no longer: its call is answered with
+ * CUDA_ERROR_DEVICE_UNAVAILABLE (46). For hooks of interpreters, which act on a signal (Ctrl-C) only when the call that waits has
+ * come back. What other threads wait for, and a claim of another thread that the main thread waits for, goes on. Returns 0,
+ * or nonzero if the main thread makes no claim.
+ */
+int zerogpu_stop_waiting(void);
+
+/*
  * Writes the state of the virtual device as JSON text (UTF-8) with a terminating NUL into `buf`, cut to `n` bytes in
  * all; `buf` may be null if `n` is 0. Returns the length of the whole text without its NUL, as snprintf does: the text
  * is complete if the result is less than `n`.

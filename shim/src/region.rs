@@ -69,6 +69,12 @@ pub extern "C" fn zerogpu_region_expired(id: u64) -> c_int {
     contained(|| own_engine().map_or(0, |e| e.regions.expired(id) as c_int)).unwrap_or(0)
 }
 
+/// Has the process's main thread wait no longer in a broker's queue. 0: done; 1: it does not wait there.
+#[no_mangle]
+pub extern "C" fn zerogpu_stop_waiting() -> c_int {
+    contained(|| own_engine().map_or(1, |e| !e.stop_waiting() as c_int)).unwrap_or(1)
+}
+
 /// Writes the process's state as JSON, cut to `size` bytes with its NUL; returns the whole length without the NUL.
 ///
 /// # Safety

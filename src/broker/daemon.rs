@@ -161,8 +161,7 @@ impl Daemon {
             Worker::start(node.driver, card.device, tell).map_err(anyhow::Error::msg)
         };
         let workers = node.cards.iter().map(start).collect::<Result<Vec<_>>>()?;
-        let specs: Vec<_> = node.specs()?;
-        let mut scheduler = Scheduler::new(config.policy()?, &specs);
+        let mut scheduler = Scheduler::new(config.policy()?, &node.specs());
         scheduler.hold(hold);
         // its thread comes after the signals are blocked, or it would be the one that they end
         let ledger = Ledger::open(config.state(socket))?;

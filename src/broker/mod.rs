@@ -97,13 +97,10 @@ impl Node {
         Ok(Node { driver, path: path.to_owned(), cards })
     }
 
-    /// What the scheduler has to know, once the broker's contexts are there.
-    fn specs(&self) -> Result<Vec<CardSpec>> {
-        Ok(self
-            .cards
-            .iter()
-            .map(|card| CardSpec { kind: card.kind, bytes: card.bytes.saturating_sub(OWN_CONTEXT) })
-            .collect())
+    /// What the scheduler has to know: a card has room for less than its memory, since the broker has a context there.
+    fn specs(&self) -> Vec<CardSpec> {
+        let spec = |card: &CardOfNode| CardSpec { kind: card.kind, bytes: card.bytes.saturating_sub(OWN_CONTEXT) };
+        self.cards.iter().map(spec).collect()
     }
 }
 

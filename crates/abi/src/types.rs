@@ -85,7 +85,7 @@ structs! {
     CUipcEventHandle { reserved: [u8; 64] }
     /// Export of one pool allocation.
     CUmemPoolPtrExportData { reserved: [u8; 64] }
-    /// Where memory lives: `kind` is a CUmemLocationType (1 device, 2 host, 3 host NUMA node, 4 this thread's node).
+    /// Where memory lives: `kind` is a CUmemLocationType, `id` a device or a NUMA node.
     CUmemLocation { kind: u32, id: i32 }
     /// What `cuMemCreate` is to make.
     CUmemAllocationProp {
@@ -192,5 +192,17 @@ structs! {
     CUdevprop {
         maxThreadsPerBlock: i32, maxThreadsDim: [i32; 3], maxGridSize: [i32; 3], sharedMemPerBlock: i32,
         totalConstantMemory: i32, SIMDWidth: i32, memPitch: i32, regsPerBlock: i32, clockRate: i32, textureAlign: i32,
+    }
+}
+
+impl CUmemLocation {
+    /// CU_MEM_LOCATION_TYPE_DEVICE.
+    pub const DEVICE: u32 = 1;
+    /// CU_MEM_LOCATION_TYPE_HOST; above it are the kinds of NUMA nodes: one by its number, and the thread's own.
+    pub const HOST: u32 = 2;
+
+    /// The memory of a device.
+    pub const fn device(id: i32) -> CUmemLocation {
+        CUmemLocation { kind: CUmemLocation::DEVICE, id }
     }
 }

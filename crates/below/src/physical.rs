@@ -8,15 +8,13 @@ use zerogpu_abi::*;
 
 /// CU_MEM_ACCESS_FLAGS_PROT_READWRITE.
 pub const READ_WRITE: u32 = 3;
-/// CU_MEM_LOCATION_TYPE_DEVICE.
-pub const ON_DEVICE: u32 = 1;
 /// CU_MEM_ALLOCATION_TYPE_PINNED.
 const PINNED: u32 = 1;
 /// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR.
 const AS_FD: u32 = 1;
 
 fn prop(device: CUdevice, handle_types: u32) -> CUmemAllocationProp {
-    prop_at(CUmemLocation { kind: ON_DEVICE, id: device }, handle_types)
+    prop_at(CUmemLocation::device(device), handle_types)
 }
 
 fn prop_at(location: CUmemLocation, handle_types: u32) -> CUmemAllocationProp {
@@ -123,7 +121,7 @@ pub fn map(d: &Driver, va: u64, len: u64, handle: u64, offset: u64) -> Res {
 /// # Errors
 /// The driver's answer.
 pub fn set_access(d: &Driver, device: CUdevice, va: u64, len: u64, flags: u32) -> Res {
-    let desc = CUmemAccessDesc { location: CUmemLocation { kind: ON_DEVICE, id: device }, flags };
+    let desc = CUmemAccessDesc { location: CUmemLocation::device(device), flags };
     // SAFETY: reads one description.
     ok(unsafe { (d.cuMemSetAccess)(va, len as usize, &desc, 1) })
 }

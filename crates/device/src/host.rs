@@ -88,12 +88,8 @@ fn own(st: &mut State, op: &Op) -> Option<Owned> {
         Op::Copy(c) if c.bytes() == 0 => Some(Owned::Plain(Op::Copy(*c))),
         Op::Copy(c) => match (st.memory.find(c.dst.at).is_some(), st.memory.find(c.src.at).is_some()) {
             // pageable memory is the caller's again when the call returns
-            (true, false) => {
-                let span = c.span(&c.src)? as usize;
-                // SAFETY: the app gave this host memory to be read by the copy, from its first byte to its last.
-                let bytes = unsafe { std::slice::from_raw_parts(c.src.at as *const u8, span) };
-                Some(Owned::Upload { copy: *c, bytes: bytes.into() })
-            }
+            // SAFETY: the app gave this host memory to be read by the copy.
+            (true, false) => unsafe { Owned::upload(c, u64::MAX) },
             (false, _) => None,
             (true, true) => Some(Owned::Plain(Op::Copy(*c))),
         },

@@ -1,6 +1,7 @@
 //! The commands of a stream as values: what is validated once, then run at once, captured in a graph, deferred, or
 //! handed to a real driver.
 use std::ffi::c_void;
+use std::sync::Arc;
 use zerogpu_abi::*;
 
 /// A command.
@@ -205,10 +206,10 @@ pub enum Owned {
     Launch(OwnedLaunch),
     /// A copy to the device whose source bytes were taken when it was recorded.
     Upload {
-        /// The copy; `src.at` is an offset of 0.
+        /// The copy, of `bytes`; `src.at` is an offset of 0.
         copy: Copy,
-        /// The source bytes, from the first to the last.
-        bytes: std::sync::Arc<[u8]>,
+        /// The source bytes, row after row.
+        bytes: Arc<Vec<u8>>,
     },
 }
 
@@ -253,6 +254,25 @@ impl OwnedLaunch {
 }
 
 impl Owned {
+    /// A copy from host memory, whose bytes are taken now: its rows, and not what is between them. None: they are more than `most`.
+    ///
+    /// # Safety
+    /// The source's rows are memory that may be read.
+    pub unsafe fn upload(copy: &Copy, most: u64) -> Option<Owned> {
+        let (plane, width) = (copy.src, copy.width as usize);
+        copy.span(&plane)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(copy.bytes()).ok().filter(|&n| n as u64 <= most)?);
+        let slices = if copy.bytes() == 0 { 0 } else { copy.depth };
+        for row in
+            (0..slices).flat_map(|slice| (0..copy.height).map(move |row| slice * plane.slice + row * plane.pitch))
+        {
+            // SAFETY: a row of the source, by the caller's promise; the span has shown that its address is one.
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts((plane.at + row) as *const u8, width) });
+        }
+        let src = Plane { at: 0, pitch: copy.width, slice: copy.width.wrapping_mul(copy.height) };
+        Some(Owned::Upload { copy: Copy { src, ..*copy }, bytes: Arc::new(bytes) })
+    }
+
     /// The command itself.
     pub fn as_op(&self) -> Op<'_> {
         match self {
@@ -274,5 +294,38 @@ impl Owned {
             Owned::Upload { bytes, .. } => bytes.len(),
         };
         (size_of::<Self>() + own) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_pitched_memory_only_the_rows_are_taken() {
+        let matrix: Vec<u8> = (0..=255).collect();
+        // two slices of three rows of four bytes, from the second row of a matrix of eight bytes a row
+        let src = Plane { at: matrix[8..].as_ptr() as u64, pitch: 8, slice: 40 };
+        let dst = Plane { at: 1 << 40, pitch: 16, slice: 48 };
+        let copy =
+            Copy { dst, src, width: 4, height: 3, depth: 2, direction: Direction::HostToDevice, blocking: false };
+        // SAFETY: all of it is within the matrix.
+        let upload = |most| unsafe { Owned::upload(&copy, most) };
+        assert!(upload(23).is_none());
+        let taken = upload(24).expect("there is room");
+        let Owned::Upload { bytes, .. } = &taken else { panic!("it is an upload") };
+        let rows: Vec<u8> = [8, 16, 24, 48, 56, 64].into_iter().flat_map(|first| first..first + 4).collect();
+        assert_eq!(**bytes, rows);
+        let Op::Copy(run) = taken.as_op() else { panic!("it is a copy") };
+        assert_eq!((run.src.at, run.src.pitch, run.src.slice), (bytes.as_ptr() as u64, 4, 12));
+        assert_eq!((run.dst.pitch, run.dst.slice, run.bytes()), (16, 48, 24));
+    }
+
+    #[test]
+    fn of_nothing_nothing_is_read() {
+        let copy = Copy::linear(1 << 40, 0, 0, Direction::HostToDevice, false);
+        // SAFETY: no row is read.
+        let taken = unsafe { Owned::upload(&copy, 0) };
+        assert!(taken.is_some_and(|taken| taken.weight() == size_of::<Owned>() as u64));
     }
 }

@@ -14,7 +14,8 @@ const FILTERED: u32 = 1;
 #[inline(never)]
 fn wrapped<const ID: u32>(a: u64, b: u64, c: u64) -> u32 {
     if trace::records(ID) {
-        let args = [trace::raw(a), trace::raw(b), trace::raw(c)];
+        // SAFETY: integers have no padding.
+        let args = unsafe { [trace::raw(a), trace::raw(b), trace::raw(c)] };
         return trace::traced(ID, args, move || implementation(a, b, c), |_, _, _| 0);
     }
     implementation(a, b, c)

@@ -5,7 +5,6 @@ use crate::tracer::{Tracer, Who};
 use crate::{symbols, sys, Error};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
@@ -90,11 +89,6 @@ pub fn finish() -> bool {
     }
 }
 
-/// The file that the trace is written to; None: tracing is off, or writes to standard error.
-pub fn output() -> Option<PathBuf> {
-    tracer()?.meta().output.clone()
-}
-
 #[inline]
 fn tracer() -> Option<&'static Tracer> {
     // SAFETY: null, or a `Tracer` leaked by `start`.
@@ -171,13 +165,15 @@ pub fn counter(name: &str, value: u64) {
     }
 }
 
-/// The low 8 bytes of an argument, zero-extended: what [`call`] takes, for any type that a driver function has. `T` must not
-/// have padding in its first 8 bytes (no parameter type of the driver has).
+/// The low 8 bytes of an argument, zero-extended: what [`call`] takes, for any type that a driver function has.
+///
+/// # Safety
+/// `T` has no padding in its first 8 bytes (no parameter type of the driver has).
 #[inline(always)]
-pub fn raw<T: Copy>(value: T) -> u64 {
+pub unsafe fn raw<T: Copy>(value: T) -> u64 {
     let mut word = [MaybeUninit::new(0u8); 8];
     let bytes = size_of::<T>().min(8);
-    // SAFETY: both sides are valid for `bytes` bytes and apart; `T` has no padding there, so all 8 are initialised.
+    // SAFETY: both sides are valid for `bytes` bytes and apart; `T` has no padding there, by the caller's promise, so all 8 are initialised.
     unsafe {
         std::ptr::copy_nonoverlapping((&raw const value).cast(), word.as_mut_ptr(), bytes);
         std::mem::transmute::<[MaybeUninit<u8>; 8], u64>(word)
@@ -216,15 +212,18 @@ mod tests {
 
     #[test]
     fn arguments_of_every_size_become_words() {
-        assert_eq!(raw(0xa5u8), 0xa5);
-        assert_eq!(raw(0xffffu16), 0xffff);
-        assert_eq!(raw(-1i32), 0xffff_ffff);
-        assert_eq!(raw(1.5f32), u64::from(1.5f32.to_bits()));
-        assert_eq!(raw(u64::MAX), u64::MAX);
-        assert_eq!(raw(std::ptr::without_provenance::<u8>(0x7000_0000_0000)), 0x7000_0000_0000);
-        assert_eq!(raw(None::<unsafe extern "C" fn()>), 0);
-        assert_eq!(raw(zerogpu_abi::CUmemLocation { kind: 1, id: 2 }), 1 | 2 << 32);
-        assert_eq!(raw(zerogpu_abi::CUipcMemHandle { reserved: [7; 64] }), 0x0707_0707_0707_0707);
+        // SAFETY: none of these has padding.
+        unsafe {
+            assert_eq!(raw(0xa5u8), 0xa5);
+            assert_eq!(raw(0xffffu16), 0xffff);
+            assert_eq!(raw(-1i32), 0xffff_ffff);
+            assert_eq!(raw(1.5f32), u64::from(1.5f32.to_bits()));
+            assert_eq!(raw(u64::MAX), u64::MAX);
+            assert_eq!(raw(std::ptr::without_provenance::<u8>(0x7000_0000_0000)), 0x7000_0000_0000);
+            assert_eq!(raw(None::<unsafe extern "C" fn()>), 0);
+            assert_eq!(raw(zerogpu_abi::CUmemLocation { kind: 1, id: 2 }), 1 | 2 << 32);
+            assert_eq!(raw(zerogpu_abi::CUipcMemHandle { reserved: [7; 64] }), 0x0707_0707_0707_0707);
+        }
     }
 
     #[test]
@@ -233,6 +232,5 @@ mod tests {
         assert_eq!(traced(0, [1], || 42, |_, _, _| 0), 42);
         message(Message::Warning, "nobody hears this");
         assert!(finish());
-        assert_eq!(output(), None);
     }
 }

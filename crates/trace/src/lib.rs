@@ -15,7 +15,7 @@
 //! # fn implementation(_: u64) -> u32 { 0 }
 //! # let argument = 5u64;
 //! let result = if trace::records(17) {
-//!     trace::traced(17, [trace::raw(argument)], move || implementation(argument), |_, _, _| 0)
+//!     trace::traced(17, [unsafe { trace::raw(argument) }], move || implementation(argument), |_, _, _| 0)
 //! } else {
 //!     implementation(argument)
 //! };
@@ -77,7 +77,7 @@ mod tracer;
 mod view;
 mod writer;
 
-pub use api::{call, counter, enter, finish, launch, message, now, on, output, raw, records, span, start, traced};
+pub use api::{call, counter, enter, finish, launch, message, now, on, raw, records, span, start, traced};
 pub use error::Error;
 pub use record::{Launch, Message, Span};
 pub use recover::{recover, recover_folder, Recovered};

@@ -60,11 +60,6 @@ impl Tracer {
         Ok(Tracer { shared, min_ns, errors_only: settings.errors })
     }
 
-    /// The facts about this trace.
-    pub fn meta(&self) -> &Meta {
-        self.shared.file.meta()
-    }
-
     pub fn thread(&self, who: Who, name: &str) {
         self.emit(kind::THREAD, who, &[], &[], name);
     }

@@ -7,7 +7,7 @@ import sys
 import warnings
 import weakref
 
-from . import _waiting
+from . import _interrupt, _waiting
 
 
 class GPUError(RuntimeError):
@@ -81,6 +81,14 @@ class Region:
         if self._movable and getpid() == self._process:
             any(map(self._shim.rests, self._open, (whether,)))
 
+    # Bound at definition, as for `_end`.
+    def listens(self, whether, listen=_interrupt.listen, rest=_interrupt.rest):
+        """Lets Ctrl-C end a wait of this thread, if it can, or no longer."""
+        if whether:
+            listen(self._shim, id(self))
+        else:
+            rest(id(self))
+
     @staticmethod
     def is_inside():
         """Whether this context is in a marked call that has its region."""
@@ -93,6 +101,7 @@ class Region:
         # A fork of the process inherits this object, but not the region. None was opened where the number is 0.
         if not any(self._open) or getpid() != self._process:
             return ""
+        self.listens(False)
         unwatch(self._open[0])
         if any(map(self._shim.end, map(self._open.pop, [0] * len(self._open)))):
             reason = self._shim.reason()
@@ -116,8 +125,11 @@ class _Step:
         self._outer = current.get()
         current.set(weakref.ref(self._region))
         self._region.rests(0)
+        self._region.listens(True)
 
+    # A Ctrl-C that has ended a wait is often raised right here: the region's end does what is left out then.
     def __exit__(self, kind, error, trace, current=_current):
+        self._region.listens(False)
         self._region.rests(1)
         current.set(self._outer)
 

@@ -18,7 +18,7 @@ def find():
 
 
 class Shim:
-    """The six functions with their C types. ctypes.CDLL releases the interpreter's lock during each call."""
+    """The functions with their C types. ctypes.CDLL releases the interpreter's lock during each call."""
 
     def __init__(self, library):
         self.begin = _function(library.zerogpu_region_begin, ctypes.c_uint64, ctypes.c_double)
@@ -26,6 +26,7 @@ class Shim:
         self.movable = _function(library.zerogpu_region_movable, ctypes.c_int, ctypes.c_uint64)
         self.rests = _function(library.zerogpu_region_rests, ctypes.c_int, ctypes.c_uint64, ctypes.c_int)
         self.expired = _function(library.zerogpu_region_expired, ctypes.c_int, ctypes.c_uint64)
+        self.stop_waiting = _function(library.zerogpu_stop_waiting, ctypes.c_int)
         self._state = _function(library.zerogpu_state, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
         self._reason = _function(library.zerogpu_reason, ctypes.c_char_p)
 

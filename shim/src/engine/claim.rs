@@ -9,7 +9,7 @@ use crate::report;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
-use zerogpu_below::{ok, physical, Driver, Way};
+use zerogpu_below::{ok, Driver, Way};
 use zerogpu_device::exec::now;
 use zerogpu_device::handle;
 use zerogpu_device::memory::{backing, Region, RegionKind, ARENA_BYTES};
@@ -110,7 +110,7 @@ impl Engine {
                     ));
                 }
                 self.gate.open();
-                self.watch.look_again(self);
+                self.watch.look_again();
                 drop(phase);
                 self.unload_ended();
                 // an error of deferred work is the first call's after it
@@ -389,7 +389,7 @@ pub(super) fn name(code: CUresult) -> String {
 /// Bytes of physical memory that a claim needs.
 fn needed(st: &mut State) -> u64 {
     let arena: u64 = st.memory.in_use().iter().map(|(_, len)| len).sum();
-    let on_device = st.memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == physical::ON_DEVICE);
+    let on_device = st.memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == CUmemLocation::DEVICE);
     arena + on_device.map(|(_, p)| p.len).sum::<u64>()
 }
 

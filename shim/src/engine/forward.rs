@@ -8,17 +8,17 @@ use std::sync::atomic::Ordering;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, Driver};
 use zerogpu_device::handle::Kind;
-use zerogpu_device::memory::ARENA_BYTES;
+use zerogpu_device::memory::{ARENA_BYTES, GLOBAL_BYTES};
 use zerogpu_device::objects::graph::GraphLaunch;
 use zerogpu_device::objects::{CAPTURED, CAPTURES};
 use zerogpu_device::op::{Copy, Direction, Fill, HostCall, Op, Plane, Value};
 use zerogpu_device::runtime::{lock, Scope};
 use zerogpu_device::{handle, host};
 
-/// Where module variables have our addresses: the last GiB of the arena.
+/// Where module variables have our addresses: the end of the arena.
 pub(super) fn is_global(addr: u64) -> bool {
     let end = crate::start::ARENA + ARENA_BYTES;
-    (end - (1 << 30)..end).contains(&addr)
+    (end - GLOBAL_BYTES..end).contains(&addr)
 }
 
 impl Engine {

@@ -6,6 +6,7 @@ use super::Engine;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
 use zerogpu_abi::*;
 use zerogpu_below::ok;
 use zerogpu_device::api::{extra_buffer, pack_into};
@@ -194,5 +195,8 @@ fn trace_launch(l: &Launch, f: &LiveFunction, s: CUstream) {
         shared_bytes: l.shared as u64,
         stream: s.0 as u64,
     };
-    zerogpu_trace::launch(super::launch_id(), &launch);
+    static ID: OnceLock<Option<u32>> = OnceLock::new();
+    if let Some(id) = *ID.get_or_init(|| zerogpu_trace::id("cuLaunchKernel")) {
+        zerogpu_trace::launch(id, &launch);
+    }
 }

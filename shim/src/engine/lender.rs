@@ -30,6 +30,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// A broker that keeps to the protocol gives no reason to say this.
 const CONFUSED: &str = "the broker does not keep to the protocol; install the same version of zerogpu for both";
 const ENDED: &str = "the broker has ended; call again";
+const INTERRUPTED: &str = "the wait was interrupted: call it again";
 /// The protocol's version from which on a broker takes [`ToBroker::Prefetch`].
 const PREFETCH: u16 = 2;
 /// Host memory is reserved in steps, so that few allocations ask: an eighth of what there is, between these sizes.
@@ -153,8 +154,10 @@ pub struct Lender {
     name: String,
     state: Mutex<State>,
     news: Condvar,
-    /// Whether there is a claim, from before its first look at whether it is wanted to its answer.
-    asks: AtomicBool,
+    /// The thread that claims, as the system numbers it, from before its first look at whether it is wanted to its answer; 0: none.
+    asks: AtomicI32,
+    /// Whether it is to wait no longer.
+    stopped: AtomicBool,
     /// The socket, for a forked child to close; -1: none.
     socket: AtomicI32,
     /// Bytes of device memory that the app has allocated, and how many of them were reserved.
@@ -175,7 +178,8 @@ impl Lender {
             name,
             state: Mutex::default(),
             news: Condvar::new(),
-            asks: AtomicBool::new(false),
+            asks: AtomicI32::new(0),
+            stopped: AtomicBool::new(false),
             socket: AtomicI32::new(-1),
             used: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
@@ -204,11 +208,16 @@ impl Lender {
     pub fn claim(&self, ask: &Ask) -> Result<(Lease, Duration), Trouble> {
         let start = Instant::now();
         let deadline = start + self.patience;
-        self.asks.store(true, Ordering::Relaxed);
+        self.stopped.store(false, Ordering::Relaxed);
+        // SAFETY: a plain question.
+        self.asks.store(unsafe { libc::gettid() }, Ordering::Relaxed);
         // with that in `call_off`: either this sees that the wish has ended, or that sees that there is a claim
         fence(Ordering::SeqCst);
         let claimed = loop {
             // also each time that one was taken back: somebody else may wish the same
+            if self.stopped.load(Ordering::Relaxed) {
+                break Err(Trouble::Denied(CUresult::DEVICE_UNAVAILABLE, INTERRUPTED.into()));
+            }
             if !(ask.wanted)() {
                 break Err(Trouble::CalledOff);
             }
@@ -222,7 +231,7 @@ impl Lender {
                 claimed => break claimed,
             }
         };
-        self.asks.store(false, Ordering::Relaxed);
+        self.asks.store(0, Ordering::Relaxed);
         self.locked().waiting = None;
         claimed.map(|lease| (lease, start.elapsed()))
     }
@@ -230,7 +239,7 @@ impl Lender {
     /// Somebody has no use for a card any more: a claim that waits looks whether it is a wish still.
     pub fn call_off(&self) {
         fence(Ordering::SeqCst);
-        if !self.asks.load(Ordering::Relaxed) {
+        if self.asks.load(Ordering::Relaxed) == 0 {
             return;
         }
         let state = self.locked();
@@ -239,6 +248,17 @@ impl Lender {
         drop(state);
         // one that is answered already is none
         let _who_waits_meets_the_same = self.send(&connection, &ToBroker::Cancel { id });
+    }
+
+    /// The main thread is to wait no longer; false: it makes no claim.
+    pub fn stop_waiting(&self) -> bool {
+        // SAFETY: a plain question.
+        let is_main = self.asks.load(Ordering::Relaxed) == unsafe { libc::getpid() };
+        if is_main {
+            self.stopped.store(true, Ordering::Relaxed);
+            self.call_off();
+        }
+        is_main
     }
 
     /// What the claim that waits knows, if one does.
@@ -263,7 +283,7 @@ impl Lender {
         let (seconds, borrowed, bytes) = (clamp_seconds(ask.seconds), ask.borrowed, ask.bytes);
         self.send(&connection, &ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes })?;
         // what called it off before this could not name it to the broker
-        if !(ask.wanted)() {
+        if self.stopped.load(Ordering::Relaxed) || !(ask.wanted)() {
             self.send(&connection, &ToBroker::Cancel { id })?;
         }
         // the broker keeps the time; beyond it something is wrong there
@@ -445,7 +465,7 @@ impl Lender {
             // a broker that lives and has lost this process keeps the card for it, until it hears that it has let go: as soon as
             // there is a connection again. Of a card that it has not any more nobody is told
             self.reconnect();
-            return engine().into_iter().for_each(|engine| engine.watch.look_again(engine));
+            return engine().into_iter().for_each(|engine| engine.watch.look_again());
         };
         let mut news: Vec<ToBroker> = lease.iter().map(|lease| ToBroker::Released { lease: lease.number }).collect();
         if let Some((card, by)) = bound {

@@ -1,6 +1,7 @@
 //! Memory that a broker lends: which slabs a claim wants, and how they get under the app's addresses.
 use super::lender::{Lender, Trouble};
 use super::live::Live;
+use super::physical::LARGEST;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use zerogpu_abi::*;
@@ -9,12 +10,8 @@ use zerogpu_below::Driver;
 use zerogpu_device::memory::Memory;
 use zerogpu_protocol::Range;
 
-/// Slabs of the arena have this many bytes at most: 64 of them map 16 GiB in 4 ms (recorded).
-const LARGEST: u64 = 256 << 20;
 /// So many slabs more than need be, for each of these, are worth a copy of everything: then memory is cut anew.
 const SCATTERED: (usize, usize) = (2, 16);
-/// CU_MEM_LOCATION_TYPE_DEVICE.
-const ON_DEVICE: u32 = 1;
 
 /// What a claim wants on the card.
 pub(super) struct Wanted {
@@ -30,7 +27,7 @@ impl Wanted {
         let base = memory.arena()?;
         let in_use: Vec<Range> = memory.in_use().into_iter().map(|(va, len)| Range::new(va - base, len)).collect();
         let mut slabs = cut_again(&in_use, shape);
-        let own = memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == ON_DEVICE);
+        let own = memory.vmm().handles().filter(|(_, p)| p.prop.location.kind == CUmemLocation::DEVICE);
         let mut own: Vec<Range> = own.map(|(_, p)| Range::new(p.off, p.len)).collect();
         own.sort();
         slabs.extend(own);

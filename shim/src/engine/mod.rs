@@ -137,18 +137,6 @@ fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The number of `cuLaunchKernel` in the trace.
-fn launch_id() -> u32 {
-    static ID: OnceLock<u32> = OnceLock::new();
-    *ID.get_or_init(|| {
-        let mut id = 0;
-        for s in zerogpu_abi::list::symbols().iter().take_while(|s| s.name != "cuLaunchKernel") {
-            id += 1 + s.twin.is_some() as u32;
-        }
-        id
-    })
-}
-
 /// CUDA_ERROR_LAUNCH_TIMEOUT: the time of the open regions is over.
 const OVER: CUresult = CUresult::LAUNCH_TIMEOUT;
 
@@ -160,7 +148,7 @@ impl Engine {
             if !self.claimed.load(Ordering::Acquire) {
                 self.watch.wish();
             }
-            self.watch.look_again(self);
+            self.watch.look_again();
         }
         Ok(region)
     }
@@ -173,7 +161,7 @@ impl Engine {
             // what could not be parked stays claimed, is told, and is tried again by the watcher
             if let Err(e) = self.park() {
                 report::error(&e);
-                self.watch.look_again(self);
+                self.watch.look_again();
             }
         } else {
             self.earlier_deadline();
@@ -188,10 +176,15 @@ impl Engine {
         }
     }
 
+    /// The main thread waits no longer in the queue; false: it does not wait there.
+    pub fn stop_waiting(&self) -> bool {
+        self.lender.as_ref().is_some_and(Lender::stop_waiting)
+    }
+
     /// A region ended and others are still open: the watcher may be waiting for a deadline that is gone.
     fn earlier_deadline(&self) {
         if self.claimed.load(Ordering::Acquire) {
-            self.watch.look_again(self);
+            self.watch.look_again();
         }
     }
 

@@ -52,7 +52,7 @@ impl Engine {
             }
             if self.regions.any() && !self.regions.over() && !self.watch.is_revoked() {
                 // a call began meanwhile: its end parks, or its deadline
-                self.watch.look_again(self);
+                self.watch.look_again();
                 return Ok(());
             }
             if let Err(e) = self.gate.close() {
@@ -255,7 +255,7 @@ impl Engine {
     /// watcher.
     pub(super) fn leave_card(&self, d: &Driver) {
         if !self.give_back(d) {
-            self.watch.look_again(self);
+            self.watch.look_again();
         }
     }
 

@@ -9,8 +9,8 @@ use zerogpu_below::physical::{self, READ_WRITE};
 use zerogpu_below::{ok, twice, Driver};
 use zerogpu_protocol::Range;
 
-/// Largest physical handle of the arena: 256 MiB (64 of them map 16 GiB in 4 ms, recorded).
-const LARGEST: u64 = 256 << 20;
+/// Slabs of the arena have this many bytes at most: 64 of them map 16 GiB in 4 ms (recorded).
+pub(super) const LARGEST: u64 = 256 << 20;
 
 /// A mapping of the app that exists for real, with what it takes to make it again.
 #[derive(Clone, Copy)]
@@ -221,7 +221,7 @@ impl Live {
     /// Memory of the device, or of the host where the app asked for that (NCCL does).
     pub(super) fn create(&mut self, d: &Driver, physical: u64, slab: Range, location: CUmemLocation) -> Res {
         let handle = match location.kind {
-            physical::ON_DEVICE => self.obtain(d, slab)?,
+            CUmemLocation::DEVICE => self.obtain(d, slab)?,
             _ => physical::create_at(d, location, slab.len)?,
         };
         self.physical.insert(physical, (handle, slab.len));

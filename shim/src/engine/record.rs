@@ -6,7 +6,6 @@
 use super::{locked, Engine};
 use crate::report;
 use std::collections::HashSet;
-use std::sync::Arc;
 use zerogpu_abi::*;
 use zerogpu_device::handle::{self, Kind};
 use zerogpu_device::memory::{Change, Region, RegionKind};
@@ -190,12 +189,8 @@ fn is_device(st: &State, at: u64) -> bool {
 fn own_copy(st: &State, c: &Copy, room: u64) -> Option<Owned> {
     match (is_device(st, c.dst.at), is_device(st, c.src.at)) {
         (true, true) => Some(Owned::Plain(Op::Copy(*c))),
-        (true, false) => {
-            let span = c.span(&c.src).filter(|&span| span <= room)? as usize;
-            // SAFETY: the app gave this host memory to be read by the copy, from its first byte to its last.
-            let bytes: Arc<[u8]> = unsafe { std::slice::from_raw_parts(c.src.at as *const u8, span) }.into();
-            Some(Owned::Upload { copy: *c, bytes })
-        }
+        // SAFETY: the app gave this host memory to be read by the copy.
+        (true, false) => unsafe { Owned::upload(c, room) },
         _ => None,
     }
 }

@@ -267,7 +267,7 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
             match e.regions.end(id) {
                 Some(true) => {
                     e.call_off();
-                    e.watch.park_now(e);
+                    e.watch.park_now();
                 }
                 Some(false) => e.earlier_deadline(),
                 None => {}
@@ -276,7 +276,7 @@ extern "C" fn thread_ended(thread: *mut libc::c_void) {
     });
 }
 
-type Locks = (MutexGuard<'static, ()>, MutexGuard<'static, (bool, bool)>);
+type Locks = (MutexGuard<'static, ()>, MutexGuard<'static, super::watch::State>);
 
 /// The watcher's locks, across a fork.
 // SAFETY: there is one engine, and so one watcher.

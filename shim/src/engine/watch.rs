@@ -10,11 +10,19 @@ use std::time::Duration;
 use zerogpu_device::exec::{is_still, now};
 use zerogpu_device::runtime::lock;
 
+/// What whoever has the watcher look shares with it.
+#[derive(Default)]
+pub struct State {
+    /// Whether the thread runs.
+    runs: bool,
+    /// Whether something changed since it last looked.
+    news: bool,
+}
+
 /// The watcher's own state.
 #[derive(Default)]
 pub struct Watch {
-    /// Whether the thread runs, and whether something changed since it last looked.
-    state: Mutex<(bool, bool)>,
+    state: Mutex<State>,
     changed: Condvar,
     /// Held while the thread looks, for a fork to wait until it holds no other lock.
     looks: Mutex<()>,
@@ -40,31 +48,30 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 impl Watch {
     /// Something changed: a claim, a region, a failed park.
-    pub fn look_again(&self, engine: &Engine) {
+    pub fn look_again(&self) {
         let mut s = locked(&self.state);
-        s.1 = true;
+        s.news = true;
         self.changed.notify_all();
-        if !s.0 {
+        if !s.runs {
             let watch = || {
                 if let Some(e) = super::engine() {
                     e.watch();
                 }
             };
             match zerogpu_device::thread::spawn("zerogpu-watch", watch) {
-                Ok(()) => s.0 = true,
+                Ok(()) => s.runs = true,
                 Err(e) => report::error(&format!(
                     "no watcher thread could be made ({e}): deadlines are kept only by the hook, and a borrowed GPU stays until \
                      the next region ends; raise the process limit"
                 )),
             }
         }
-        let _ = engine;
     }
 
     /// Has the watcher park as soon as it can.
-    pub fn park_now(&self, engine: &Engine) {
+    pub fn park_now(&self) {
         self.park.store(true, Ordering::Release);
-        self.look_again(engine);
+        self.look_again();
     }
 
     /// A claim begins, or has ended: what was wanted of an earlier one is done.
@@ -85,15 +92,15 @@ impl Watch {
 
     /// Before a fork of a process whose child may use CUDA: waits until the thread is between two looks. What is returned has
     /// to be held across the fork. Before cuInit a look is short: there is nothing to park.
-    pub fn hold(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, (bool, bool)>) {
+    pub fn hold(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, State>) {
         // in this order: who looks may want the other
         let looks = locked(&self.looks);
         (looks, locked(&self.state))
     }
 
     /// In the child of that fork, which has no such thread: its first region or claim makes one.
-    pub fn forked(&self, state: &mut (bool, bool)) {
-        *state = (false, false);
+    pub fn forked(&self, state: &mut State) {
+        *state = State::default();
         self.begin_claim();
         self.wish.store(false, Ordering::Release);
     }
@@ -101,13 +108,13 @@ impl Watch {
     /// Sleeps until something changes, at most `time`.
     fn wait(&self, time: Option<Duration>) {
         let mut s = locked(&self.state);
-        if !s.1 {
+        if !s.news {
             s = match time {
                 Some(t) => self.changed.wait_timeout(s, t).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.changed.wait(s).unwrap_or_else(PoisonError::into_inner),
             };
         }
-        s.1 = false;
+        s.news = false;
     }
 }
 
@@ -219,7 +226,7 @@ impl Engine {
         }
         self.regions.revoke();
         self.watch.revoked.store(true, Ordering::Release);
-        self.watch.look_again(self);
+        self.watch.look_again();
     }
 
     /// Parks; how long to wait until the next look. `seen`: as in `look`.

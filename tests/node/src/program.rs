@@ -12,8 +12,7 @@ use zerogpu_bench::driver::{must, Driver, Regions};
 
 /// Bytes of a page of the card.
 const PAGE: usize = 2 << 20;
-/// CU_MEM_LOCATION_TYPE_DEVICE, as a location.
-const CARD: CUmemLocation = CUmemLocation { kind: 1, id: 0 };
+const CARD: CUmemLocation = CUmemLocation::device(0);
 
 /// Device memory, and what is in it.
 struct Piece {

@@ -6,7 +6,8 @@
  * More calls let a test play the rest of the world: hook_expire() makes the deadline of a region pass, hook_refuse()
  * lets each following begin fail with a text, hook_block() holds each following begin until hook_unblock(),
  * hook_state() chooses what zerogpu_state() answers, hook_signal() has the next begin or end raise a signal in its thread
- * right before it returns, hook_region() tells a region's number, and hook_rests() whether it rests.
+ * right before it returns, hook_region() tells a region's number, hook_rests() whether it rests, and hook_stops() how often
+ * zerogpu_stop_waiting() was called.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,6 +30,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unblocked = PTHREAD_COND_INITIALIZER;
 static int blocked;
 static uint64_t count;
+static int stops;
 static struct { uint64_t region; int open, expired, rests; } table[REGIONS];
 static char refusal[200], state[200];
 static char interrupted[20];
@@ -139,6 +141,22 @@ int zerogpu_region_expired(uint64_t region)
 	int i = row(region), expired = table[i].open && table[i].expired;
 	pthread_mutex_unlock(&lock);
 	return expired || (NEXT(zerogpu_region_expired) && NEXT(zerogpu_region_expired)(region));
+}
+
+int zerogpu_stop_waiting(void)
+{
+	pthread_mutex_lock(&lock);
+	stops++;
+	pthread_mutex_unlock(&lock);
+	return NEXT(zerogpu_stop_waiting) ? NEXT(zerogpu_stop_waiting)() : 1;
+}
+
+int hook_stops(void)
+{
+	pthread_mutex_lock(&lock);
+	int called = stops;
+	pthread_mutex_unlock(&lock);
+	return called;
 }
 
 int zerogpu_state(char *buf, size_t n)

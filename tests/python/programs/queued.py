@@ -6,6 +6,7 @@ The card has room for 208 MiB of Spaces, beside a context of the broker's own an
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -153,6 +154,51 @@ def a_call_that_has_ended_does_not_wait():
     rival.release()
     rival.end()
     spaces.GPU(kernel)()
+    settled()
+
+
+@check
+def ctrl_c_ends_the_wait_of_the_main_thread():
+    rival = Rival()
+
+    @spaces.GPU
+    def steps():
+        yield kernel()
+
+    for call in (spaces.GPU(kernel), lambda: list(steps())):
+        thread = threading.Thread(target=lambda: (checks.until(waiting, "it waits"), os.kill(os.getpid(), signal.SIGINT)))
+        thread.start()
+        started = time.monotonic()
+        raises(KeyboardInterrupt, "", call)
+        assert time.monotonic() - started < WAIT / 2
+        thread.join()
+        checks.until(lambda: not waiting(), "the broker knows")
+        assert "the wait was interrupted" in shim.state()["last_error"], shim.state()
+        assert shim.state()["regions"] == 0 and signal.set_wakeup_fd(-1) == -1
+    rival.release()
+    rival.end()
+    spaces.GPU(kernel)()
+    settled()
+
+
+@check
+def other_signals_end_no_wait():
+    rival, heard = Rival(), []
+    before = signal.signal(signal.SIGUSR1, lambda *signal: heard.append(signal))
+
+    def tell():
+        checks.until(waiting, "it waits")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.5)
+        rival.release()
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    spaces.GPU(kernel)()
+    thread.join()
+    signal.signal(signal.SIGUSR1, before)
+    assert len(heard) == 1
+    rival.end()
     settled()
 
 

@@ -117,23 +117,20 @@ pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut CUdeviceptr, psize: *mut usize
 
 /// CU_DEVICE_CPU.
 const HOST: CUdevice = -1;
-/// CUmemLocationType.
-const ON_DEVICE: u32 = 1;
-const ON_HOST: u32 = 2;
 
 /// The location that the older functions name by a device.
 fn location(device: CUdevice) -> CUmemLocation {
     match device {
-        HOST => CUmemLocation { kind: ON_HOST, id: 0 },
-        id => CUmemLocation { kind: ON_DEVICE, id },
+        HOST => CUmemLocation { kind: CUmemLocation::HOST, id: 0 },
+        id => CUmemLocation::device(id),
     }
 }
 
 /// Whether there is such a place: a device, the host, or a NUMA node of it.
 fn check_location(l: CUmemLocation) -> Res {
     match l.kind {
-        ON_DEVICE => the_device(l.id),
-        ON_HOST..=4 => Ok(()),
+        CUmemLocation::DEVICE => the_device(l.id),
+        CUmemLocation::HOST..=4 => Ok(()),
         _ => Err(CUresult::INVALID_VALUE),
     }
 }

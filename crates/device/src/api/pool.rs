@@ -5,8 +5,6 @@ use crate::runtime::{backend, lock, Scope, State};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
-const LOCATION_DEVICE: u32 = 1;
-
 fn allocate(pool: Option<CUmemoryPool>, size: usize, stream: CUstream) -> Res<u64> {
     State::take_memory(size as u64, || allocate_now(pool, size, stream))
 }
@@ -98,7 +96,7 @@ pub unsafe fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult 
 unsafe fn of_location(location: *const CUmemLocation) -> Res<CUdevice> {
     let l = input(location)?;
     match l.kind {
-        LOCATION_DEVICE => the_device(l.id).map(|()| l.id),
+        CUmemLocation::DEVICE => the_device(l.id).map(|()| l.id),
         // CU_MEM_LOCATION_TYPE_INVALID
         0 => Err(CUresult::INVALID_VALUE),
         _ => Err(CUresult::NOT_SUPPORTED),
@@ -146,7 +144,7 @@ pub unsafe fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPo
         if p.allocType != 1 {
             return Err(CUresult::INVALID_VALUE);
         }
-        if p.location.kind != LOCATION_DEVICE {
+        if p.location.kind != CUmemLocation::DEVICE {
             return Err(CUresult::NOT_SUPPORTED);
         }
         the_device(p.location.id)?;
@@ -200,7 +198,7 @@ pub unsafe fn cuMemPoolSetAccess(pool: CUmemoryPool, map: *const CUmemAccessDesc
         let owner = lock()?.pool(pool)?.device();
         for d in array(map, count)? {
             // the owner's access can't be taken away, and the others have none
-            if d.location.kind != LOCATION_DEVICE || d.location.id != owner || d.flags != 3 {
+            if d.location.kind != CUmemLocation::DEVICE || d.location.id != owner || d.flags != 3 {
                 return Err(CUresult::INVALID_DEVICE);
             }
         }

@@ -6,7 +6,6 @@ use crate::runtime::{backend, config, lock, State};
 use std::ffi::c_void;
 use zerogpu_abi::*;
 
-const LOCATION_DEVICE: u32 = 1;
 const PINNED: u32 = 1;
 /// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR.
 const POSIX_FD: u32 = 1;
@@ -32,7 +31,7 @@ fn check_prop(p: &CUmemAllocationProp) -> Res {
         return Err(CUresult::INVALID_VALUE);
     }
     match p.location.kind {
-        LOCATION_DEVICE => the_device(p.location.id),
+        CUmemLocation::DEVICE => the_device(p.location.id),
         2..=4 => Ok(()),
         _ => Err(CUresult::INVALID_VALUE),
     }
@@ -78,7 +77,7 @@ pub unsafe fn cuMemCreate(
 fn create(size: u64, prop: CUmemAllocationProp) -> Res<u64> {
     let (backend, config) = (backend()?, config()?);
     let mut st = lock()?;
-    let (on_device, device) = (prop.location.kind == LOCATION_DEVICE, prop.location.id);
+    let (on_device, device) = (prop.location.kind == CUmemLocation::DEVICE, prop.location.id);
     let used = st.memory.used(device) + config.profile.idle_overhead();
     if on_device && size > config.vram.saturating_sub(used) {
         return Err(if size % GRANULE == 0 { CUresult::OUT_OF_MEMORY } else { CUresult::INVALID_VALUE });
@@ -188,7 +187,7 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
         }
         let (backend, size) = (backend()?, size as u64);
         // only where access is taken away: programs that grow their memory set it all the time
-        let of_device = |d: &&CUmemAccessDesc| d.location.kind == LOCATION_DEVICE;
+        let of_device = |d: &&CUmemAccessDesc| d.location.kind == CUmemLocation::DEVICE;
         let takes = {
             let st = lock()?;
             descs.iter().filter(of_device).any(|d| st.memory.takes_access(ptr, size, d.flags))
@@ -200,7 +199,7 @@ pub unsafe fn cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAc
         // all are looked at before the first one counts
         for d in descs {
             match d.location.kind {
-                LOCATION_DEVICE => {
+                CUmemLocation::DEVICE => {
                     the_device(d.location.id)?;
                     st.memory.check_access(ptr, size, d.location.id)?;
                 }
@@ -220,7 +219,7 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const CUmemLocation, pt
     answer(|| {
         wanted(flags)?;
         let l = input(location)?;
-        if l.kind != LOCATION_DEVICE {
+        if l.kind != CUmemLocation::DEVICE {
             return Err(CUresult::INVALID_VALUE);
         }
         the_device(l.id)?;

@@ -26,7 +26,7 @@ use zerogpu_abi::{CUcontext, CUdevice, CUmemLocation, CUmemoryPool, CUresult, Re
 pub const ARENA_BYTES: u64 = 128 << 30;
 
 /// The last part of a device's arena, in which (of the first) variables of modules have their addresses: 1 GiB.
-const GLOBAL_BYTES: u64 = 1 << 30;
+pub const GLOBAL_BYTES: u64 = 1 << 30;
 // no card is larger than what can be allocated
 const _: () = assert!(ARENA_BYTES - GLOBAL_BYTES == zerogpu_profile::MOST_BYTES);
 

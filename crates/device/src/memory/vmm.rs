@@ -5,7 +5,7 @@ use super::{backing, Change, Kept, Memory, Owner, Ranges, Region, RegionKind, Sh
 use crate::exec;
 use crate::runtime::lacking;
 use std::collections::{BTreeMap, HashMap};
-use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUresult, Res};
+use zerogpu_abi::{CUcontext, CUdevice, CUmemAllocationProp, CUmemLocation, CUresult, Res};
 
 /// Reservations and physical handles.
 pub struct Vmm {
@@ -47,9 +47,6 @@ struct Shared {
 
 // SAFETY: `prop` holds a pointer that is only ever handed back as a value.
 unsafe impl Send for Physical {}
-
-/// CU_MEM_LOCATION_TYPE_DEVICE; everything else lives in host memory.
-const LOCATION_DEVICE: u32 = 1;
 
 impl Vmm {
     pub(super) fn new(window: Option<(u64, u64)>, arena_bytes: u64) -> Self {
@@ -200,7 +197,7 @@ impl Memory {
         }
         self.backing()?;
         self.lose_kept(told);
-        let host = prop.location.kind != LOCATION_DEVICE;
+        let host = prop.location.kind != CUmemLocation::DEVICE;
         let (device, location) = (prop.location.id, prop.location);
         let off = self.vmm.space.take(len, GRANULE).ok_or(CUresult::OUT_OF_MEMORY)?;
         if let Err(e) = told(Change::Create { physical: handle, off, len, host, location, device }) {
@@ -274,7 +271,7 @@ impl Memory {
             return false;
         }
         let Some(Physical { off, len, prop, shared, .. }) = self.vmm.physical.remove(&handle) else { return false };
-        let (device, host) = (prop.location.id, prop.location.kind != LOCATION_DEVICE);
+        let (device, host) = (prop.location.id, prop.location.kind != CUmemLocation::DEVICE);
         let _kept_below = match &shared {
             None => told(Change::Destroy { physical: handle, off, len, host, device }),
             Some(s) => told(Change::Unshare { file: s.file.fd(), device }),
@@ -304,7 +301,8 @@ impl Memory {
     /// the end of the handle, not in one reservation, or something is mapped in it; what `told` refuses it with.
     pub fn map(&mut self, at: u64, len: u64, offset: u64, handle: u64, told: &mut dyn FnMut(Change) -> Res) -> Res {
         let p = self.vmm.physical.get(&handle).filter(|p| p.refs > 0).ok_or(CUresult::INVALID_VALUE)?;
-        let (start, device) = (p.off, if p.prop.location.kind == LOCATION_DEVICE { p.prop.location.id } else { 0 });
+        let (start, device) =
+            (p.off, if p.prop.location.kind == CUmemLocation::DEVICE { p.prop.location.id } else { 0 });
         let fits = offset.checked_add(len).is_some_and(|end| end <= p.len);
         if len == 0 || (at | len | offset) % GRANULE != 0 || !fits || !self.reserved(at, len) || self.overlaps(at, len)
         {
@@ -348,7 +346,7 @@ impl Memory {
     pub fn accessible(&self, at: u64, device: CUdevice) -> Res {
         let Some(Region { kind: RegionKind::Mapped { physical, .. }, .. }) = self.find(at) else { return Ok(()) };
         match self.vmm.physical.get(physical).map(|p| &p.prop.location) {
-            Some(l) if l.kind == LOCATION_DEVICE && l.id != device => Err(CUresult::INVALID_DEVICE),
+            Some(l) if l.kind == CUmemLocation::DEVICE && l.id != device => Err(CUresult::INVALID_DEVICE),
             _ => Ok(()),
         }
     }
@@ -447,7 +445,7 @@ mod tests {
         let prop = CUmemAllocationProp {
             kind: 1,
             requestedHandleTypes: 0,
-            location: zerogpu_abi::CUmemLocation { kind: LOCATION_DEVICE, id: 0 },
+            location: zerogpu_abi::CUmemLocation::device(0),
             win32HandleMetaData: std::ptr::null_mut(),
             compressionType: 0,
             gpuDirectRDMACapable: 0,

@@ -56,7 +56,7 @@ impl Render {
         }
     }
 
-    /// What closes the format; see [`crate::output()`].
+    /// What closes the output.
     pub fn close(&self) -> &'static [u8] {
         match self.meta.format {
             Format::Text | Format::Json => b"",

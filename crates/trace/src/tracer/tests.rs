@@ -199,14 +199,14 @@ fn an_output_in_use_is_not_touched_and_a_left_one_is_completed_first() {
     left.ring().emit(tag, &[1, 1, 0, pair(id, 0)], &[0], &[], |_| false).unwrap();
     drop(left);
     let next = start(&text);
-    assert_eq!(next.meta().output, Some(named("t-2.jsonl")));
+    assert_eq!(next.shared.file.meta().output, Some(named("t-2.jsonl")));
     let completed = std::fs::read_to_string(named("t.jsonl")).unwrap();
     assert!(completed.contains("cuInit") && completed.ends_with("\"recovered\":true,\"lost\":0}\n"), "{completed}");
     assert!(next.finish(Duration::from_secs(60)));
     // a file that is no ring is left alone
     std::fs::write(named("t.jsonl.ring"), "mine").unwrap();
     let other = start(&text);
-    assert_eq!(other.meta().output, Some(named("t-2.jsonl")));
+    assert_eq!(other.shared.file.meta().output, Some(named("t-2.jsonl")));
     assert!(other.finish(Duration::from_secs(60)));
     assert_eq!(std::fs::read_to_string(named("t.jsonl.ring")).unwrap(), "mine");
     assert_eq!(std::fs::read_to_string(named("t.jsonl")).unwrap(), completed);

@@ -142,7 +142,7 @@ impl Lender {
                     "the broker is gone while a GPU is claimed: the lease goes on, and its bytes come home without it",
                 );
             }
-            engine.watch.look_again(engine);
+            engine.watch.look_again();
             // a new broker leases nothing for a while, so that it hears of what is held. The watcher may be in a long park
             while self.is_orphan() {
                 match self.connect() {

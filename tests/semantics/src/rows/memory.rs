@@ -12,7 +12,7 @@ fn on_device() -> CUmemAllocationProp {
     CUmemAllocationProp {
         kind: 1,
         requestedHandleTypes: 0,
-        location: CUmemLocation { kind: 1, id: 0 },
+        location: CUmemLocation::device(0),
         win32HandleMetaData: null_mut(),
         compressionType: 0,
         gpuDirectRDMACapable: 0,
@@ -169,7 +169,7 @@ pub(super) const STEPS: &[Step] = &[
         s.d.cuMemcpyHtoD_v2(s.va, s.host(), 16).into()
     }),
     step("cuPointerGetAttributes VMM mapped", |s| {
-        let access = CUmemAccessDesc { location: CUmemLocation { kind: 1, id: 0 }, flags: READ_WRITE };
+        let access = CUmemAccessDesc { location: CUmemLocation::device(0), flags: READ_WRITE };
         let set = s.d.cuMemSetAccess(s.va, MAPPED, &access, 1);
         s.set_up("cuMemSetAccess", set);
         pointer_attributes(s, s.va)

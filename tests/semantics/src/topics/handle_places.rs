@@ -161,7 +161,7 @@ impl Good {
     fn location(&self) -> *mut CUmemLocation {
         let location: *mut CUmemLocation = self.scratch();
         // SAFETY: memory of ours, large enough and aligned.
-        unsafe { location.write(CUmemLocation { kind: 1, id: 0 }) };
+        unsafe { location.write(CUmemLocation::device(0)) };
         location
     }
 

@@ -154,7 +154,7 @@ pub(super) fn make(d: &Driver) -> Objects {
         memory: d.alloc(4096),
     };
     let code = image::CUBIN.as_ptr().cast();
-    let location = CUmemLocation { kind: 1, id: 0 };
+    let location = CUmemLocation::device(0);
     must("cuCtxCreate", d.cuCtxCreate_v2(&mut o.context, 0, 0));
     must("cuCtxPopCurrent", d.cuCtxPopCurrent_v2(&mut CUcontext(0)));
     must("cuModuleLoadData", d.cuModuleLoadData(&mut o.module, code));

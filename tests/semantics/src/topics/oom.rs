@@ -64,7 +64,7 @@ fn on_device() -> CUmemAllocationProp {
     CUmemAllocationProp {
         kind: 1,
         requestedHandleTypes: 0,
-        location: CUmemLocation { kind: 1, id: 0 },
+        location: CUmemLocation::device(0),
         win32HandleMetaData: null_mut(),
         compressionType: 0,
         gpuDirectRDMACapable: 0,

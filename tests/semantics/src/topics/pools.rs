@@ -188,7 +188,7 @@ fn order(d: &Driver, t: &mut Check) {
 
 /// A pool that the program makes.
 fn made(d: &Driver, t: &mut Check, default: CUmemoryPool) {
-    let location = CUmemLocation { kind: 1, id: 0 };
+    let location = CUmemLocation::device(0);
     let properties = CUmemPoolProps {
         allocType: 1,
         handleTypes: 0,

@@ -9,9 +9,8 @@ use zerogpu_device::runtime::{backend, config, lock, ready};
 const POSIX_FD: u32 = 1;
 /// CU_MEM_HANDLE_TYPE_FABRIC, which these cards lack.
 const FABRIC: u32 = 8;
-/// CU_MEM_ALLOCATION_TYPE_PINNED and CU_MEM_LOCATION_TYPE_DEVICE.
+/// CU_MEM_ALLOCATION_TYPE_PINNED.
 const PINNED: u32 = 1;
-const ON_DEVICE: u32 = 1;
 
 fn answer(body: impl FnOnce() -> Res) -> CUresult {
     code(ready().and_then(|()| body()))
@@ -59,7 +58,7 @@ pub unsafe fn cuMemImportFromShareableHandle(
         if device >= config()?.devices {
             return Err(CUresult::INVALID_VALUE);
         }
-        let location = CUmemLocation { kind: ON_DEVICE, id: device as CUdevice };
+        let location = CUmemLocation::device(device as CUdevice);
         let prop = CUmemAllocationProp {
             kind: PINNED,
             requestedHandleTypes: POSIX_FD,

@@ -104,11 +104,6 @@ impl Graphs {
         }
     }
 
-    /// Whether a capture goes on, not invalidated.
-    pub fn captures_active(&self) -> bool {
-        self.captures.values().any(|c| c.active)
-    }
-
     /// Whether a capture adds to this graph.
     pub(super) fn is_captured_to(&self, graph: usize) -> bool {
         self.captures.values().any(|c| c.graph == graph)
@@ -146,11 +141,6 @@ pub(super) fn none() -> bool {
 }
 
 impl State {
-    /// Whether a capture goes on, not invalidated.
-    pub fn captures_active(&self) -> bool {
-        self.graphs.captures_active()
-    }
-
     /// Begins a capture in a stream, into a new graph or (`to`) behind nodes of the app's graph.
     ///
     /// # Errors
