@@ -87,15 +87,8 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 
 /// Has `child` run in every child that `fork` makes. `child` may only touch atomics.
 pub fn on_fork(child: extern "C" fn()) -> io::Result<()> {
-    extern "C" {
-        fn pthread_atfork(
-            prepare: Option<extern "C" fn()>,
-            parent: Option<extern "C" fn()>,
-            child: Option<extern "C" fn()>,
-        ) -> libc::c_int;
-    }
-    // SAFETY: the handler is a function, valid for ever; the signature is POSIX's.
-    match unsafe { pthread_atfork(None, None, Some(child)) } {
+    // SAFETY: the handler is a function of this library; the C library forgets it when the library is unloaded.
+    match unsafe { libc::pthread_atfork(None, None, Some(child)) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
