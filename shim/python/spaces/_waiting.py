@@ -93,4 +93,5 @@ def _forked():
     _changed, _thread = threading.Condition(), None
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forked)

@@ -258,3 +258,15 @@ def test_what_programs_ask_of_the_original(calls):
 
 def test_what_programs_ask_of_the_original_without_the_shim(bare):
     bare(ASKED_FOR + "assert Config.zero_gpu is False")
+
+
+def test_a_system_without_fork_has_the_decorator_too(bare):
+    script = """
+for name in [name for name in sys.modules if name.split(".")[0] == "spaces"]:
+    del sys.modules[name]
+del os.register_at_fork
+sys.platform = "win32"
+import spaces
+assert spaces.GPU(duration=5)(lambda: 5)() == 5
+"""
+    bare(script)
