@@ -17,7 +17,7 @@ from serving import ROOT, Served, free_port, until
 expect.set_options(timeout=30_000)
 WAITING = "Waiting for a GPU to become available"
 # How long a launch takes on the software card, in microseconds: so that a call lasts long enough to be looked at.
-LAUNCH = {"text": 100, "picture": 4000}
+LAUNCH = {"text": 400, "picture": 10000}
 # Letters of what the text app writes, at least.
 SYLLABLES = 24 * 2
 PICTURES = ROOT / "docs" / "pictures"

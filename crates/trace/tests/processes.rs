@@ -72,16 +72,20 @@ fn a_normal_end_leaves_a_complete_trace() {
 
 #[test]
 fn after_os_exit_nothing_is_missing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (output, settings) = json_settings(dir.path());
-    run(&settings, "_exit");
-    let recovered = recover(&output).unwrap().expect("a ring was left");
-    assert_eq!((recovered.output.as_deref(), recovered.lost), (Some(output.as_path()), 0));
-    assert!(recovered.records > 0, "the writer can't have been done at once");
-    assert_eq!(json_calls(&output), [RECORDS; THREADS]);
-    assert!(!ring_of(&output).exists());
-    let summary = Summary::read(&output, Order::Time).unwrap().to_string();
-    assert!(summary.contains(&format!("cuMemcpyHtoD_v2      {}", THREADS * RECORDS)), "{summary}");
+    // where the process had to wait for a processor at its end, the writer may have been done
+    let left_some = (0..10).any(|_| {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, settings) = json_settings(dir.path());
+        run(&settings, "_exit");
+        let recovered = recover(&output).unwrap().expect("a ring was left");
+        assert_eq!((recovered.output.as_deref(), recovered.lost), (Some(output.as_path()), 0));
+        assert_eq!(json_calls(&output), [RECORDS; THREADS]);
+        assert!(!ring_of(&output).exists());
+        let summary = Summary::read(&output, Order::Time).unwrap().to_string();
+        assert!(summary.contains(&format!("cuMemcpyHtoD_v2      {}", THREADS * RECORDS)), "{summary}");
+        recovered.records > 0
+    });
+    assert!(left_some, "the writer can't have been done each time");
 }
 
 /// `type`, depth and name of each record of `emit SETTINGS nested`.

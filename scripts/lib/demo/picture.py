@@ -56,6 +56,9 @@ class Picture:
         self.__exit__()
         if self._failure:
             raise self._failure
+        # the card as it is now: the last look may have been before its last call's end
+        self._look()
+        self._look()
         self._erase()
         print("\n".join(self._lines()) + "\n", flush=True)
 

@@ -72,6 +72,8 @@ pub struct Lease {
     pub until: u64,
     /// Whether a new broker took it over: the memory is then this process's own.
     adopted: bool,
+    /// Whether it is for work outside every region.
+    borrowed: bool,
     /// The broker that gave it, and bytes of card memory, for a broker that comes after.
     broker: u64,
     bytes: u64,
@@ -304,7 +306,8 @@ impl Lender {
                         return Err(Trouble::Gone(ENDED.into()));
                     };
                     let until = now().saturating_add((seconds * 1e9) as u64);
-                    let lease = Lease { number: lease, card, until, adopted: false, broker, bytes: ask.bytes };
+                    let lease =
+                        Lease { number: lease, card, until, adopted: false, borrowed, broker, bytes: ask.bytes };
                     state.lease = Some(lease);
                     return Ok(lease);
                 }
@@ -483,6 +486,11 @@ impl Lender {
     fn settle(&self, heard: (u64, u64)) {
         let mut state = self.locked();
         state.owed = state.owed.filter(|owed| *owed != heard);
+    }
+
+    /// Whether there is a lease that lasts beyond a moment, or is for work outside every region, which has no end of its own.
+    pub fn has_time_left(&self, at: u64) -> bool {
+        self.locked().lease.is_some_and(|lease| lease.borrowed || lease.until > at)
     }
 
     /// Asks that the lease last until a moment; what the broker says comes with the other news.

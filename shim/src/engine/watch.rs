@@ -36,8 +36,9 @@ pub struct Watch {
 
 /// How much longer borrowed work may go on at each look, in nanoseconds.
 const BORROWED: u64 = 10_000_000_000;
-/// How far a lease's end may be before its regions', in nanoseconds.
-const CLOCKS: u64 = 500_000_000;
+/// How far a lease's end may be before its regions', or before its own as this process knows it, in nanoseconds: messages take
+/// their time where others compute.
+const CLOCKS: u64 = 2_000_000_000;
 /// How long a lease without a broker waits until it looks for one again: well below the time for which a new broker leases
 /// nothing.
 const RECONNECT: Duration = Duration::from_millis(100);
@@ -219,10 +220,15 @@ impl Engine {
     /// The broker takes the card back.
     pub(super) fn revoked(&self, why: &str) {
         let text = format!("the broker takes the GPU back: {why}");
-        // the two clocks differ by the time of a message: a call whose time is over anyway is nothing to tell of
-        match self.regions.latest_deadline() {
-            Some(at) if at <= now().saturating_add(CLOCKS) => report::explain(&text),
-            _ => report::error(&text),
+        // a call whose time is over anyway is nothing to tell of, nor is one that has ended and is parking
+        let soon = now().saturating_add(CLOCKS);
+        let early = match self.regions.latest_deadline() {
+            Some(at) => at > soon,
+            None => self.regions.any() || self.lender.as_ref().is_some_and(|lender| lender.has_time_left(soon)),
+        };
+        match early {
+            true => report::error(&text),
+            false => report::explain(&text),
         }
         self.regions.revoke();
         self.watch.revoked.store(true, Ordering::Release);

@@ -210,12 +210,12 @@ fn a_context_that_does_not_come_back_fails_the_call() {
 fn bound_spaces_among_others() {
     let _alone = alone();
     let plan = Plan {
-        shape: Shape { bound: true, queue: "reconnect = \"1s\"".into(), ..Shape::default() },
+        shape: Shape { bound: true, queue: "reconnect = \"3s\"".into(), ..Shape::default() },
         spaces: 4,
         calls: 8,
-        time: Duration::from_secs(6),
+        time: Duration::from_secs(11),
         kill_every: Some(Duration::from_millis(700)),
-        restart_every: Some(Duration::from_secs(2)),
+        restart_every: Some(Duration::from_secs(5)),
         patience: Duration::from_secs(30),
         seed: 1,
     };

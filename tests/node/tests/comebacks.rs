@@ -165,7 +165,7 @@ fn a_lease_past_its_time_is_revoked_again() {
     let _alone = alone();
     let node = Node::new(Shape { queue: "grace = \"30s\"".into(), ..Shape::default() }).unwrap();
     let broker = node.broker().unwrap();
-    let (mut first, lease, hello) = holder(&node, 0.2, 4 * MIB);
+    let (mut first, lease, hello) = holder(&node, 4.0, 4 * MIB);
     let told = first.hear().unwrap();
     assert!(matches!(told, ToClient::Revoked { lease: of, .. } if of == lease), "{told:?}");
     let (mut second, number) = come_back(&node, &hello);
@@ -238,7 +238,7 @@ fn a_release_that_was_not_heard_is_said_again() {
     std::fs::rename(node.socket(), &away).unwrap();
     space.cut_off().unwrap();
     space.tell("end").unwrap();
-    assert_eq!(node.log().look().held(), 1, "the broker keeps the card for it");
+    node.log().wait("the broker keeps the card for it", |log| log.held() == 1).unwrap();
     std::fs::rename(&away, node.socket()).unwrap();
     node.log().wait("it is said again", |log| log.held() == 0).unwrap();
     for order in ["begin 60", "launch", "steps 10", "end", "check"] {

@@ -81,13 +81,13 @@ def without_a_broker_a_model_is_loaded_and_a_call_says_what_is_missing():
     exact()
     started = time.monotonic()
     waits = []
-    watcher = threading.Thread(target=lambda: (checks.until(waiting, "it waits"), waits.append(waiting())))
+    watcher = threading.Thread(target=lambda: checks.until(lambda: waits.append(waiting()) or waits[-1], "it waits"))
     watcher.start()
     error = raises(GPUError, "no broker answers on", call)
     watcher.join()
-    assert waits == [{"place": None, "of": None, "seconds": None}] and waiting() is None, waits
+    assert waits[-1] == {"place": None, "of": None, "seconds": None} and waiting() is None, waits
     assert "zerogpu broker" in str(error) and isinstance(error.__cause__, RuntimeError), repr(error)
-    assert WAIT * 0.9 < time.monotonic() - started < WAIT + 5
+    assert WAIT * 0.9 < time.monotonic() - started < WAIT + 20
     settled()
 
 

@@ -308,7 +308,8 @@ mod tests {
         let (connection, mut broker) = pair();
         let mut lender = lender(&connection);
         lender.tells = Duration::from_millis(1);
-        let lease = Lease { number: 5, card: [0; 16], until: u64::MAX, adopted: false, broker: 1, bytes: 0 };
+        let lease =
+            Lease { number: 5, card: [0; 16], until: u64::MAX, adopted: false, borrowed: false, broker: 1, bytes: 0 };
         lender.locked().lease = Some(lease);
         std::thread::scope(|scope| {
             scope.spawn(|| lender.listen(&connection));

@@ -103,7 +103,11 @@ impl Client {
 
     /// Grants a claim, and hears what is to be on the card: nothing.
     fn grant(&mut self, id: u32, lease: u64) {
-        self.say(&ToClient::Granted { id, lease, card: self.card, seconds: 60.0 });
+        self.grant_for(id, lease, 60.0);
+    }
+
+    fn grant_for(&mut self, id: u32, lease: u64, seconds: f64) {
+        self.say(&ToClient::Granted { id, lease, card: self.card, seconds });
         let list = self.hear();
         assert!(matches!(&list, ToBroker::Slabs { slabs, more: false, .. } if slabs.is_empty()), "{list:?}");
     }
@@ -177,6 +181,33 @@ pub fn revoked_late(d: &'static Driver, t: &mut Check) {
     t.that("the broker heard what it waited for", script.join().is_ok());
 }
 
+/// A lease whose time is over while its last call parks: the human is told nothing, since that call has ended.
+pub fn revoked_as_it_ends(d: &'static Driver, t: &mut Check) {
+    let broker = Broker::listen();
+    let script = std::thread::spawn(move || {
+        let mut client = broker.client();
+        for (lease, seconds) in [(1, 0.5), (2, 600.0)] {
+            let id = client.claim();
+            client.grant_for(id, lease, seconds);
+            client.ready(lease);
+            assert_eq!(client.hear(), ToBroker::Drained { lease });
+            client.revoke(lease);
+            client.say(&ToClient::Home { lease, bytes: 0, unchanged: 0, micros: 1 });
+            assert_eq!(client.hear(), ToBroker::Released { lease });
+        }
+    });
+    d.start();
+    let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
+    for (what, told) in [("at its end", false), ("long before", true)] {
+        let region = r.begin();
+        t.code(format_args!("a launch of the lease that is revoked {what}"), kernel.launch(d, CUstream::NULL), 0);
+        t.that(format_args!("the region ends, {what}"), r.end(region));
+        let state = r.state();
+        t.same(format_args!("whether it is told, {what}"), state.contains("the broker takes the GPU back"), told);
+    }
+    t.that("the broker heard what it waited for", script.join().is_ok());
+}
+
 /// A broker that lives loses the connection of one that has a lease: that comes back, and says that it has let go, or the
 /// broker would keep the card for it. Who computes comes back as the holder. A claim that is under way fails meanwhile: it comes
 /// back as the holder, or has let go by then, perhaps before it knew that it had a lease. Either way it says so before it claims
@@ -227,7 +258,7 @@ pub fn released_by_another_connection(d: &'static Driver, t: &mut Check) {
 /// A card that is taken back is waited for once with the gate open, whoever passes it meanwhile, and once more behind it: else a
 /// call that begins later would keep the card.
 pub fn revoked_under_work(d: &'static Driver, t: &mut Check) {
-    const KERNEL: Duration = Duration::from_secs(1);
+    const KERNEL: Duration = Duration::from_secs(4);
     let calls = format!("{}-calls", std::env::var("SOFTCUDA_CARDS").expect("the harness names the cards"));
     std::env::set_var("SOFTCUDA_CALL_LOG", calls);
     std::env::set_var("SOFTCUDA_LAUNCH_US", KERNEL.as_micros().to_string());

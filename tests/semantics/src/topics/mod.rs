@@ -202,6 +202,7 @@ pub const TOPICS: &[Topic] = &[
     claims("kept_settings", kept::settings),
     claims("kept_pins", kept::pins),
     claims("lease_revoked_late", leases::revoked_late),
+    claims("lease_revoked_as_it_ends", leases::revoked_as_it_ends),
     claims("lease_released_by_another_connection", leases::released_by_another_connection),
     claims("lease_revoked_under_work", leases::revoked_under_work),
     claims("lease_of_another_card", leases::of_another_card),
@@ -244,7 +245,7 @@ struct GateState {
 }
 
 impl Gate {
-    const PATIENCE: Duration = Duration::from_secs(3);
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A gate for the life of the process: a host function may come late.
     fn leaked() -> &'static Self {

@@ -76,13 +76,13 @@ pub fn beside_a_host_function(d: &'static Driver, t: &mut Check) {
 /// When the time of a call is over, other threads are told so at once, though its kernel still runs.
 pub fn beside_a_long_kernel(d: &'static Driver, t: &mut Check) {
     if part().is_none() {
-        return again(t, "park_beside_a_long_kernel", "five seconds", &[("SOFTCUDA_LAUNCH_US", "5000000")]);
+        return again(t, "park_beside_a_long_kernel", "ten seconds", &[("SOFTCUDA_LAUNCH_US", "10000000")]);
     }
     d.start();
     let (r, kernel) = (Regions::find(d).expect("the shim has regions"), Kernel::load(d));
     let (stream, other, event, memory) = (d.stream(1), d.stream(1), d.event(0), d.alloc(4096));
     // the time runs from here, and the claim has to fit into it
-    let region = r.begin_for(1.0);
+    let region = r.begin_for(4.0);
     t.code("a launch", kernel.launch(d, stream), 0);
     must("cuEventRecord", d.cuEventRecord(event, stream));
     let fill = || d.cuMemsetD8Async(memory, 7, 4096, other);
@@ -250,12 +250,16 @@ pub fn polled(d: &'static Driver, t: &mut Check) {
     must("cuEventRecord", d.cuEventRecord(events[0], stream));
     t.code("a launch", kernel.launch(d, stream), 0);
     must("cuEventRecord", d.cuEventRecord(events[1], stream));
-    t.same("borrowed", r.level().as_deref(), Some("claimed"));
+    // it may have been given back already, where this thread had to wait for a processor
+    t.that("borrowed", r.state().contains("\"borrows\": 1"));
     let start = Instant::now();
     let mut answers = BTreeSet::new();
-    while r.level().as_deref() == Some("claimed") && start.elapsed() < PATIENCE {
+    loop {
         answers.extend([d.cuEventQuery(events[1]).0, d.cuStreamQuery(stream).0, d.cuEventSynchronize(events[1]).0]);
         answers.insert(d.cuEventElapsedTime(&mut 0.0, events[0], events[1]).0);
+        if r.level().as_deref() != Some("claimed") || start.elapsed() >= PATIENCE {
+            break;
+        }
     }
     t.same("it is given back", r.level().as_deref(), Some("parked"));
     t.that("questions are answered", answers.contains(&0));

@@ -361,7 +361,7 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
 /// A copy on a software card takes its bytes at the rate that is set, as its stream and events tell.
 pub fn copy_rate(d: &'static Driver, t: &mut Check) {
     if super::faults::part().is_none() {
-        return super::faults::again(t, "copy_rate", "10^9 bytes a second", &[("SOFTCUDA_GBPS", "1")]);
+        return super::faults::again(t, "copy_rate", "10^8 bytes a second", &[("SOFTCUDA_GBPS", "0.1")]);
     }
     const BYTES: usize = 200_000_000;
     d.start();
@@ -379,7 +379,7 @@ pub fn copy_rate(d: &'static Driver, t: &mut Check) {
     let mut ms = 0f32;
     must("cuEventElapsedTime", d.cuEventElapsedTime_v2(&mut ms, begin, end));
     // how much longer depends on the machine's other work
-    t.that(format_args!("{BYTES} bytes at 10^9 a second: {ms} ms"), (199.0..2000.0).contains(&ms));
+    t.that(format_args!("{BYTES} bytes at 10^8 a second: {ms} ms"), (1999.0..20000.0).contains(&ms));
     t.that("the region ends", r.end(region));
     d.free(from);
     d.free(to);
