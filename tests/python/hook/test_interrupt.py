@@ -8,6 +8,9 @@ BROKER = {"ZEROGPU_SOCKET": "/nowhere"}
 PRELUDE = """
 import asyncio, signal, socket, threading, time
 
+# whoever runs the tests may ignore it, as a shell does for what it starts in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def hears(kind=KeyboardInterrupt):
     before = _world.hook_stops()
     try:
