@@ -169,7 +169,8 @@ impl Daemon {
         };
         match asked {
             Ok(request) => {
-                tracing::debug!(space = number.0, request = request.0, seconds, bytes, "claim");
+                let at_s = now.as_secs_f64();
+                tracing::debug!(space = number.0, request = request.0, seconds, bytes, at_s, "claim");
                 if let Some(space) = self.space_mut(token) {
                     (space.claim, space.told) = (Some((id, request)), 0);
                 }

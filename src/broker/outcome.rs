@@ -46,14 +46,15 @@ impl Daemon {
         let now = self.now();
         let Some(space) = self.space_mut(token) else { return };
         let Some((id, _)) = space.claim.take() else { return };
+        let waited = grant.waited.as_secs_f64();
         tracing::debug!(
             space = grant.space.0,
             request = grant.request.0,
             lease = grant.lease.0,
             card = grant.card.0,
+            waited_s = waited,
             "granted"
         );
-        let waited = grant.waited.as_secs_f64();
         space.lease = Some(Lease::new(grant.lease, grant.card, id, Stage::Granted, waited));
         self.used = true;
         self.metrics.granted(waited);

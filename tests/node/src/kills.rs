@@ -1,6 +1,6 @@
 //! Spaces that are killed while they hold a card, over and over.
 use crate::node::{Node, Shape, Space, Usage};
-use crate::run::settled;
+use crate::run::{settled, GROWS};
 use crate::witness::snapshot;
 use anyhow::{ensure, Result};
 use std::collections::VecDeque;
@@ -54,7 +54,7 @@ pub fn run(count: usize, mut progress: impl FnMut(&str)) -> Result<Found> {
         claimed(&node, seed)?.kill()?;
         node.wait_for_empty_cards()?;
     }
-    let before = settled(&broker, fresh)?;
+    let before = settled(&broker, fresh, u64::MAX)?;
     let mut freed_ms = Vec::new();
     // those that come start while others are killed: starting a process is what takes time
     let mut coming: VecDeque<Space> = VecDeque::new();
@@ -76,7 +76,7 @@ pub fn run(count: usize, mut progress: impl FnMut(&str)) -> Result<Found> {
             progress(&format!("{} kills; the broker now: {}", kill + 1, broker.usage()?));
         }
     }
-    let after = settled(&broker, before)?;
+    let after = settled(&broker, before, GROWS)?;
     freed_ms.sort_by(f64::total_cmp);
     broker.terminate()?;
     Ok(Found { freed_ms, usage: [before, after] })

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 /// Lines that are kept to show what went before a fault.
 const KEPT: usize = 60;
-/// A claim this close to its aging may be seen on either side: the log's clock is not the broker's.
-const BLUR: f64 = 0.05;
+/// Seconds are told in decimals: a claim this close to its aging may be seen on either side.
+const BLUR: f64 = 1e-6;
 
 /// A claim that waits.
 struct Claim {
     space: u64,
+    /// When it came, by the log's time stamps.
     since: f64,
+    /// When it came, by the broker's own clock, which decides.
+    at: f64,
     seconds: f64,
 }
 
@@ -125,7 +128,8 @@ impl Referee {
         match text.join(" ").as_str() {
             "ready" => self.brokers += 1,
             "claim" => {
-                self.waiting.insert(id("request"), Claim { space: id("space"), since: at, seconds: number("seconds") });
+                let claim = Claim { space: id("space"), since: at, at: number("at_s"), seconds: number("seconds") };
+                self.waiting.insert(id("request"), claim);
             }
             // all cards are of one kind
             "a region began: bytes are brought ahead" => {
@@ -139,7 +143,10 @@ impl Referee {
             "the card lacks nothing" => self.at_once += 1,
             text if text.starts_with("a process is ended") => self.ended += 1,
             text if text.starts_with("claim ended") => drop(self.waiting.remove(&id("request"))),
-            "granted" => self.granted(at, id("request"), id("lease"), id("card"), line),
+            "granted" => {
+                self.take_card(id("card"), id("lease"), line);
+                self.granted(id("request"), number("waited_s"), line);
+            }
             "lease taken over from an earlier broker" => {
                 self.adopted += 1;
                 self.take_card(id("card"), id("lease"), line);
@@ -175,14 +182,16 @@ impl Referee {
         waits.fold(self.longest_wait, f64::max)
     }
 
-    fn granted(&mut self, at: f64, request: u64, lease: u64, card: u64, line: &str) {
+    fn granted(&mut self, request: u64, waited: f64, line: &str) {
         self.grants += 1;
-        self.take_card(card, lease, line);
         let Some(chosen) = self.waiting.remove(&request) else {
             return self.faults.push(format!("a grant without a claim: {line}"));
         };
-        self.longest_wait = self.longest_wait.max(at - chosen.since);
-        let age = |claim: &Claim| at - claim.since;
+        self.longest_wait = self.longest_wait.max(waited);
+        let age = |claim: &Claim| chosen.at + waited - claim.at;
+        if age(&chosen).is_nan() {
+            return self.faults.push(format!("a grant without its times: {line}"));
+        }
         let aged = |claim: &Claim| age(claim) > self.aging + BLUR;
         let young = |claim: &Claim| age(claim) < self.aging - BLUR;
         for (other, claim) in &self.waiting {
@@ -234,25 +243,30 @@ mod tests {
 
     #[test]
     fn the_shortest_goes_first_and_the_aged_before_it() {
-        let long = "2026-11-26T10:00:00.000000Z DEBUG claim space=1 request=1 seconds=60";
-        let short = "2026-11-26T10:00:01.000000Z DEBUG claim space=2 request=2 seconds=20";
-        let soon =
-            |request| format!("2026-11-26T10:00:02.000000Z DEBUG granted space=0 request={request} lease=9 card=0");
-        let late =
-            |request| format!("2026-11-26T10:00:03.500000Z DEBUG granted space=0 request={request} lease=9 card=0");
-        assert!(after(&[long, short, &soon(2)]).faults.is_empty());
-        assert_eq!(after(&[long, short, &soon(1)]).faults.len(), 1);
-        assert!(after(&[long, short, &late(1)]).faults.is_empty());
-        assert_eq!(after(&[long, short, &late(2)]).faults.len(), 1);
+        // by the broker's clock; its lines may be late
+        let long = "2026-11-26T10:00:00.000000Z DEBUG claim space=1 request=1 seconds=60 at_s=5.0";
+        let short = "2026-11-26T10:00:01.000000Z DEBUG claim space=2 request=2 seconds=20 at_s=6.0";
+        let granted = |request: u64, at: f64| {
+            let waited = at - 4.0 - request as f64;
+            format!(
+                "2026-11-26T10:00:09.000000Z DEBUG granted space=0 request={request} lease=9 card=0 waited_s={waited}"
+            )
+        };
+        let (soon, late) = (7.0, 8.001);
+        assert!(after(&[long, short, &granted(2, soon)]).faults.is_empty());
+        assert_eq!(after(&[long, short, &granted(1, soon)]).faults.len(), 1);
+        assert!(after(&[long, short, &granted(1, late)]).faults.is_empty());
+        assert_eq!(after(&[long, short, &granted(2, late)]).faults.len(), 1);
+        assert_eq!(after(&[long, short, &granted(2, f64::NAN)]).faults.len(), 1);
     }
 
     #[test]
     fn two_leases_on_a_card_are_a_fault() {
         let lines = [
-            "2026-11-26T10:00:00.0Z DEBUG claim space=1 request=1 seconds=60",
-            "2026-11-26T10:00:00.0Z DEBUG claim space=2 request=2 seconds=60",
-            "2026-11-26T10:00:00.1Z DEBUG granted space=1 request=1 lease=3 card=0",
-            "2026-11-26T10:00:00.2Z DEBUG granted space=2 request=2 lease=4 card=0",
+            "2026-11-26T10:00:00.0Z DEBUG claim space=1 request=1 seconds=60 at_s=1.0",
+            "2026-11-26T10:00:00.0Z DEBUG claim space=2 request=2 seconds=60 at_s=1.0",
+            "2026-11-26T10:00:00.1Z DEBUG granted space=1 request=1 lease=3 card=0 waited_s=0.1",
+            "2026-11-26T10:00:00.2Z DEBUG granted space=2 request=2 lease=4 card=0 waited_s=0.2",
         ];
         assert_eq!(after(&lines).faults.len(), 1);
         let end = "2026-11-26T10:00:00.15Z  INFO lease ended: released lease=3 space=1 name=a waited_s=0.1";

@@ -5,6 +5,9 @@ use crate::witness::Witness;
 use anyhow::{ensure, Context, Result};
 use std::time::{Duration, Instant};
 
+/// Bytes of memory that a broker at rest may have more than before all that it did: its allocator keeps some for each thread.
+pub const GROWS: u64 = 32 << 20;
+
 /// What is to happen.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -16,6 +19,8 @@ pub struct Plan {
     pub calls: u64,
     /// For how long Spaces that have ended are replaced.
     pub time: Duration,
+    /// They are replaced for longer, until there were so many kills and so many restarts.
+    pub at_least: [u64; 2],
     /// Time between two kills of a Space, on average.
     pub kill_every: Option<Duration>,
     /// Time between two kills of the broker, on average; every third is asked to end instead.
@@ -75,7 +80,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     // once around, so that what is made at the first use is there
     node.planned(random.word(), most, 2)?.finish()?;
     node.wait_for_empty_cards()?;
-    let before = settled(&broker, fresh)?;
+    let before = settled(&broker, fresh, u64::MAX)?;
     let start = Instant::now();
     let soon = |every: Option<Duration>, random: &mut Random| {
         every.map(|every| Instant::now() + every.mul_f64(random.between(1, 200) as f64 / 100.0))
@@ -86,7 +91,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     let mut tally = Tally::default();
     let mut spaces: Vec<Space> = Vec::new();
     loop {
-        let over = start.elapsed() >= plan.time;
+        let [kills, restarts] = plan.at_least;
+        let over = start.elapsed() >= plan.time && tally.killed >= kills && tally.restarts >= restarts;
         while !over && spaces.len() < plan.spaces {
             spaces.push(node.planned(random.word(), most, plan.calls)?);
             tally.started += 1;
@@ -137,7 +143,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     node.wait_for_empty_cards()?;
     node.log().wait("no lease and no claim is left", |log| log.held() == 0 && log.waiting() == 0)?;
     // the last broker, after all that it has done, against the first at rest
-    let after = settled(&broker, before)?;
+    let after = settled(&broker, before, GROWS)?;
     fill_in(&mut tally, start, &node, &witness, after);
     node.log().judge(&witness.faults())?;
     broker.terminate()?;
@@ -147,12 +153,13 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
 /// What the broker uses once all Spaces are gone; waits for what it lets go of in its own time.
 ///
 /// # Errors
-/// If it keeps descriptors, threads or mapped files of Spaces that are gone, with their names.
-pub fn settled(broker: &Broker, before: Usage) -> Result<Usage> {
+/// If it keeps descriptors, threads or mapped files of Spaces that are gone, with their names, or `grows` bytes of memory more.
+pub fn settled(broker: &Broker, before: Usage, grows: u64) -> Result<Usage> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let now = broker.usage()?;
-        if now.files <= before.files && now.threads <= before.threads && now.mapped <= before.mapped {
+        let few = now.files <= before.files && now.threads <= before.threads && now.mapped <= before.mapped;
+        if few && now.resident < before.resident.saturating_add(grows) {
             return Ok(now);
         }
         ensure!(

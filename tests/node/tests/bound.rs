@@ -213,13 +213,14 @@ fn bound_spaces_among_others() {
         shape: Shape { bound: true, queue: "reconnect = \"3s\"".into(), ..Shape::default() },
         spaces: 4,
         calls: 8,
-        time: Duration::from_secs(11),
+        time: Duration::from_secs(6),
+        at_least: [3, 2],
         kill_every: Some(Duration::from_millis(700)),
-        restart_every: Some(Duration::from_secs(5)),
+        restart_every: Some(Duration::from_secs(3)),
         patience: Duration::from_secs(30),
         seed: 1,
     };
     let (tally, ..) = run(&plan, |_| {}).unwrap();
     println!("{tally:?}");
-    assert!(tally.checked > 0 && tally.killed > 2 && tally.restarts > 0);
+    assert!(tally.checked > 0);
 }

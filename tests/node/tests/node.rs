@@ -16,6 +16,7 @@ fn plan(spaces: usize, calls: u64, seconds: f64) -> Plan {
         spaces,
         calls,
         time: Duration::from_secs_f64(seconds),
+        at_least: [0, 0],
         kill_every: None,
         restart_every: None,
         patience: Duration::from_secs(30),
@@ -38,12 +39,12 @@ fn twelve_spaces_on_four_cards_some_of_them_killed() {
     let plan = Plan {
         shape: Shape { cards: 4, ..Shape::default() },
         kill_every: Some(Duration::from_millis(300)),
+        at_least: [4, 0],
         ..plan(12, 6, 6.0)
     };
     let (tally, before, after) = run(&plan, |_| {}).unwrap();
     println!("{tally:?}\n{before:?}\n{after:?}");
-    assert!(tally.ended > 0 && tally.killed > 3);
-    assert!(after.resident < before.resident + (32 << 20), "{before:?} {after:?}");
+    assert!(tally.checked > 0);
 }
 
 #[test]
@@ -51,12 +52,14 @@ fn spaces_outlive_brokers() {
     let _alone = alone();
     let plan = Plan {
         shape: Shape { cards: 2, queue: "reconnect = \"3s\"".into(), ..Shape::default() },
-        restart_every: Some(Duration::from_secs(5)),
-        ..plan(4, 25, 12.0)
+        restart_every: Some(Duration::from_secs(3)),
+        at_least: [0, 3],
+        ..plan(4, 25, 6.0)
     };
     let (tally, ..) = run(&plan, |_| {}).unwrap();
     println!("{tally:?}");
-    assert!(tally.restarts >= 2 && tally.ended >= 4);
+    assert_eq!(tally.ended, tally.started);
+    assert!(tally.ended >= 4 && tally.checked > 0);
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn leases_by_hand_leave_nothing() {
     let fresh = broker.usage().unwrap();
     Client::join(&node.socket(), "first", 64 << 20).unwrap().round(&[]).unwrap();
     node.log().wait("it left", |log| log.held() == 0).unwrap();
-    let before = settled(&broker, fresh).unwrap();
+    let before = settled(&broker, fresh, u64::MAX).unwrap();
     let slab = Range::new(2 << 20, 4 << 20);
     for _ in 0..50 {
         let mut client = Client::join(&node.socket(), "by hand", 64 << 20).unwrap();
@@ -291,8 +294,7 @@ fn leases_by_hand_leave_nothing() {
             client.round(&[slab]).unwrap();
         }
     }
-    let after = settled(&broker, before).unwrap();
+    let after = settled(&broker, before, 8 << 20).unwrap();
     println!("{before:?} {after:?}");
-    assert!(after.resident < before.resident + (8 << 20), "{before:?} {after:?}");
     node.end(broker).unwrap();
 }

@@ -34,6 +34,7 @@ fn long_run(minutes: f64, spaces: usize, cards: u32, seed: u64) -> Result<()> {
         spaces,
         calls: 8,
         time: Duration::from_secs_f64(minutes * 60.0),
+        at_least: [0, 0],
         kill_every: Some(Duration::from_millis(400)),
         restart_every: Some(Duration::from_secs(30)),
         patience: Duration::from_secs(60),
