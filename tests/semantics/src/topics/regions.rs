@@ -295,7 +295,7 @@ pub fn order(d: &'static Driver, t: &mut Check) {
     t.that("memory taken anew is nobody else's", d.read(again, MIB) == third);
 }
 
-/// How long modules come and go beside host functions. Threads that wait for each other do so for ever.
+/// How long modules come and go beside host functions, at least. Threads that wait for each other do so for ever.
 const UNLOADING: Duration = Duration::from_secs(2);
 const HUNG: Duration = Duration::from_secs(20);
 
@@ -311,10 +311,10 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
     let context = d.start();
     let region = Regions::find(d).map(|r| (r, r.begin()));
     let over: &'static AtomicBool = Box::leak(Box::default());
+    let rounds: &'static AtomicUsize = Box::leak(Box::default());
     let kernels = !t.driver.no_kernels;
     let loads = std::thread::spawn(move || {
         must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
-        let mut rounds = 0;
         while !over.load(Ordering::Relaxed) {
             let (mut module, mut function) = (CUmodule::NULL, CUfunction::NULL);
             must("cuModuleLoadData", d.cuModuleLoadData(&mut module, image::CUBIN.as_ptr().cast()));
@@ -327,9 +327,8 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
                 must("cuLaunchKernel", launched);
             }
             must("cuModuleUnload", d.cuModuleUnload(module));
-            rounds += 1;
+            rounds.fetch_add(1, Ordering::Relaxed);
         }
-        rounds
     });
     let asks = std::thread::spawn(move || {
         must("cuCtxSetCurrent", d.cuCtxSetCurrent(context));
@@ -342,7 +341,15 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
             d.wait(stream);
         }
     });
-    std::thread::sleep(UNLOADING);
+    let start = std::time::Instant::now();
+    let mut last = (0, start);
+    while (start.elapsed() < UNLOADING || last.0 <= 10) && last.1.elapsed() < HUNG && !loads.is_finished() {
+        std::thread::sleep(Duration::from_millis(5));
+        let now = rounds.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, std::time::Instant::now());
+        }
+    }
     over.store(true, Ordering::Relaxed);
     let start = std::time::Instant::now();
     while !(loads.is_finished() && asks.is_finished()) && start.elapsed() < HUNG {
@@ -351,7 +358,7 @@ pub fn unloading(d: &'static Driver, t: &mut Check) {
     if !(loads.is_finished() && asks.is_finished()) {
         return t.that("an unload and a host function wait for each other", false);
     }
-    t.that("modules were unloaded", loads.join().is_ok_and(|rounds| rounds > 10));
+    t.that("modules were unloaded", loads.join().is_ok() && rounds.load(Ordering::Relaxed) > 10);
     t.that("host functions ran", asks.join().is_ok());
     if let Some((r, region)) = region {
         t.that("the region ends", r.end(region));
@@ -371,11 +378,20 @@ pub fn copy_rate(d: &'static Driver, t: &mut Check) {
     let region = r.begin();
     must("cuLaunchKernel", kernel.launch(d, stream));
     d.wait(stream);
-    must("cuEventRecord", d.cuEventRecord(begin, stream));
-    t.code("a copy", d.cuMemcpyDtoDAsync_v2(to, from, BYTES, stream), 0);
-    must("cuEventRecord", d.cuEventRecord(end, stream));
-    t.code("it takes its time", d.cuStreamQuery(stream), 600);
-    d.wait(stream);
+    // a thread that had to wait for a processor may ask when all is over
+    for _ in 0..10 {
+        must("cuEventRecord", d.cuEventRecord(begin, stream));
+        let start = std::time::Instant::now();
+        t.code("a copy", d.cuMemcpyDtoDAsync_v2(to, from, BYTES, stream), 0);
+        must("cuEventRecord", d.cuEventRecord(end, stream));
+        let runs = d.cuStreamQuery(stream);
+        let in_time = start.elapsed() < Duration::from_secs(2);
+        d.wait(stream);
+        if !runs.ok() || in_time {
+            t.code("it takes its time", runs, 600);
+            break;
+        }
+    }
     let mut ms = 0f32;
     must("cuEventElapsedTime", d.cuEventElapsedTime_v2(&mut ms, begin, end));
     // how much longer depends on the machine's other work

@@ -283,6 +283,8 @@ pub fn parks(d: &Driver, t: &mut Check) {
     t.code("outside of any region", tiled(d, &mut outside, memory), 0);
     t.same("is the same too", outside, maps[0]);
 
+    // what is borrowed may be given back between a launch and its wait
+    let region = regions.map(|r| r.begin());
     let (mut module, mut function) = (CUmodule::NULL, CUfunction::NULL);
     must("cuModuleLoadData", d.cuModuleLoadData(&mut module, image::TENSOR_PTX.as_ptr().cast()));
     must("cuModuleGetFunction", d.cuModuleGetFunction(&mut function, module, c"tensor".as_ptr()));
@@ -293,6 +295,9 @@ pub fn parks(d: &Driver, t: &mut Check) {
     if let Some(seen) = parameters("tensor").filter(|_| !t.driver.real) {
         let hex: String = maps[0].0.iter().flat_map(|w| w.to_le_bytes()).map(|b| format!("{b:02x}")).collect();
         t.same("reaches the kernel as it is", seen, vec![hex]);
+    }
+    if let (Some(r), Some(region)) = (regions, region) {
+        t.that("the region ends", r.end(region));
     }
 
     let (mut at, mut bytes, mut map) = (0, 0, Place::default());

@@ -308,7 +308,7 @@ pub fn under_work(d: &'static Driver, t: &mut Check) {
         std::thread::spawn(move || {
             let begun = std::time::Instant::now();
             let lines = || std::fs::read_to_string(&log).map_or(0, |all| all.lines().count());
-            while lines() < notes && begun.elapsed().as_secs() < 5 {
+            while lines() < notes && begun.elapsed().as_secs() < 60 {
                 std::thread::yield_now();
             }
             GATE.store(true, Ordering::Release);
