@@ -213,6 +213,7 @@ impl Daemon {
             letters.send(Letter::Scrape(answer));
             text.recv().ok()
         })
+        .map(drop)
     }
 
     /// Ends the loop's sleep.

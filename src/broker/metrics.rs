@@ -221,10 +221,11 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Serves scrapers on an address, in a thread of its own. `ask` gets the text from the daemon.
-    pub fn serve(address: SocketAddr, ask: impl Fn() -> Option<String> + Send + 'static) -> Result<()> {
+    /// Serves scrapers on an address, in a thread of its own; the address, with its port. `ask` gets the text from the daemon.
+    pub fn serve(address: SocketAddr, ask: impl Fn() -> Option<String> + Send + 'static) -> Result<SocketAddr> {
         let listener = TcpListener::bind(address)
             .with_context(|| format!("metrics can't be served on {address}; choose another address"))?;
+        let address = listener.local_addr()?;
         let serve = move || {
             for stream in listener.incoming() {
                 if let Err(e) = stream.and_then(|stream| answer(stream, &ask, PATIENCE)) {
@@ -233,7 +234,7 @@ impl Metrics {
             }
         };
         std::thread::Builder::new().name("metrics".into()).spawn(serve).context("no thread for metrics")?;
-        Ok(())
+        Ok(address)
     }
 }
 
@@ -348,10 +349,9 @@ mod tests {
         for row in page.lines().filter_map(|line| line.strip_prefix("| `")).filter(|row| row.starts_with("zerogpu_")) {
             assert!(names.iter().any(|name| row.starts_with(name)), "there is no metric {row}");
         }
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Metrics::serve(free, move || Some(text.clone())).unwrap();
-        assert!(get(free, "/metrics").starts_with("HTTP/1.1 200 OK"));
-        assert!(get(free, "/metrics?module=gpu").starts_with("HTTP/1.1 200 OK"));
-        assert!(get(free, "/").starts_with("HTTP/1.1 404"));
+        let at = Metrics::serve("127.0.0.1:0".parse().unwrap(), move || Some(text.clone())).unwrap();
+        assert!(get(at, "/metrics").starts_with("HTTP/1.1 200 OK"));
+        assert!(get(at, "/metrics?module=gpu").starts_with("HTTP/1.1 200 OK"));
+        assert!(get(at, "/").starts_with("HTTP/1.1 404"));
     }
 }

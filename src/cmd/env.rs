@@ -100,6 +100,7 @@ mod tests {
         let value = "it's $HOME `x` \"y\"\n\\ end";
         let script = print(Format::Shell, &[("A", value.into())]).unwrap();
         let script = format!("{}printf %s \"$A\"", String::from_utf8(script).unwrap());
+        let _alone = crate::find::runs::NO_CHILDREN.lock();
         let output = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
     }

@@ -1,6 +1,6 @@
 //! Which broker a program gets: one that is there, or one that is started because another program wants the same cards.
 
-mod runs;
+pub(crate) mod runs;
 
 pub use runs::{software_cards, Runs, Turn};
 

@@ -8,7 +8,8 @@ use std::os::unix::fs::{chown, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use zerogpu_protocol::Listener;
+use std::time::{Duration, Instant};
+use zerogpu_protocol::{Connection, Hello, Listener, Role};
 
 crate::tests![
     a_broker_is_seen_from_all_sides,
@@ -110,9 +111,14 @@ fn a_socket_of_systemd_is_served() {
     let stage = Stage::new();
     let socket = stage.path("passed.sock");
     let passed = Listener::bind(&socket, 0o600).unwrap().into_socket().unwrap();
+    // who comes before the broker, and has more patience than zerogpu status
     let connected = std::thread::spawn({
-        let mut status = zerogpu(&stage, &["status", "--socket", socket.to_str().unwrap()]);
-        move || status.output().unwrap()
+        let socket = socket.clone();
+        move || {
+            let until = Some(Instant::now() + Duration::from_secs(60));
+            let hello = Hello { name: "early".into(), vram: 0, cc: (0, 0), role: Role::Observer, holds: None };
+            Connection::connect(&socket, until)?.hello(&hello, None, until)
+        }
     });
     // the shell knows its own number, which the broker then has
     let mut command = Command::new("sh");
@@ -134,8 +140,9 @@ fn a_socket_of_systemd_is_served() {
         });
     }
     let mut broker = broker(command);
-    let status = connected.join().unwrap();
-    assert!(text(&status.stdout).contains("card 1"), "who came before the broker was served: {status:?}");
+    assert!(connected.join().unwrap().is_ok(), "who came before the broker was served");
+    let status = zerogpu(&stage, &["status", "--socket", socket.to_str().unwrap()]).output().unwrap();
+    assert!(text(&status.stdout).contains("card 1"), "{status:?}");
     broker.signal(libc::SIGTERM);
     assert!(broker.0.wait().unwrap().success());
     assert!(socket.exists(), "the socket is systemd's");

@@ -376,8 +376,10 @@ impl Node {
     /// The end of a test: the cards hold nothing of any Space, the log no fault, and the broker ends when it is asked to.
     pub fn end(&self, broker: Broker) -> Result<()> {
         self.wait_for_empty_cards()?;
+        // its log is read to its last line then
+        let ended = broker.terminate();
         self.log.judge(&[])?;
-        broker.terminate()
+        ended
     }
 }
 

@@ -92,7 +92,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     let mut spaces: Vec<Space> = Vec::new();
     loop {
         let [kills, restarts] = plan.at_least;
-        let over = start.elapsed() >= plan.time && tally.killed >= kills && tally.restarts >= restarts;
+        let enough = tally.started >= plan.spaces as u64 && tally.killed >= kills && tally.restarts >= restarts;
+        let over = enough && start.elapsed() >= plan.time;
         while !over && spaces.len() < plan.spaces {
             spaces.push(node.planned(random.word(), most, plan.calls)?);
             tally.started += 1;
@@ -144,9 +145,10 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<(Tally, Usag
     node.log().wait("no lease and no claim is left", |log| log.held() == 0 && log.waiting() == 0)?;
     // the last broker, after all that it has done, against the first at rest
     let after = settled(&broker, before, GROWS)?;
+    // to the last line of its log
+    broker.terminate()?;
     fill_in(&mut tally, start, &node, &witness, after);
     node.log().judge(&witness.faults())?;
-    broker.terminate()?;
     Ok((tally, before, after))
 }
 

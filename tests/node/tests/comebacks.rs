@@ -151,7 +151,7 @@ fn a_holder_comes_back_twice() {
     assert!(!node.log().look().tail().contains("lease ended"), "it goes on");
     third.drain(number).unwrap();
     third.say(&ToBroker::Released { lease: number }).unwrap();
-    node.log().wait("it has let go", |log| log.held() == 0).unwrap();
+    node.log().wait("it has let go", |log| log.released == 1).unwrap();
     assert_eq!(node.status().unwrap()["totals"]["killed"], 0);
     let tail = node.log().look().tail();
     assert!(tail.matches("lease ended").count() == 1 && tail.contains("bytes_in=4194304"), "{tail}");
