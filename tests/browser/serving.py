@@ -1,7 +1,9 @@
 """An app under `zerogpu run`, the broker that lends it a software card, and what is on the card."""
 
+import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +21,8 @@ from world import CLI, World  # noqa: E402
 
 # How long an app may take to start, and anything else to happen, in seconds.
 START, SOON = 240, 60
+# An app that is late on a busy machine is not ended for that.
+PATIENT = COLD.replace('grace = "2s"', 'grace = "60s"')
 # What a broker has on a card for itself: the results of its hashes.
 RESULTS = 2 << 20
 
@@ -29,7 +33,7 @@ class Served:
     def __init__(self, folder, command, port, **settings):
         self.world = World(folder)
         self.url = f"http://127.0.0.1:{port}"
-        self.broker = Broker(folder, CLI, self.world.environment(), COLD).start()
+        self.broker = Broker(folder, CLI, self.world.environment(), PATIENT).start()
         self._log = folder / "app.log"
         values = self.world.environment(GRADIO_SERVER_PORT=port, GRADIO_ANALYTICS_ENABLED="False", **settings)
         command = World.command([sys.executable, *map(str, command)], options=["--socket", self.broker.socket])
@@ -138,7 +142,9 @@ def answers(url):
 
 
 def free_port():
-    """A port of which nobody uses it now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """A port that nobody uses now, and that the system gives to nobody who doesn't ask for it."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port

@@ -16,7 +16,7 @@ EXAMPLES = ROOT / "examples"
 def app(tmp_path_factory):
     port = free_port()
     command = ["-m", "uvicorn", "--app-dir", EXAMPLES / "fastapi", "--port", port, "app:app"]
-    served = Served(tmp_path_factory.mktemp("fastapi"), command, port, ZEROGPU_WAIT="3s")
+    served = Served(tmp_path_factory.mktemp("fastapi"), command, port, ZEROGPU_WAIT="10s")
     try:
         yield served.ready("/openapi.json")
     finally:

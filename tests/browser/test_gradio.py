@@ -17,9 +17,11 @@ from serving import ROOT, Served, free_port, until
 expect.set_options(timeout=30_000)
 WAITING = "Waiting for a GPU to become available"
 # How long a launch takes on the software card, in microseconds: so that a call lasts long enough to be looked at.
-LAUNCH = {"text": 400, "picture": 10000}
+LAUNCH = {"text": 400, "picture": 20000}
 # Letters of what the text app writes, at least.
 SYLLABLES = 24 * 2
+# So many of them take long enough for something to be done in the meantime.
+MANY = "60"
 PICTURES = ROOT / "docs" / "pictures"
 
 
@@ -124,6 +126,7 @@ def photograph(visitor, name):
 def test_a_text_grows_in_the_page_while_the_app_has_the_card(visit, text):
     visitor = visit(text)
     photograph(visitor, "before")
+    visitor.page.get_by_role("spinbutton").fill(MANY)
     visitor.button("Write").click()
     until(lambda: len(visitor.text()) > 40, "some syllables are there")
     first = visitor.text()
@@ -154,24 +157,31 @@ def test_examples_are_filled_in(visit, text):
 
 def test_two_tabs_at_once_share_one_claim(visit, text):
     first, second, leases = visit(text), visit(text), text.leases()
-    for number, visitor in enumerate((first, second)):
-        visitor.field("Begin with").fill(f"Tab {number}")
-        visitor.button("Write").click()
+    # both calls are under way before the first of them has a card
+    with text.rival() as rival:
+        for number, visitor in enumerate((first, second)):
+            visitor.field("Begin with").fill(f"Tab {number}")
+            visitor.button("Write").click()
+            expect(visitor.toast(WAITING)).to_be_visible()
+        rival.release()
     first.writes("Tab 0 ")
     second.writes("Tab 1 ")
     text.settled()
-    # the broker logs a lease when it has ended
-    until(lambda: text.leases() > leases, "the lease is there")
-    assert text.leases() == leases + 1
+    # the broker logs a lease when it has ended; the rival had one, too
+    until(lambda: text.leases() > leases + 1, "the lease is there")
+    assert text.leases() == leases + 2
 
 
 def test_a_third_tab_sees_its_place_in_gradios_queue(visit, text):
     visitors = [visit(text) for _ in range(3)]
-    for visitor in visitors:
-        visitor.button("Write").click()
-        # in this order: each is in the queue before the next one comes
-        expect(visitor.page.get_by_text(re.compile(r"queue: 1/1|processing|\d+(\.\d+)?s")).first).to_be_visible()
-    expect(visitors[2].page.get_by_text(re.compile(r"queue: 1/1")).first).to_be_visible()
+    # no call ends before the last one has come
+    with text.rival() as rival:
+        for visitor in visitors:
+            visitor.button("Write").click()
+            # in this order: each is in the queue before the next one comes
+            expect(visitor.page.get_by_text(re.compile(r"queue: 1/1|processing|\d+(\.\d+)?s")).first).to_be_visible()
+        expect(visitors[2].page.get_by_text(re.compile(r"queue: 1/1")).first).to_be_visible()
+        rival.release()
     until(lambda: visitors[2].text(), "it has its turn")
 
 
@@ -184,6 +194,7 @@ def test_an_error_of_the_app_is_told(visit, text):
 
 def test_progress_is_shown_and_a_picture_comes(visit, picture):
     visitor = visit(picture)
+    visitor.page.get_by_role("spinbutton").fill("60")
     visitor.button("Paint").click()
     expect(visitor.page.get_by_text(re.compile(r"Painting - \d+")).first).to_be_visible()
     assert picture.claimed()
@@ -220,6 +231,7 @@ def test_after_the_brokers_death_calls_go_on(visit, text, moment):
     visitor = visit(text)
     if moment == "between calls":
         text.restart_broker()
+    visitor.page.get_by_role("spinbutton").fill(MANY)
     visitor.button("Write").click()
     visitor.writes("Once upon a time ")
     if moment == "in a call":

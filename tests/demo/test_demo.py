@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pty
+import random
 import re
 import select
 import shutil
@@ -199,9 +200,10 @@ def test_it_says_what_is_missing_and_how_to_get_it(tmp_path):
 
 
 def free_ports():
-    """A port that is free, as the next is."""
+    """A port that is free, as the next is, and that the system gives to nobody who doesn't ask for it."""
     while True:
+        port = random.randrange(20000, 32000)
         with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", one.getsockname()[1] + 1))
-            return one.getsockname()[1]
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + 1))
+            return port

@@ -16,6 +16,8 @@ from demo import stage  # noqa: E402  (found by the path set above)
 
 
 def test_what_starts_as_a_signal_comes_is_ended(tmp_path, monkeypatch):
+    # whoever runs the tests may ignore it, as a shell does for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = []
     popen = subprocess.Popen
 

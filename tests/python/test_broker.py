@@ -55,11 +55,16 @@ class Node(World):
                 process = os.pidfd_open(int(pid))
             except ProcessLookupError:
                 continue
+            except OSError:
+                # the number is a thread's by now
+                continue
             with contextlib.closing(open(process, "rb", buffering=0)):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(process, signal.SIGKILL)
                 # what it has on the cards is there until it has ended
                 assert select.select([process], [], [], 20)[0], f"process {pid} does not end"
+        # their numbers may be others' from now on
+        self._pids.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +107,8 @@ def test_regions(regions, check):
 
 @pytest.fixture(scope="module")
 def deadline(node):
-    return node("deadline", COLD).run("deadline.py")
+    # a program that is late on a busy machine is not ended for that
+    return node("deadline", COLD.replace('grace = "2s"', 'grace = "60s"')).run("deadline.py")
 
 
 @each_check("deadline.py")
@@ -197,13 +203,13 @@ def test_two_programs_share_a_card_that_holds_one_of_them(node):
         told = json.loads((shared.folder / name).read_text())
         assert "failed" not in told, told["failed"] + shared.log()
     notes = [json.loads(line) for line in journal.read_text().splitlines()]
-    spans = [note for note in notes if note[1] != "ready"]
+    spans = [note for note in notes if note[1] in ("begin", "end")]
     # as they were written: no call begins in another's
     assert [what for _, what, _ in spans] == ["begin", "end"] * (2 * calls)
     assert all(first[0] == second[0] for first, second in zip(spans[::2], spans[1::2]))
     turns = [name for name, what, _ in spans if what == "begin"]
-    switches = sum(one != other for one, other in zip(turns, turns[1:]))
-    assert switches >= calls // 3, turns
+    # each waits in its call until the other one is in the queue
+    assert all(one != other for one, other in zip(turns, turns[1:])), turns
     shared.close()
     assert not shared.violations() and not shared.left()
 

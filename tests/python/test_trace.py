@@ -131,7 +131,9 @@ def test_a_claim_and_a_park_are_spans(world):
 def test_names_deferred_kernels_and_what_is_borrowed(world):
     path = world.folder / "trace.jsonl"
     script = "import torch\nx = torch.arange(9).to('cuda')\n(x + 1).cpu()\n" + (
-        "import shim, time\nwhile not shim.parked(): time.sleep(0.01)"
+        "import shim, time, spaces._shim\nwhile not shim.parked(): time.sleep(0.01)\n"
+        # waits for the end of the park, which writes what was borrowed
+        "interface = spaces._shim.find()\ninterface.end(interface.begin(1.0))"
     )
     options = ["--trace", f"json,file={path}"]
     world.run(

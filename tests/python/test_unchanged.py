@@ -125,7 +125,8 @@ assert shim.state()["level"] == "parked", shim.state()
 assert driver.download(memory, SIZE) == old
 assert driver.download(other, SIZE) == b"\\7" * (4 * MIB) + old[4 * MIB :]
 """
-    run(world, script, messages=True, SOFTCUDA_FAULT="cuMemcpyDtoHAsync_v2:2=999")
+    # a park that failed is tried again after that time, and the script is to be faster
+    run(world, script, messages=True, SOFTCUDA_FAULT="cuMemcpyDtoHAsync_v2:2=999", ZEROGPU_IDLE="5s")
 
 
 # the hasher's own calls: each may be refused, and then everything is copied. The first launch in a claim is a hash's

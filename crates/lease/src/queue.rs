@@ -60,7 +60,9 @@ impl Request {
     /// The ordering function, as the crate's documentation states it.
     pub fn rank(&self, id: RequestId, now: Duration, aging: Duration, lately: f64, weight: f64) -> Rank {
         let age = Age::of(now.saturating_sub(self.since), aging);
-        let cost = (self.length.as_secs_f64() + lately) / weight;
+        // what a call asks for is what is left of its time as it comes to its first kernel: between calls of the same
+        // duration no fraction of a second may decide
+        let cost = (self.length.as_secs_f64().ceil() + lately) / weight;
         Rank { age, cost, used: (lately / weight).floor(), id }
     }
 }

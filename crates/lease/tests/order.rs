@@ -31,6 +31,24 @@ fn the_shorter_goes_first_and_the_older_of_equals() {
     assert_eq!(order, [spaces[1], spaces[2], spaces[0]]);
 }
 
+/// Calls of one duration ask for what each has left of it, which differs by what the program did first.
+#[test]
+fn fractions_of_a_second_make_no_call_shorter() {
+    let (mut s, held) = busy();
+    let spaces: Vec<_> = (0..4).map(|n| attach(&mut s, &format!("t{n}"))).collect();
+    for (space, seconds) in spaces.iter().zip([60.0, 59.9992, 59.9991, 58.9]) {
+        claim(&mut s, 1.0, *space, seconds, 1);
+    }
+    s.release(at(2.0), held.lease, 0);
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let grant = grants(&mut s, 2.0).remove(0);
+        order.push(grant.space);
+        s.release(at(2.0), grant.lease, 0);
+    }
+    assert_eq!(order, [spaces[3], spaces[0], spaces[1], spaces[2]]);
+}
+
 #[test]
 fn seconds_used_lately_count_as_if_asked_for() {
     let mut s = Scheduler::new(policy(), &cards(1));

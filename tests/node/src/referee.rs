@@ -1,7 +1,7 @@
 //! Reads the broker's log line by line, and finds what breaks its promises.
 //!
 //! It knows the policy from the documentation of `zerogpu-lease`, not from its code: of the claims that wait, the aged ones go first; then
-//! the shortest, the older of two equals. All Spaces here are of one tenant, so what the tenant has used counts the same for all, and the
+//! the shortest in whole seconds, the older of two equals. All Spaces here are of one tenant, so what the tenant has used counts the same for all, and the
 //! oldest of the aged ones goes before the others.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -128,7 +128,8 @@ impl Referee {
         match text.join(" ").as_str() {
             "ready" => self.brokers += 1,
             "claim" => {
-                let claim = Claim { space: id("space"), since: at, at: number("at_s"), seconds: number("seconds") };
+                let claim =
+                    Claim { space: id("space"), since: at, at: number("at_s"), seconds: number("seconds").ceil() };
                 self.waiting.insert(id("request"), claim);
             }
             // all cards are of one kind

@@ -18,6 +18,8 @@ HOST = torch.arange(1 << 20)
 DATA = HOST.to("cuda")
 ABORTED = "GPU task aborted"
 TIMEOUT = 702
+# What a call may last, in seconds, that has to come to its first kernel in that time.
+TIME = 4
 
 
 def kernel():
@@ -26,7 +28,7 @@ def kernel():
 
 def until_parked():
     """Waits, in a call, until its time is over and the GPU given up."""
-    checks.until(shim.parked, "the time is over")
+    checks.until(shim.parked, "the time is over", TIME + 20)
 
 
 def require_alive():
@@ -60,7 +62,7 @@ def a_call_that_sleeps_is_aborted():
 def the_card_is_given_up_while_the_call_still_sleeps():
     claims = shim.state()["claims"]
 
-    @spaces.GPU(duration=2)
+    @spaces.GPU(duration=TIME)
     def sleepy():
         kernel()
         # to look at the card may take longer than it is there
@@ -76,7 +78,7 @@ def the_card_is_given_up_while_the_call_still_sleeps():
 def gpu_work_after_the_deadline_fails_with_702():
     codes = {}
 
-    @spaces.GPU(duration=2)
+    @spaces.GPU(duration=TIME)
     def late():
         kernel()
         until_parked()
@@ -100,7 +102,7 @@ def freeing_and_asking_go_on_after_the_deadline():
     stream = torch.cuda.Stream()
     answers = {}
 
-    @spaces.GPU(duration=2)
+    @spaces.GPU(duration=TIME)
     def late():
         kernel()
         first, second = (torch.empty(32 << 20, dtype=torch.uint8, device="cuda") for _ in range(2))
@@ -134,7 +136,7 @@ def other_threads_get_702_until_the_region_has_ended():
         answers.append(driver.answer("cuCtxSetCurrent", driver.made("cuDevicePrimaryCtxRetain", 0)))
         answers.append(driver.answer("cuMemcpyHtoD_v2", DATA.data_ptr(), HOST[:1].numpy().tobytes(), 8))
 
-    @spaces.GPU(duration=2)
+    @spaces.GPU(duration=TIME)
     def late(thread):
         kernel()
         until_parked()
@@ -187,7 +189,7 @@ def a_generator_that_takes_too_long():
 def a_generator_that_nobody_goes_on_with():
     """Its region ends at its deadline: others have their GPU work done, and it hears of it if it goes on after all."""
 
-    @spaces.GPU(duration=2)
+    @spaces.GPU(duration=TIME)
     def stream():
         while True:
             kernel()

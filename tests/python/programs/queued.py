@@ -25,7 +25,8 @@ MIB = 1 << 20
 ROOM = 208 * MIB
 WAIT = float(os.environ["ZEROGPU_WAIT"].rstrip("s"))
 HERE = os.path.dirname(os.path.abspath(__file__))
-WARM = '[queue]\ngrace = "1s"\n'
+# a program that is late on a busy machine is not ended for that
+WARM = '[queue]\ngrace = "20s"\n'
 
 broker = Broker.of_this_program(config=WARM).start()
 host = torch.arange(8 * MIB // 8)
@@ -267,11 +268,11 @@ def a_call_that_takes_too_long_is_aborted_and_a_rival_gets_the_card():
 @check
 def regions_that_open_later_keep_the_card_longer():
     interface = spaces._shim.find()
-    regions = [interface.begin(0.7)]
+    regions = [interface.begin(3.0)]
     try:
         kernel()
         regions.append(interface.begin(60.0))
-        time.sleep(1)
+        checks.until(lambda: interface.expired(regions[0]), "its time is over")
         kernel()
         torch.cuda.synchronize()
     finally:
@@ -282,12 +283,14 @@ def regions_that_open_later_keep_the_card_longer():
 
 @check
 def a_rival_that_keeps_the_card_is_ended_and_the_next_gets_it():
-    rival = Rival(held=False, seconds=0.5, environment={"SOFTCUDA_LAUNCH_US": "30000000"})
+    broker.configure('[queue]\ngrace = "1s"\n')
+    rival = Rival(held=False, seconds=3, environment={"SOFTCUDA_LAUNCH_US": "30000000"})
     ended = "a process is ended: it kept a card beyond its time"
     checks.until(lambda: holders() or ended in broker.text(), "the rival has the card")
     spaces.GPU(kernel)()
     assert rival.process.wait(20) == -9
     assert ended in broker.text()
+    broker.configure(WARM)
     settled()
 
 

@@ -17,6 +17,12 @@ end = time.monotonic() + SECONDS
 problems, turns = [], {}
 
 
+def more():
+    """Whether time is left, or there were few moments in which no region was open; there are some more then."""
+    now = time.monotonic()
+    return now < end or (now < end + 60 and shim.state()["parks"] <= 3)
+
+
 def steady(function):
     """Calls the function until time is up, with random numbers of its own."""
 
@@ -24,7 +30,7 @@ def steady(function):
         dice, count = random.Random(number), 0
         try:
             torch.cuda.set_device(0)
-            while time.monotonic() < end and not problems:
+            while more() and not problems:
                 function(number, dice, count)
                 count += 1
         except BaseException as error:
