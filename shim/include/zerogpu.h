@@ -41,6 +41,16 @@ extern "C" {
 uint64_t zerogpu_region_begin(double seconds);
 
 /*
+ * Claims a GPU for an open region now, before the first operation that needs one, and waits for it: for hooks whose calls must
+ * not wait inside such an operation, as that of an event loop. A process that has made no context yet has nothing to claim for.
+ *
+ * Returns 0, or nonzero if no such region is open or no GPU could be had; zerogpu_reason() says why. Where the region ends
+ * meanwhile, and was the last, the wait ends. An error of work that was deferred until now is told later, as that of any work that
+ * runs asynchronously.
+ */
+int zerogpu_region_claim(uint64_t region);
+
+/*
  * Ends a region, from any thread. If it was the last one open, the device is parked before the call returns; a thread
  * that waits in a broker's queue for a GPU to use in it waits no longer: its call is answered with
  * CUDA_ERROR_DEVICE_UNAVAILABLE (46).
@@ -104,8 +114,8 @@ int zerogpu_stop_waiting(void);
 int zerogpu_state(char *buf, size_t n);
 
 /*
- * Why the calling thread's last zerogpu_region_begin() or zerogpu_region_end() failed, or why the region that it ended
- * had no GPU; "" if neither. UTF-8, one line. Valid until the thread's next call of either. Never null.
+ * Why the calling thread's last zerogpu_region_begin(), zerogpu_region_claim() or zerogpu_region_end() failed, or why the region that it ended
+ * had no GPU; "" if neither. UTF-8, one line. Valid until the thread's next call of one of them. Never null.
  */
 const char *zerogpu_reason(void);
 

@@ -51,6 +51,20 @@ pub extern "C" fn zerogpu_region_end(id: u64) -> c_int {
     .unwrap_or(1)
 }
 
+/// Claims a GPU for a region now, and waits for it. 0: done, or there is nothing to claim for; 1: see `zerogpu_reason`.
+#[no_mangle]
+pub extern "C" fn zerogpu_region_claim(id: u64) -> c_int {
+    contained(|| {
+        let claimed = match own_engine() {
+            Some(engine) => engine.claim_region(id),
+            None => Err("there is no such region: this is a child of the process that began it".into()),
+        };
+        report::set_reason(claimed.as_ref().err().map_or("", String::as_str));
+        claimed.is_err() as c_int
+    })
+    .unwrap_or(1)
+}
+
 /// Lets a region outlive the thread that began it. 0: done; 1: there is no such region.
 #[no_mangle]
 pub extern "C" fn zerogpu_region_movable(id: u64) -> c_int {

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 
-BROKER = bool(os.environ.get("ZEROGPU_SOCKET"))
+from ._shim import BROKER
 
 # Where Python writes the signals that it gets, and the marked calls of the main thread that run.
 _ours = None

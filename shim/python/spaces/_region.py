@@ -7,7 +7,7 @@ import sys
 import warnings
 import weakref
 
-from . import _interrupt, _waiting
+from . import _interrupt, _queue, _waiting
 
 
 class GPUError(RuntimeError):
@@ -66,6 +66,12 @@ class Region:
         # what CUDA says of it is a number; a caught one, or another error, stays what it is
         if refusal and isinstance(error, RuntimeError) and not isinstance(error, type(_error(refusal))):
             raise _error(refusal) from error
+
+    async def ready(self):
+        """Waits beside the event loop for a GPU, where there is a queue: a kernel would wait in the loop's own thread."""
+        refusal = await _queue.claimed(self._shim, self._open[0])
+        if refusal:
+            raise _error(refusal)
 
     def expired(self):
         """Whether the deadline has passed."""
@@ -141,6 +147,9 @@ class Within:
         return self
 
     def __exit__(self, *_error):
+        pass
+
+    async def ready(self):
         pass
 
     def expired(self):

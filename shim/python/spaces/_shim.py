@@ -2,7 +2,11 @@
 
 import ctypes
 import json
+import os
 import sys
+
+# Whether GPUs come from a broker: then a claim may wait in a queue.
+BROKER = bool(os.environ.get("ZEROGPU_SOCKET"))
 
 _found = None
 
@@ -22,6 +26,7 @@ class Shim:
 
     def __init__(self, library):
         self.begin = _function(library.zerogpu_region_begin, ctypes.c_uint64, ctypes.c_double)
+        self.claim = _function(library.zerogpu_region_claim, ctypes.c_int, ctypes.c_uint64)
         self.end = _function(library.zerogpu_region_end, ctypes.c_int, ctypes.c_uint64)
         self.movable = _function(library.zerogpu_region_movable, ctypes.c_int, ctypes.c_uint64)
         self.rests = _function(library.zerogpu_region_rests, ctypes.c_int, ctypes.c_uint64, ctypes.c_int)
@@ -31,7 +36,7 @@ class Shim:
         self._reason = _function(library.zerogpu_reason, ctypes.c_char_p)
 
     def reason(self):
-        """Why this thread's last begin or end failed, or why the region that it ended had no GPU; '' if neither."""
+        """Why this thread's last begin, claim or end failed, or why the region that it ended had no GPU; '' if neither."""
         return (self._reason() or b"").decode("utf-8", "replace")
 
     def state(self):

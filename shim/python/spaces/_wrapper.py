@@ -71,8 +71,10 @@ def _plain(task, region):
 
 def _coroutine(task, region):
     async def marked(*args, **kwargs):
-        with region(args, kwargs, movable=True) as held, held.step():
-            return await task(*args, **kwargs)
+        with region(args, kwargs, movable=True) as held:
+            await held.ready()
+            with held.step():
+                return await task(*args, **kwargs)
 
     return marked
 
@@ -129,6 +131,7 @@ def _async_generator(task, region):
     # `_Steps` written out: there is no `async yield from`.
     async def marked(*args, **kwargs):
         with region(args, kwargs, movable=True) as held:
+            await held.ready()
             generator = task(*args, **kwargs)
             advance, value = generator.asend, None
             try:

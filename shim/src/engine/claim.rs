@@ -72,6 +72,13 @@ impl Failed {
 impl Engine {
     /// Claims a GPU, if none is claimed. `why` is what needs it.
     pub(super) fn claim(&'static self, borrowed: bool, why: &str) -> Res {
+        self.obtain(borrowed, why)?;
+        // an error of deferred work is the first call's after it
+        self.owed()
+    }
+
+    /// The same before anything needs it: an error of deferred work is told to whoever waits for it.
+    pub(super) fn obtain(&'static self, borrowed: bool, why: &str) -> Res {
         let mut phase = locked(&self.phase);
         match *phase {
             Phase::Claimed { .. } => return Ok(()),
@@ -113,8 +120,7 @@ impl Engine {
                 self.watch.look_again();
                 drop(phase);
                 self.unload_ended();
-                // an error of deferred work is the first call's after it
-                self.owed()
+                Ok(())
             }
             // whoever ended them knows
             Err(f) if f.end == End::CalledOff => {

@@ -153,6 +153,22 @@ impl Engine {
         Ok(region)
     }
 
+    /// Claims a GPU for an open region, before anything needs it; why there is none. Where the process has no context there
+    /// is nothing to claim for, and what no claim could mend is told to what needs a GPU.
+    pub fn claim_region(&'static self, id: u64) -> Result<(), String> {
+        if !self.regions.is_open(id) {
+            return Err("there is no such region: it has ended, or was never begun".into());
+        }
+        let hopeful = runtime::lock()
+            .is_ok_and(|mut st| st.contexts.values().any(|c| c.active) && self.refused(true, &mut st).is_none());
+        if !hopeful || self.regions.over() {
+            return Ok(());
+        }
+        self.obtain(false, "a marked call").map_err(|code| {
+            self.regions.refusal().unwrap_or_else(|| format!("no GPU was claimed ({})", claim::name(code)))
+        })
+    }
+
     /// Ends a region; false: there is no such region. The last one out parks.
     pub fn end_region(&self, id: u64) -> bool {
         let Some(last) = self.regions.end(id) else { return false };

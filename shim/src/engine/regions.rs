@@ -147,6 +147,11 @@ impl Regions {
         self.locked().refusal.clone()
     }
 
+    /// Whether this region is open.
+    pub fn is_open(&self, id: u64) -> bool {
+        self.locked().regions.contains_key(&id)
+    }
+
     /// Closes a region: Some(whether it was the last), None: there is none of this number.
     pub fn end(&self, id: u64) -> Option<bool> {
         let mut open = self.locked();

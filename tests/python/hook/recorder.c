@@ -7,7 +7,9 @@
  * lets each following begin fail with a text, hook_block() holds each following begin until hook_unblock(),
  * hook_state() chooses what zerogpu_state() answers, hook_signal() has the next begin or end raise a signal in its thread
  * right before it returns, hook_region() tells a region's number, hook_rests() whether it rests, and hook_stops() how often
- * zerogpu_stop_waiting() was called.
+ * zerogpu_stop_waiting() was called. hook_hold_claims(1) holds each following zerogpu_region_claim() until
+ * hook_hold_claims(0), and hook_refuse_claims() lets it fail with a text;
+ * hook_claims() tells how many were made.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,11 +30,11 @@ static const uint64_t FIRST = 0xfedcba9800000001u;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unblocked = PTHREAD_COND_INITIALIZER;
-static int blocked;
+static int blocked, claims_held;
 static uint64_t count;
-static int stops;
+static int stops, claims;
 static struct { uint64_t region; int open, expired, rests; } table[REGIONS];
-static char refusal[200], state[200];
+static char refusal[200], claim_refusal[200], state[200];
 static char interrupted[20];
 static __thread char reason[200];
 
@@ -91,6 +93,19 @@ uint64_t zerogpu_region_begin(double seconds)
 	pthread_mutex_unlock(&lock);
 	interrupt("begin");
 	return region;
+}
+
+int zerogpu_region_claim(uint64_t region)
+{
+	pthread_mutex_lock(&lock);
+	record("claim", region, table[row(region)].open ? "ok" : "unknown");
+	claims++;
+	while (claims_held)
+		pthread_cond_wait(&unblocked, &lock);
+	int failed = !table[row(region)].open || claim_refusal[0];
+	strcpy(reason, claim_refusal);
+	pthread_mutex_unlock(&lock);
+	return failed || !NEXT(zerogpu_region_claim) ? failed : NEXT(zerogpu_region_claim)(region);
 }
 
 int zerogpu_region_end(uint64_t region)
@@ -159,6 +174,14 @@ int hook_stops(void)
 	return called;
 }
 
+int hook_claims(void)
+{
+	pthread_mutex_lock(&lock);
+	int called = claims;
+	pthread_mutex_unlock(&lock);
+	return called;
+}
+
 int zerogpu_state(char *buf, size_t n)
 {
 	pthread_mutex_lock(&lock);
@@ -213,6 +236,22 @@ uint64_t hook_region(int nth)
 	uint64_t region = table[nth - 1].region;
 	pthread_mutex_unlock(&lock);
 	return region;
+}
+
+/* Whether zerogpu_region_claim() waits from now on. */
+void hook_hold_claims(int hold)
+{
+	pthread_mutex_lock(&lock);
+	claims_held = hold;
+	pthread_cond_broadcast(&unblocked);
+	pthread_mutex_unlock(&lock);
+}
+
+void hook_refuse_claims(const char *text)
+{
+	pthread_mutex_lock(&lock);
+	snprintf(claim_refusal, sizeof claim_refusal, "%s", text);
+	pthread_mutex_unlock(&lock);
 }
 
 /* From now on zerogpu_region_begin() waits. */

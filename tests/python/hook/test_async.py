@@ -1,5 +1,7 @@
 """Coroutines and async generators: the region is held from the first step on, across awaits and threads."""
 
+import pytest
+
 OPEN = ["begin 1 60", "movable 1"]
 
 STREAM = """
@@ -269,3 +271,85 @@ async def main():
 asyncio.run(main())
 """
     assert calls(STREAM + script) == OPEN + ["note session", "end 1"]
+
+
+NODE = {"ZEROGPU_SOCKET": "/nowhere/broker.sock"}
+BESIDE = """
+import asyncio
+
+@spaces.GPU
+async def task():
+    note("runs")
+
+@spaces.GPU
+async def stream():
+    note("runs")
+    yield 1
+
+async def steps():
+    return [item async for item in stream()]
+"""
+
+
+@pytest.mark.parametrize("form", ["task", "steps"])
+def test_a_call_waits_for_its_gpu_beside_the_loop(calls, form):
+    script = f"""
+async def main():
+    _world.hook_hold_claims(1)
+    call = asyncio.create_task({form}())
+    while not _world.hook_claims():
+        await asyncio.sleep(0.001)
+    note("the loop runs")
+    _world.hook_hold_claims(0)
+    await call
+
+asyncio.run(main())
+"""
+    assert calls(BESIDE + script, **NODE) == OPEN + ["claim 1", "note the loop runs", "note runs", "end 1"]
+
+
+@pytest.mark.parametrize("form", ["task", "steps"])
+def test_a_call_that_gets_no_gpu_does_not_begin(calls, form):
+    script = f"""
+_world.hook_refuse_claims(b"No GPU was available")
+error = raised(asyncio.run, {form}())
+note(f"{{type(error).__name__}}: {{error}}")
+"""
+    assert calls(BESIDE + script, **NODE) == OPEN + ["claim 1", "end 1", "note GPUError: No GPU was available"]
+
+
+def test_a_call_that_is_cancelled_while_it_waits_ends_its_region(calls):
+    script = """
+async def main():
+    _world.hook_hold_claims(1)
+    call = asyncio.create_task(task())
+    while not _world.hook_claims():
+        await asyncio.sleep(0.001)
+    call.cancel()
+    note(type((await asyncio.gather(call, return_exceptions=True))[0]).__name__)
+    _world.hook_hold_claims(0)
+
+asyncio.run(main())
+"""
+    assert calls(BESIDE + script, **NODE) == OPEN + ["claim 1", "end 1", "note CancelledError"]
+
+
+def test_a_call_within_a_call_claims_nothing(calls):
+    script = """
+@spaces.GPU
+async def outer():
+    await task()
+
+asyncio.run(outer())
+"""
+    assert calls(BESIDE + script, **NODE) == OPEN + ["claim 1", "note runs", "end 1"]
+
+
+def test_without_an_event_loop_a_call_claims_when_it_needs_to(calls):
+    script = """
+try:
+    task().send(None)
+except StopIteration:
+    note("done")
+"""
+    assert calls(BESIDE + script, **NODE) == OPEN + ["note runs", "end 1", "note done"]

@@ -3,6 +3,7 @@
 The card has room for 208 MiB of Spaces, beside a context of the broker's own and one of the Space's.
 """
 
+import asyncio
 import gc
 import json
 import os
@@ -155,6 +156,49 @@ def a_call_that_has_ended_does_not_wait():
     rival.release()
     rival.end()
     spaces.GPU(kernel)()
+    settled()
+
+
+@check
+def an_asynchronous_call_waits_beside_its_loop():
+    @spaces.GPU
+    async def call():
+        return kernel()
+
+    async def beside(cancel):
+        rival, made = Rival(), asyncio.create_task(call())
+        # the loop goes on, so that this is seen
+        while not waiting():
+            await asyncio.sleep(0.01)
+        if cancel:
+            made.cancel()
+            await asyncio.wait([made])
+            assert made.cancelled()
+            while waiting():
+                await asyncio.sleep(0.01)
+        rival.release()
+        rival.end()
+        if not cancel:
+            assert (await made).shape == (100,)
+
+    for cancel in (True, False):
+        asyncio.run(asyncio.wait_for(beside(cancel), 60))
+    assert shim.state()["regions"] == 0
+    settled()
+
+
+@check
+def an_asynchronous_call_that_gets_no_gpu_says_so_and_does_not_begin():
+    rival, begun = Rival(), []
+
+    @spaces.GPU
+    async def call():
+        begun.append(1)
+
+    error = raises(GPUError, "No GPU was available after", lambda: asyncio.run(call()))
+    assert not begun and "ZEROGPU_WAIT" in str(error), error
+    rival.release()
+    rival.end()
     settled()
 
 

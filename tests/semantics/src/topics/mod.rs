@@ -189,6 +189,7 @@ pub const TOPICS: &[Topic] = &[
     claims("record_too_small", deferred::too_small),
     claims("record_unmapped_code", deferred::unmapped_code),
     ours("region_unloading", regions::unloading),
+    claims("region_claim", regions::claim),
     claims("fault_program", faults::program),
     claims("fault_each_call", faults::each_call),
     claims("park_lost", parks::lost),

@@ -18,6 +18,7 @@ const STRESS: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy)]
 pub(super) struct Regions {
     begin: extern "C" fn(f64) -> u64,
+    claim: extern "C" fn(u64) -> c_int,
     end: extern "C" fn(u64) -> c_int,
     expired: extern "C" fn(u64) -> c_int,
     state: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
@@ -26,11 +27,18 @@ pub(super) struct Regions {
 impl Regions {
     /// None: the driver has no regions.
     pub(super) fn find(d: &Driver) -> Option<Self> {
-        let names = [c"zerogpu_region_begin", c"zerogpu_region_end", c"zerogpu_region_expired", c"zerogpu_state"];
-        let [begin, end, expired, state] = names.map(|name| d.address(name));
+        let names = [
+            c"zerogpu_region_begin",
+            c"zerogpu_region_claim",
+            c"zerogpu_region_end",
+            c"zerogpu_region_expired",
+            c"zerogpu_state",
+        ];
+        let [begin, claim, end, expired, state] = names.map(|name| d.address(name));
         // SAFETY: functions of these types, as zerogpu.h declares them.
-        ([begin, end, expired, state].iter().all(|&at| at != 0)).then(|| unsafe {
+        ([begin, claim, end, expired, state].iter().all(|&at| at != 0)).then(|| unsafe {
             Self {
+                claim: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(claim),
                 begin: std::mem::transmute::<usize, extern "C" fn(f64) -> u64>(begin),
                 end: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(end),
                 expired: std::mem::transmute::<usize, extern "C" fn(u64) -> c_int>(expired),
@@ -47,6 +55,11 @@ impl Regions {
     /// Opens a region that may last so long.
     pub(super) fn begin_for(&self, seconds: f64) -> u64 {
         (self.begin)(seconds)
+    }
+
+    /// Whether there is a GPU for the region, or no use for one yet.
+    pub(super) fn claim(&self, region: u64) -> bool {
+        (self.claim)(region) == 0
     }
 
     /// Whether the region was open.
@@ -293,6 +306,37 @@ pub fn order(d: &'static Driver, t: &mut Check) {
     d.write(again, &third);
     t.code("everything done", d.cuCtxSynchronize(), 0);
     t.that("memory taken anew is nobody else's", d.read(again, MIB) == third);
+}
+
+/// A GPU can be claimed for a region before there is work for it. An error of work that was deferred is told later.
+pub fn claim(d: &'static Driver, t: &mut Check) {
+    let deferred = super::faults::part().is_some();
+    if !deferred {
+        let settings = [("SOFTCUDA_FAULT", "cuLaunchKernel:1=999")];
+        super::faults::again(t, "region_claim", "a deferred launch that is refused", &settings);
+    }
+    let r = Regions::find(d).expect("the shim has regions");
+    let early = r.begin();
+    t.that("before cuInit there is nothing to claim for", r.claim(early));
+    t.same("and nothing is claimed", r.level().as_deref(), Some("parked"));
+    t.that("the region ends", r.end(early));
+    d.start();
+    let kernel = Kernel::load(d);
+    if deferred {
+        t.code("a launch outside of any region", kernel.launch(d, CUstream::NULL), 0);
+    }
+    let region = r.begin();
+    t.that("a claim", r.claim(region));
+    t.same("claims", r.level().as_deref(), Some("claimed"));
+    t.that("another one", r.claim(region));
+    t.that("is the same", r.state().contains("\"claims\": 1,"));
+    t.code("a launch", kernel.launch(d, CUstream::NULL), 0);
+    t.code("and its end", d.cuCtxSynchronize(), if deferred { 999 } else { 0 });
+    t.code("the next", d.cuCtxSynchronize(), 0);
+    t.that("the region ends", r.end(region));
+    t.same("and parks", r.level().as_deref(), Some("parked"));
+    t.that("a region that has ended claims nothing", !r.claim(region));
+    t.same("so nothing is claimed", r.level().as_deref(), Some("parked"));
 }
 
 /// How long modules come and go beside host functions, at least. Threads that wait for each other do so for ever.
