@@ -157,7 +157,7 @@ impl Daemon {
         }
         let Some(space) = self.space_mut(token) else { return Ok(()) };
         let (number, vram) = (space.id, space.vram);
-        let (seconds, bytes) = (claim.seconds, claim.bytes);
+        let (seconds, bytes, borrowed) = (claim.seconds, claim.bytes, claim.borrowed);
         let asked = if claim.bytes > vram.saturating_add(SLACK) {
             let text = format!(
                 "{} bytes were claimed by a program that was shown {vram}: it breaks its own quota",
@@ -170,7 +170,7 @@ impl Daemon {
         match asked {
             Ok(request) => {
                 let at_s = now.as_secs_f64();
-                tracing::debug!(space = number.0, request = request.0, seconds, bytes, at_s, "claim");
+                tracing::debug!(space = number.0, request = request.0, seconds, borrowed, bytes, at_s, "claim");
                 if let Some(space) = self.space_mut(token) {
                     (space.claim, space.told) = (Some((id, request)), 0);
                 }

@@ -89,13 +89,15 @@ impl Scheduler {
         }
     }
 
-    /// A lease should last for `seconds` from now. Gives its deadline, which is never earlier than before.
+    /// A lease should last for `seconds` from now. Gives its deadline, which is never earlier than before, and as late as may be
+    /// where all of it may not. A borrowed one lasts no longer while others wait: its work claims anew, and has its turn.
     ///
     /// # Errors
-    /// [`Reason::OthersWait`], [`Reason::Seconds`], [`Reason::TooLong`], [`Reason::Overdue`], [`Reason::Invalid`] or
+    /// Where nothing more may be: [`Reason::OthersWait`], [`Reason::Seconds`], [`Reason::Overdue`], [`Reason::Invalid`] or
     /// [`Reason::Unknown`].
     pub fn extend(&mut self, now: Duration, lease: LeaseId, seconds: f64) -> Result<Duration, Denial> {
-        let length = self.length(seconds)?;
+        let limit = self.policy.max_seconds;
+        let length = self.length(if seconds > limit { limit } else { seconds })?;
         let held = self.leases.get(&lease).ok_or_else(|| Denial::unknown(lease))?;
         if held.overdue.is_some() || held.deadline <= now {
             return Err(Denial::new(
@@ -107,15 +109,24 @@ impl Scheduler {
         if deadline <= held.deadline {
             return Ok(held.deadline);
         }
-        let lasts = deadline.saturating_sub(held.since).as_secs_f64();
-        if lasts > self.policy.max_seconds && self.is_wanted(held.card) {
-            let (lasts, limit) = (number(lasts), number(self.policy.max_seconds));
+        let most = match self.is_wanted(held.card) {
+            false => Duration::MAX,
+            true if held.borrowed => held.deadline,
+            true => held.since.saturating_add(Duration::try_from_secs_f64(limit).unwrap_or(Duration::MAX)),
+        };
+        if most <= held.deadline {
+            let (lasts, limit) = (number(deadline.saturating_sub(held.since).as_secs_f64()), number(limit));
             return Err(Denial::new(
                 Reason::OthersWait,
                 format!("others wait for the card, and {lease} would last {lasts} s of at most {limit} s: release it and claim again"),
             ));
         }
-        self.check_day(now, held.tenant, deadline.saturating_sub(held.deadline))?;
+        let more = deadline.min(most).saturating_sub(held.deadline);
+        let left = self.left_of_day(now, held.tenant).unwrap_or(Duration::MAX);
+        if left.is_zero() {
+            self.check_day(now, held.tenant, more)?;
+        }
+        let deadline = held.deadline.saturating_add(more.min(left));
         if let Some(held) = self.leases.get_mut(&lease) {
             held.deadline = deadline;
         }

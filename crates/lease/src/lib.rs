@@ -8,7 +8,8 @@
 //! # The order
 //!
 //! A request's **cost** is `(seconds asked + seconds its tenant used lately) / weight of its tenant`; the lowest goes
-//! first, the older of two equals. The seconds asked are rounded up to whole ones. "Used lately" counts the seconds between grant and release of the tenant's leases,
+//! first, the older of two equals. The seconds asked are rounded up to whole
+//! ones, those used down; a borrowed claim counts as one of 60 at least. "Used lately" counts the seconds between grant and release of the tenant's leases,
 //! those running included, each second halved every [`Policy::half_life`]. Waiting costs nothing. So a short call goes
 //! before a long one, a tenant that just used a card for a minute goes as if it asked for a minute more, and a tenant of
 //! weight 2 may use twice as much.

@@ -19,7 +19,7 @@ pub struct CardSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// A request that has waited this long goes before all that have not, whatever its length; after twice this time before all
-    /// but older ones. To be well below the time for which programs wait.
+    /// but older ones. Twice of it is to be below the time for which programs wait.
     pub aging: Duration,
     /// The longest lease, in seconds, that can be asked for.
     pub max_seconds: f64,
@@ -59,7 +59,7 @@ pub struct TenantPolicy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
-            aging: Duration::from_secs(30),
+            aging: Duration::from_secs(20),
             max_seconds: 120.0,
             grace: Duration::from_secs(10),
             queue_timeout: Duration::from_secs(600),

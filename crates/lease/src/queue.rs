@@ -6,6 +6,10 @@ use crate::{CardId, RequestId, SpaceId};
 use std::cmp::Ordering;
 use std::time::Duration;
 
+/// Work outside marked calls asks for some seconds, and goes on for as long as it likes: it stands in the order as a call
+/// that does not say how long it lasts.
+const UNMARKED: f64 = 60.0;
+
 #[derive(Debug)]
 pub(crate) struct Request {
     pub space: SpaceId,
@@ -60,9 +64,10 @@ impl Request {
     /// The ordering function, as the crate's documentation states it.
     pub fn rank(&self, id: RequestId, now: Duration, aging: Duration, lately: f64, weight: f64) -> Rank {
         let age = Age::of(now.saturating_sub(self.since), aging);
-        // what a call asks for is what is left of its time as it comes to its first kernel: between calls of the same
-        // duration no fraction of a second may decide
-        let cost = (self.length.as_secs_f64().ceil() + lately) / weight;
+        // between calls of the same duration no fraction of a second may decide, nor what is left of a use long ago
+        let asked = self.length.as_secs_f64().ceil();
+        let asked = if self.borrowed { asked.max(UNMARKED) } else { asked };
+        let cost = (asked + lately.floor()) / weight;
         Rank { age, cost, used: (lately / weight).floor(), id }
     }
 }

@@ -298,13 +298,25 @@ impl Scheduler {
         length.ok_or_else(|| Denial::invalid(seconds))
     }
 
+    /// Seconds that the tenant's other calls may still use.
+    fn promised(&self, now: Duration, tenant: TenantId) -> f64 {
+        let waiting = self.queue.values().filter(|r| r.tenant == tenant).map(|r| r.length);
+        let running = self.leases.values().filter(|l| l.tenant == tenant).map(|l| l.deadline.saturating_sub(now));
+        waiting.chain(running).map(|d| d.as_secs_f64()).sum()
+    }
+
+    /// GPU time that is left to the tenant within its day; `None`: it has no limit.
+    pub(crate) fn left_of_day(&self, now: Duration, tenant: TenantId) -> Option<Duration> {
+        let account = self.accounts.get(&tenant)?;
+        let left = account.policy.gpu_seconds_per_day? - account.today(now) - self.promised(now, tenant);
+        Some(Duration::try_from_secs_f64(left).unwrap_or(Duration::ZERO))
+    }
+
     /// Whether `more` GPU time is left to the tenant within its day.
     pub(crate) fn check_day(&self, now: Duration, tenant: TenantId, more: Duration) -> Result<(), Denial> {
         let Some(account) = self.accounts.get(&tenant) else { return Ok(()) };
         let Some(limit) = account.policy.gpu_seconds_per_day else { return Ok(()) };
-        let waiting = self.queue.values().filter(|r| r.tenant == tenant).map(|r| r.length);
-        let running = self.leases.values().filter(|l| l.tenant == tenant).map(|l| l.deadline.saturating_sub(now));
-        let promised: f64 = waiting.chain(running).map(|d| d.as_secs_f64()).sum();
+        let promised = self.promised(now, tenant);
         let (used, more, tenant) = (account.today(now), more.as_secs_f64(), &account.name);
         let over = used + promised + more - limit;
         // less than a microsecond is the rounding of sums

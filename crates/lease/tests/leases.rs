@@ -168,12 +168,45 @@ fn extended_freely_while_nobody_waits() {
     let held = lease(&mut s, 0.0, a, 10.0, 1).lease;
     assert_eq!(s.extend(at(5.0), held, 1.0), Ok(at(10.0)), "never shorter");
     assert_eq!(s.extend(at(5.0), held, 60.0), Ok(at(65.0)), "beyond 60 s after the grant");
-    assert_eq!(s.extend(at(5.0), held, 61.0).unwrap_err().reason, Reason::TooLong);
+    assert_eq!(s.extend(at(6.0), held, 1e9), Ok(at(66.0)), "as long as a lease may be");
     claim(&mut s, 10.0, b, 10.0, 1);
     let denial = s.extend(at(10.0), held, 60.0).unwrap_err();
     assert_eq!(denial.reason, Reason::OthersWait);
     assert!(denial.text.contains("would last 70 s of at most 60 s"), "{denial}");
-    assert_eq!(s.extend(at(10.0), held, 30.0), Ok(at(65.0)), "what was promised stays");
+    assert_eq!(s.extend(at(10.0), held, 30.0), Ok(at(66.0)), "what was promised stays");
+}
+
+#[test]
+fn extended_as_far_as_may_be_while_others_wait() {
+    let mut s = Scheduler::new(policy(), &cards(1));
+    let (a, b) = (attach(&mut s, "t"), attach(&mut s, "t"));
+    let held = lease(&mut s, 0.0, a, 10.0, 1).lease;
+    claim(&mut s, 1.0, b, 10.0, 1);
+    assert_eq!(s.extend(at(5.0), held, 60.0), Ok(at(60.0)), "60 s after the grant, and not 65");
+    assert_eq!(s.extend(at(6.0), held, 60.0).unwrap_err().reason, Reason::OthersWait);
+    // what the day leaves
+    let day = TenantPolicy { gpu_seconds_per_day: Some(30.0), ..TenantPolicy::default() };
+    let mut s = Scheduler::new(Policy { default_tenant: day, ..policy() }, &cards(1));
+    let a = attach(&mut s, "t");
+    let held = lease(&mut s, 0.0, a, 10.0, 1).lease;
+    assert_eq!(s.extend(at(5.0), held, 60.0), Ok(at(30.0)));
+    assert!(matches!(s.extend(at(6.0), held, 60.0).unwrap_err().reason, Reason::Seconds { .. }));
+}
+
+#[test]
+fn borrowed_leases_last_no_longer_while_others_wait() {
+    let mut s = Scheduler::new(policy(), &cards(1));
+    let (a, b) = (attach(&mut s, "t"), attach(&mut s, "t"));
+    let borrow = Claim { seconds: 10.0, bytes: GIB, wait: None, borrowed: true };
+    s.claim(at(0.0), a, borrow).unwrap();
+    let held = grants(&mut s, 0.0).remove(0).lease;
+    assert_eq!(s.extend(at(5.0), held, 10.0), Ok(at(15.0)), "nobody waits");
+    claim(&mut s, 6.0, b, 60.0, 1);
+    assert_eq!(s.extend(at(7.0), held, 10.0).unwrap_err().reason, Reason::OthersWait);
+    // and what it asks for then stands behind a call that was there
+    s.release(at(15.0), held, 0);
+    s.claim(at(15.0), a, borrow).unwrap();
+    assert_eq!(granted(&mut s, 15.0), [b]);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Claim: from parked to a GPU that holds every byte at its address.
 use super::cargo::{self, Whose};
 use super::clock::Clock;
-use super::lender::{Ask, Trouble};
+use super::lender::{Ask, Lender, Trouble, AGAIN};
 use super::lent::Wanted;
 use super::live::Live;
 use super::{locked, Engine, Phase};
 use crate::report;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use zerogpu_abi::*;
 use zerogpu_below::{ok, Driver, Way};
 use zerogpu_device::exec::now;
@@ -79,6 +80,8 @@ impl Engine {
 
     /// The same before anything needs it: an error of deferred work is told to whoever waits for it.
     pub(super) fn obtain(&'static self, borrowed: bool, why: &str) -> Res {
+        // before the wait for others that claim: they may have waited for as long in vain
+        let until = self.lender.as_ref().map_or_else(Instant::now, Lender::deadline);
         let mut phase = locked(&self.phase);
         match *phase {
             Phase::Claimed { .. } => return Ok(()),
@@ -87,11 +90,10 @@ impl Engine {
         }
         self.watch.begin_claim();
         let start = now();
-        let patience = start.saturating_add(self.settings.wait.as_nanos() as u64);
         let claimed = loop {
-            match self.claim_now(borrowed, why) {
+            match self.claim_now(borrowed, until, why) {
                 // the next broker begins anew; nothing of this attempt is left
-                Err(f) if f.end == End::Gone && now() < patience => {
+                Err(f) if f.end == End::Gone && Instant::now() + AGAIN < until => {
                     report::explain("the broker went away during a claim: it is tried again")
                 }
                 claimed => break claimed,
@@ -141,14 +143,14 @@ impl Engine {
     }
 
     /// Makes everything live; on failure nothing is left of it. Returns the bytes brought in.
-    fn claim_now(&'static self, borrowed: bool, why: &str) -> Result<u64, Failed> {
+    fn claim_now(&'static self, borrowed: bool, until: Instant, why: &str) -> Result<u64, Failed> {
         let no_driver = |why: &str| {
             let (step, code) = ("opening the driver", CUresult::NO_DEVICE);
             Failed { end: End::Failed, step, code, remedy: why.to_string().into() }
         };
         let d = self.below.driver().map_err(no_driver)?;
         self.make_ready(d)?;
-        let card = self.lease(borrowed, why)?;
+        let card = self.lease(borrowed, until, why)?;
         let claimed = find_card(d, card).and_then(|device| {
             check_card(d, device)?;
             self.settle_on(d, device, card)?;
@@ -197,7 +199,7 @@ impl Engine {
     }
 
     /// Waits for a lease, if there is a broker to ask; its card. The time of the app's calls does not run meanwhile.
-    fn lease(&'static self, borrowed: bool, why: &str) -> Result<Option<Uuid>, Failed> {
+    fn lease(&'static self, borrowed: bool, until: Instant, why: &str) -> Result<Option<Uuid>, Failed> {
         let Some(lender) = &self.lender else { return Ok(None) };
         let bytes = {
             let mut st = lock().map_err(Failed::at("locking"))?;
@@ -205,20 +207,14 @@ impl Engine {
                 Wanted::of(&mut st.memory, &lender.shape()).map_err(Failed::at("listing the memory in use"))?;
             wanted.bytes()
         };
-        let seconds = match self.regions.latest_deadline() {
-            _ if borrowed => BORROWED,
-            Some(at) => (at.saturating_sub(now()) as f64 / 1e9).max(0.001),
-            None => f64::INFINITY,
-        };
+        // what the call was marked with: the queue's order is by that, whatever the call did first
+        let seconds = if borrowed { BORROWED } else { self.regions.asked() };
         let start = now();
         self.regions.pause();
         let wanted = || borrowed || self.regions.any();
-        let leased = lender.claim(&Ask { seconds, bytes, borrowed, wanted: &wanted });
+        let leased = lender.claim(&Ask { seconds, bytes, borrowed, until, wanted: &wanted });
         self.regions.resume();
-        let (lease, waited) = leased.map_err(|trouble| match trouble {
-            Trouble::ForUser(text) => Failed::by(Trouble::ForUser(in_full(&text, self.regions.requested()))),
-            trouble => Failed::by(trouble),
-        })?;
+        let (lease, waited) = leased.map_err(Failed::by)?;
         zerogpu_trace::span(zerogpu_trace::Span::Wait, why, start, start + waited.as_nanos() as u64, 0);
         Ok(Some(lease.card))
     }
@@ -371,16 +367,6 @@ impl Engine {
             Phase::Lost(code) => Err(code),
             _ => Ok(()),
         }
-    }
-}
-
-/// What the broker says of a claim for too long a time: it was asked for what is left of that time, and people know what the
-/// call was marked with.
-fn in_full(text: &str, requested: f64) -> String {
-    const THAN: &str = " is larger than ";
-    match text.split_once(THAN) {
-        Some((_, limit)) => format!("The requested GPU duration ({requested}s){THAN}{limit}"),
-        None => text.into(),
     }
 }
 

@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// How long it may take to copy all of a Space's bytes.
 const COPY: Duration = Duration::from_secs(300);
 /// Between two attempts to connect.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 /// A broker that keeps to the protocol gives no reason to say this.
 const CONFUSED: &str = "the broker does not keep to the protocol; install the same version of zerogpu for both";
 const ENDED: &str = "the broker has ended; call again";
@@ -58,6 +58,8 @@ pub struct Ask<'a> {
     pub bytes: u64,
     /// Whether it is for work outside every region.
     pub borrowed: bool,
+    /// It waits this long at most.
+    pub until: Instant,
     /// Whether it is a wish still. Whoever makes this false calls [`Lender::call_off`] afterwards.
     pub wanted: &'a dyn Fn() -> bool,
 }
@@ -72,8 +74,6 @@ pub struct Lease {
     pub until: u64,
     /// Whether a new broker took it over: the memory is then this process's own.
     adopted: bool,
-    /// Whether it is for work outside every region.
-    borrowed: bool,
     /// The broker that gave it, and bytes of card memory, for a broker that comes after.
     broker: u64,
     bytes: u64,
@@ -158,6 +158,8 @@ pub struct Lender {
     news: Condvar,
     /// The thread that claims, as the system numbers it, from before its first look at whether it is wanted to its answer; 0: none.
     asks: AtomicI32,
+    /// Whether its claim is a wish whatever regions end.
+    lasting: AtomicBool,
     /// Whether it is to wait no longer.
     stopped: AtomicBool,
     /// The socket, for a forked child to close; -1: none.
@@ -181,6 +183,7 @@ impl Lender {
             state: Mutex::default(),
             news: Condvar::new(),
             asks: AtomicI32::new(0),
+            lasting: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             socket: AtomicI32::new(-1),
             used: AtomicU64::new(0),
@@ -206,11 +209,16 @@ impl Lender {
         self.locked().shape.clone()
     }
 
+    /// Until when a claim waits that begins now.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
+    }
+
     /// Waits in the queue for a card; how long that took.
     pub fn claim(&self, ask: &Ask) -> Result<(Lease, Duration), Trouble> {
         let start = Instant::now();
-        let deadline = start + self.patience;
         self.stopped.store(false, Ordering::Relaxed);
+        self.lasting.store(ask.borrowed, Ordering::Relaxed);
         // SAFETY: a plain question.
         self.asks.store(unsafe { libc::gettid() }, Ordering::Relaxed);
         // with that in `call_off`: either this sees that the wish has ended, or that sees that there is a claim
@@ -223,10 +231,10 @@ impl Lender {
             if !(ask.wanted)() {
                 break Err(Trouble::CalledOff);
             }
-            match self.claim_once(ask, deadline) {
+            match self.claim_once(ask) {
                 Err(Trouble::CalledOff) => {}
                 // another broker may come
-                Err(Trouble::Gone(_)) if Instant::now() + AGAIN < deadline => {
+                Err(Trouble::Gone(_)) if Instant::now() + AGAIN < ask.until => {
                     self.locked().waiting = Some(Waiting::default());
                     std::thread::sleep(AGAIN);
                 }
@@ -241,7 +249,9 @@ impl Lender {
     /// Somebody has no use for a card any more: a claim that waits looks whether it is a wish still.
     pub fn call_off(&self) {
         fence(Ordering::SeqCst);
-        if self.asks.load(Ordering::Relaxed) == 0 {
+        let asks = self.asks.load(Ordering::Relaxed) != 0;
+        // one that is taken back is made anew where it is a wish still, behind all others
+        if !asks || (self.lasting.load(Ordering::Relaxed) && !self.stopped.load(Ordering::Relaxed)) {
             return;
         }
         let state = self.locked();
@@ -268,7 +278,7 @@ impl Lender {
         self.locked().waiting
     }
 
-    fn claim_once(&self, ask: &Ask, deadline: Instant) -> Result<Lease, Trouble> {
+    fn claim_once(&self, ask: &Ask) -> Result<Lease, Trouble> {
         let connection = self.connect()?;
         // a new broker has to know what this process uses
         self.reserve(0)?;
@@ -281,7 +291,7 @@ impl Lender {
             state.asked = true;
             state.claims
         };
-        let wait_seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64().max(0.001);
+        let wait_seconds = ask.until.saturating_duration_since(Instant::now()).as_secs_f64().max(0.001);
         let (seconds, borrowed, bytes) = (clamp_seconds(ask.seconds), ask.borrowed, ask.bytes);
         self.send(&connection, &ToBroker::Claim { id, seconds, wait_seconds, borrowed, bytes })?;
         // what called it off before this could not name it to the broker
@@ -289,7 +299,7 @@ impl Lender {
             self.send(&connection, &ToBroker::Cancel { id })?;
         }
         // the broker keeps the time; beyond it something is wrong there
-        let patience = deadline + ANSWER;
+        let patience = ask.until + ANSWER;
         loop {
             let mine = |m: &ToClient| matches!(m, ToClient::Queued { id: of, .. } | ToClient::Granted { id: of, .. } | ToClient::Denied { id: of, .. } if *of == id);
             match self.receive(&connection, mine, patience)?.0 {
@@ -306,8 +316,7 @@ impl Lender {
                         return Err(Trouble::Gone(ENDED.into()));
                     };
                     let until = now().saturating_add((seconds * 1e9) as u64);
-                    let lease =
-                        Lease { number: lease, card, until, adopted: false, borrowed, broker, bytes: ask.bytes };
+                    let lease = Lease { number: lease, card, until, adopted: false, broker, bytes: ask.bytes };
                     state.lease = Some(lease);
                     return Ok(lease);
                 }
@@ -488,14 +497,18 @@ impl Lender {
         state.owed = state.owed.filter(|owed| *owed != heard);
     }
 
-    /// Whether there is a lease that lasts beyond a moment, or is for work outside every region, which has no end of its own.
-    pub fn has_time_left(&self, at: u64) -> bool {
-        self.locked().lease.is_some_and(|lease| lease.borrowed || lease.until > at)
+    /// When the lease ends, if there is one.
+    pub fn ends(&self) -> Option<u64> {
+        self.locked().lease.map(|lease| lease.until)
     }
 
     /// Asks that the lease last until a moment; what the broker says comes with the other news.
     pub fn extend(&self, until: u64) {
-        let Ok((connection, lease)) = self.leased() else { return };
+        let state = self.locked();
+        // also one that another broker has taken over
+        let (Some(link), Some(lease)) = (&state.link, state.lease) else { return };
+        let connection = link.connection.clone();
+        drop(state);
         if until > lease.until {
             let seconds = clamp_seconds(until.saturating_sub(now()) as f64 / 1e9);
             let _its_deadline_stays = self.send(&connection, &ToBroker::Extend { lease: lease.number, seconds });

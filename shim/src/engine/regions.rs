@@ -136,10 +136,11 @@ impl Regions {
         open.refusal = outcome.err().filter(|_| !open.regions.is_empty());
     }
 
-    /// The longest time that an open region was opened with, in seconds to the tenth.
-    pub fn requested(&self) -> f64 {
-        let longest = self.locked().regions.values().map(|region| region.seconds).fold(0.0, f64::max);
-        (longest * 10.0).round() / 10.0
+    /// The seconds that the open region was opened with whose time ends last; 0 where none is open.
+    pub fn asked(&self) -> f64 {
+        let open = self.locked();
+        let end = |region: &&Region| region.deadline.unwrap_or(u64::MAX);
+        open.regions.values().max_by_key(end).map_or(0.0, |region| region.seconds)
     }
 
     /// Why the open regions have no GPU, if the last claim for them failed.
@@ -331,11 +332,11 @@ mod tests {
     fn the_last_one_out_is_told() {
         let r = Regions::default();
         let (a, b) = (r.begin(1.0).unwrap(), r.begin(f64::INFINITY).unwrap());
-        assert!(a != b && r.any() && r.requested() == f64::INFINITY);
+        assert!(a != b && r.any() && r.asked() == f64::INFINITY);
         assert_eq!(r.end(a), Some(false));
         assert_eq!(r.end(a), None);
         assert_eq!(r.end(b), Some(true));
-        assert!(!r.any() && r.requested() == 0.0);
+        assert!(!r.any() && r.asked() == 0.0);
     }
 
     #[test]

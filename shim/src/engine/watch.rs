@@ -1,5 +1,6 @@
 //! The watcher: a thread, made at the first claim (with a broker, at the first region), that parks an idle borrowed GPU, ends
 //! what is over its deadline, tries a failed park again, and tells the broker what a region may claim.
+use super::lender::Lender;
 use super::lent::Wanted;
 use super::{locked, Engine, Phase};
 use crate::fault::contained;
@@ -42,6 +43,8 @@ const CLOCKS: u64 = 2_000_000_000;
 /// How long a lease without a broker waits until it looks for one again: well below the time for which a new broker leases
 /// nothing.
 const RECONNECT: Duration = Duration::from_millis(100);
+/// How long before a lease's end the broker is asked at last to have it last longer.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long after a look that found bytes moving there is another.
 const MOVING: Duration = Duration::from_millis(5);
 /// How long after a failed park it is tried again.
@@ -158,8 +161,8 @@ impl Engine {
                 if same.is_some() && left.is_zero() {
                     self.leave(seen)
                 } else {
-                    self.keep_lease(Some(now + BORROWED));
-                    Some(left)
+                    let orphan = self.keep_lease(Some(now + BORROWED));
+                    orphan.into_iter().chain([left]).min()
                 }
             }
             Phase::Parked | Phase::Lost(_) if self.leave_again() => self.find_broker(),
@@ -213,8 +216,14 @@ impl Engine {
             self.revoked(&why);
             return None;
         }
-        lender.extend(until.unwrap_or(u64::MAX));
-        lender.is_orphan().then_some(RECONNECT)
+        let until = until.unwrap_or(u64::MAX);
+        lender.extend(until);
+        if lender.is_orphan() {
+            return Some(RECONNECT);
+        }
+        // it is asked again before it ends: others may not wait any more by then
+        let ends = lender.ends().filter(|&ends| ends < until)?;
+        Some(Duration::from_nanos(ends.saturating_sub(now()) / 2).max(ASK_AGAIN))
     }
 
     /// The broker takes the card back.
@@ -224,7 +233,7 @@ impl Engine {
         let soon = now().saturating_add(CLOCKS);
         let early = match self.regions.latest_deadline() {
             Some(at) => at > soon,
-            None => self.regions.any() || self.lender.as_ref().is_some_and(|lender| lender.has_time_left(soon)),
+            None => self.regions.any() || self.lender.as_ref().and_then(Lender::ends).is_some_and(|ends| ends > soon),
         };
         match early {
             true => report::error(&text),

@@ -128,8 +128,12 @@ impl Referee {
         match text.join(" ").as_str() {
             "ready" => self.brokers += 1,
             "claim" => {
-                let claim =
-                    Claim { space: id("space"), since: at, at: number("at_s"), seconds: number("seconds").ceil() };
+                let seconds = match fields.get("borrowed") {
+                    // work outside marked calls counts as a call that does not say how long it lasts
+                    Some(&"true") => number("seconds").ceil().max(60.0),
+                    _ => number("seconds").ceil(),
+                };
+                let claim = Claim { space: id("space"), since: at, at: number("at_s"), seconds };
                 self.waiting.insert(id("request"), claim);
             }
             // all cards are of one kind
@@ -259,6 +263,9 @@ mod tests {
         assert!(after(&[long, short, &granted(1, late)]).faults.is_empty());
         assert_eq!(after(&[long, short, &granted(2, late)]).faults.len(), 1);
         assert_eq!(after(&[long, short, &granted(2, f64::NAN)]).faults.len(), 1);
+        let lent = "2026-11-26T10:00:01.000000Z DEBUG claim space=2 request=2 seconds=10 borrowed=true at_s=6.0";
+        assert!(after(&[long, lent, &granted(1, soon)]).faults.is_empty());
+        assert_eq!(after(&[long, lent, &granted(2, soon)]).faults.len(), 1);
     }
 
     #[test]

@@ -87,7 +87,8 @@ def without_a_broker_a_model_is_loaded_and_a_call_says_what_is_missing():
     watcher.join()
     assert waits[-1] == {"place": None, "of": None, "seconds": None} and waiting() is None, waits
     assert "zerogpu broker" in str(error) and isinstance(error.__cause__, RuntimeError), repr(error)
-    assert WAIT * 0.9 < time.monotonic() - started < WAIT + 20
+    # once, and with some time for a machine that does other things, too
+    assert WAIT * 0.9 < time.monotonic() - started < WAIT * 1.9
     settled()
 
 

@@ -262,6 +262,23 @@ def a_call_that_waits_too_long_says_so():
 
 
 @check
+def calls_at_once_wait_at_once():
+    rival, errors = Rival(), []
+    started = time.monotonic()
+    call = lambda: errors.append(raises(GPUError, "No GPU was available after", spaces.GPU(kernel)))
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # three waits one after the other are three times as long
+    assert len(errors) == 3 and time.monotonic() - started < WAIT * 2, errors
+    rival.release()
+    rival.end()
+    settled()
+
+
+@check
 def an_error_of_the_program_itself_is_not_hidden_by_a_claim_that_failed():
     rival = Rival()
 

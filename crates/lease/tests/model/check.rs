@@ -259,23 +259,28 @@ impl World {
 
     fn extend(&mut self, lease: &Lease, seconds: u32) {
         let now = self.now;
-        let wanted = now + secs(seconds);
+        let wanted = now + secs(seconds.min(10));
         let kind = self.m.cards[lease.card].kind;
         let context = self.m.policy.context_bytes;
         let could = |r: &Request| r.kind == kind && r.bytes + context <= self.m.cards[lease.card].bytes;
-        let others = self.m.queue.iter().any(could) && wanted > lease.since + secs(10);
-        let over = self.over(&lease.tenant, wanted.saturating_sub(lease.deadline).as_secs_f64());
+        // as long as it may be, where that is longer than it is
+        let most = match self.m.queue.iter().any(could) {
+            true => lease.since + secs(10),
+            false => wanted,
+        };
+        let more = wanted.min(most).saturating_sub(lease.deadline).as_secs_f64();
+        let left = more - self.over(&lease.tenant, more);
         match self.refused(|s| s.extend(now, lease.id, seconds.into())) {
             Ok(deadline) => {
-                assert_eq!(deadline, wanted.max(lease.deadline));
-                assert!(lease.deadline > now && (wanted <= lease.deadline || (!others && over < NEAR)));
+                let longer = deadline.saturating_sub(lease.deadline).as_secs_f64();
+                assert!(lease.deadline > now && deadline >= lease.deadline);
+                assert!((longer - more.min(left.max(0.0))).abs() < NEAR, "{longer} s more of {more} s, {left} s left");
                 self.lease(lease.id).deadline = deadline;
             }
             Err(Reason::Overdue) => assert!(lease.deadline <= now),
             Err(Reason::Invalid) => assert_eq!(seconds, 0),
-            Err(Reason::TooLong) => assert!(seconds > 10),
-            Err(Reason::OthersWait) => assert!(others && wanted > lease.deadline),
-            Err(Reason::Seconds { .. }) => assert!(over > -NEAR && wanted > lease.deadline),
+            Err(Reason::OthersWait) => assert!(most <= lease.deadline && wanted > lease.deadline),
+            Err(Reason::Seconds { .. }) => assert!(left < NEAR && more > 0.0),
             Err(other) => panic!("refused as {other:?}"),
         }
     }

@@ -102,7 +102,7 @@ impl Model {
 
     pub fn cost(&self, request: &Request, now: Duration) -> f64 {
         let weight = self.policy.tenant(&request.tenant).weight;
-        (request.seconds.ceil() + self.lately(&request.tenant, now)) / weight
+        (request.seconds.ceil() + self.lately(&request.tenant, now).floor()) / weight
     }
 
     pub fn aged(&self, request: &Request, now: Duration) -> bool {

@@ -278,8 +278,8 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| lender.listen(&connection));
                 let claim = scope.spawn(|| {
-                    let ask = Ask { seconds: 9.0, bytes: 0, borrowed: false, wanted: &|| true };
-                    lender.claim_once(&ask, Instant::now() + ANSWER)
+                    let until = Instant::now() + ANSWER;
+                    lender.claim_once(&Ask { seconds: 9.0, bytes: 0, borrowed: false, until, wanted: &|| true })
                 });
                 let mut packet = Packet::new();
                 let id = loop {
@@ -302,14 +302,44 @@ mod tests {
         }
     }
 
+    /// A lease that another broker has taken over lasts longer as any other does.
+    #[test]
+    fn every_lease_is_extended() {
+        for adopted in [false, true] {
+            let (connection, mut broker) = pair();
+            let lender = lender(&connection);
+            let until = now() + 1_000_000_000;
+            lender.locked().lease = Some(Lease { number: 5, card: [0; 16], until, adopted, broker: 1, bytes: 0 });
+            lender.extend(until - 1);
+            lender.extend(until + 60_000_000_000);
+            let said = broker.recv(&mut Packet::new()).unwrap();
+            let Some(ToBroker::Extend { lease: 5, seconds }) = said else { panic!("{said:?}") };
+            assert!((60.0..61.1).contains(&seconds), "{seconds}");
+        }
+    }
+
+    /// Claims for work outside every region are no business of a region that ends.
+    #[test]
+    fn only_claims_for_regions_are_called_off() {
+        for borrowed in [false, true] {
+            let (connection, mut broker) = pair();
+            let lender = lender(&connection);
+            lender.lasting.store(borrowed, Ordering::Relaxed);
+            lender.asks.store(1, Ordering::Relaxed);
+            lender.call_off();
+            connection.send(&ToBroker::Status, None).unwrap();
+            let first = broker.recv(&mut Packet::new()).unwrap();
+            assert_eq!(first == Some(ToBroker::Status), borrowed, "{first:?}");
+        }
+    }
+
     /// A broker that is hung up on while it copies home would write over what comes later.
     #[test]
     fn a_slow_broker_is_waited_for() {
         let (connection, mut broker) = pair();
         let mut lender = lender(&connection);
         lender.tells = Duration::from_millis(1);
-        let lease =
-            Lease { number: 5, card: [0; 16], until: u64::MAX, adopted: false, borrowed: false, broker: 1, bytes: 0 };
+        let lease = Lease { number: 5, card: [0; 16], until: u64::MAX, adopted: false, broker: 1, bytes: 0 };
         lender.locked().lease = Some(lease);
         std::thread::scope(|scope| {
             scope.spawn(|| lender.listen(&connection));
